@@ -1,0 +1,6 @@
+//! A load balancer and programmable reverse proxy built on Pingora.
+
+pub mod config;
+pub mod model;
+pub mod observe;
+pub mod route;

@@ -1,0 +1,3 @@
+//! The `pingora-lb` binary.
+
+fn main() {}

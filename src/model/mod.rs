@@ -1,0 +1,49 @@
+//! The validated configuration: plain values whose types carry their meaning.
+//!
+//! `config` makes these from a file, the command line makes them from flags, and everything below
+//! consumes them. A value of these types is valid by construction; there is no I/O here and there
+//! are no defaults to resolve any more.
+
+mod address;
+mod balance;
+mod listener;
+mod name;
+mod number;
+mod pool;
+mod route;
+mod server;
+mod template;
+
+pub use address::{AddressError, BackendAddress, ListenAddress};
+pub use balance::{BalancePolicy, UnknownPolicy};
+pub use listener::{Listener, ListenerLimits, ListenerTimeouts};
+pub use name::{BackendName, InvalidName, ListenerName, PoolName, RouteName};
+pub use number::{OutOfRange, Percent, Weight};
+pub use pool::{
+    Backend, HealthCheck, HostHeader, HttpProbe, Pool, PoolTimeouts, Probe, Retry, StatusRange,
+};
+pub use route::{
+    Action, HeaderMatch, HostPattern, Match, PathMatch, QueryMatch, Redirect, Respond, Route,
+    RouteListeners, Split, ValueMatch,
+};
+pub use server::{AccessLog, AccessLogFormat, LogTarget, Server};
+pub use template::{Template, TemplateError, Variable};
+
+use ipnet::IpNet;
+
+/// A whole validated configuration.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Settings of the process itself.
+    pub server: Server,
+    /// Where and how requests are logged; `None` when they are not.
+    pub access_log: Option<AccessLog>,
+    /// The networks whose `X-Forwarded-*` fields are believed.
+    pub trusted_proxies: Vec<IpNet>,
+    /// The addresses we accept connections on, in file order; never empty.
+    pub listeners: Vec<Listener>,
+    /// The routes in file order; the first that matches wins; never empty.
+    pub routes: Vec<Route>,
+    /// The pools in file order. Every pool a route names is among them.
+    pub pools: Vec<Pool>,
+}
