@@ -263,8 +263,8 @@ mod tests {
         let above = |host: &str| domains_above(host, &domains).copied().collect::<Vec<_>>();
         assert_eq!(above("x.y.a.b.c"), [1, 2]);
         assert_eq!(above("a.b.c"), [1]);
-        assert_eq!(above("b.c"), []);
-        assert_eq!(above(".b.c"), []);
-        assert_eq!(above(""), []);
+        assert!(above("b.c").is_empty());
+        assert!(above(".b.c").is_empty());
+        assert!(above("").is_empty());
     }
 }

@@ -404,9 +404,9 @@ fn any_value() -> impl Strategy<Value = ValueMatch> {
 }
 
 fn any_host() -> impl Strategy<Value = HostPattern> {
-    (select(&HOSTS[1..]), any::<bool>()).prop_map(|(host, below)| match below {
-        true => HostPattern::Below(host.to_owned()),
-        false => HostPattern::Exact(host.to_owned()),
+    (select(&HOSTS[1..]), any::<bool>()).prop_map(|(host, below)| {
+        let pattern = if below { HostPattern::Below } else { HostPattern::Exact };
+        pattern(host.to_owned())
     })
 }
 
