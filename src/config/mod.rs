@@ -1,1 +1,123 @@
-//! (being written)
+//! Configuration: from a file's text to the validated model, with all errors at once.
+//!
+//! This is the only place that reads configuration. It goes in two steps. `tree` turns YAML into
+//! scalars, lists and maps that know their place, and leaves every scalar a text. Then one module a
+//! section reads those into the model with the accumulating readers of `reader`: an unknown key, a
+//! wrong type, a value out of range or a dangling reference is reported and reading goes on, so
+//! that one run shows every mistake. Whatever is reported has the shape of a [`Fault`]: what was
+//! found, what was expected, and the nearest valid spelling.
+//!
+//! Keys are those that work. A key that is not in its section's `KEYS` is unknown, whatever the
+//! future holds for it.
+
+mod access_log;
+mod action;
+mod backend;
+mod diagnostic;
+mod document;
+mod env;
+mod health_check;
+mod http;
+mod listener;
+mod matches;
+mod names;
+mod pool;
+mod quick;
+mod reader;
+mod route;
+mod scalar;
+mod server;
+mod tree;
+mod trusted_proxies;
+mod warnings;
+
+#[cfg(test)]
+mod tests;
+
+pub use diagnostic::{ConfigErrors, Diagnostic, Fault, Position};
+pub use health_check::default_health_timeout;
+pub use quick::{Quick, quick};
+pub use scalar::{parse_duration, parse_percent};
+
+use crate::model::Config;
+use reader::{Context, Field};
+use std::{
+    fs::File,
+    io::{self, Read},
+    path::Path,
+};
+
+/// The largest file that is read, in bytes: far above any configuration, far below what hurts.
+const MAX_FILE: u64 = 64 * 1024 * 1024;
+
+/// A configuration without errors, and what about it looks like a mistake.
+#[derive(Clone, Debug)]
+pub struct Checked {
+    /// The configuration.
+    pub config: Config,
+    /// What is legal but surely a mistake, in file order.
+    pub warnings: Vec<Diagnostic>,
+}
+
+/// Reads the configuration in the file at `path`. Environment variables are those of the process,
+/// and relative paths in the file start from its folder.
+///
+/// # Errors
+/// Every error in the file, or that the file cannot be read.
+pub fn load(path: &Path) -> Result<Checked, ConfigErrors> {
+    let file = path.display().to_string();
+    let unreadable = |error: io::Error| {
+        let fault = Fault::new(format!("cannot read the file: {error}"), "a readable YAML file");
+        ConfigErrors::single(&file, None, &fault)
+    };
+    let text = read_text(path).map_err(unreadable)?;
+    let absolute = std::path::absolute(path).map_err(unreadable)?;
+    let base = absolute.parent().unwrap_or(Path::new("/"));
+    parse(&text, &file, base, &|name| std::env::var(name).ok())
+}
+
+fn read_text(path: &Path) -> io::Result<String> {
+    let mut bytes = Vec::new();
+    File::open(path)?.take(MAX_FILE + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > MAX_FILE {
+        return Err(io::Error::new(io::ErrorKind::FileTooLarge, "larger than 64MiB"));
+    }
+    String::from_utf8(bytes).map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "not UTF-8"))
+}
+
+/// Reads the configuration in `text`. Messages call it `file`, relative paths start from `base`,
+/// and `env` looks environment variables up.
+///
+/// # Errors
+/// Every error in the text; an error of YAML syntax stands alone.
+///
+/// ```
+/// use std::path::Path;
+///
+/// let text = "
+/// listeners: { web: { address: 0.0.0.0:8080 } }
+/// pools: { app: { backends: [127.0.0.1:9001], balance: roundrobin } }
+/// ";
+/// let errors = pingora_lb::config::parse(text, "lb.yaml", Path::new("/"), &|_| None).unwrap_err();
+/// assert_eq!(
+///     errors.to_string(),
+///     "lb.yaml:3:54: pools.app.balance: unknown policy \"roundrobin\"; \
+///      expected round_robin, random or least_connections; did you mean \"round_robin\"?"
+/// );
+/// ```
+pub fn parse(
+    text: &str,
+    file: &str,
+    base: &Path,
+    env: &dyn Fn(&str) -> Option<String>,
+) -> Result<Checked, ConfigErrors> {
+    let root = tree::parse(text)
+        .map_err(|error| ConfigErrors::single(file, error.position, &error.fault))?;
+    let context = Context::new(file, base, env);
+    let config = document::read(&Field::root(&context, &root));
+    let warnings = context.finish()?;
+    // Whatever yields no configuration has reported why, so this is not reached.
+    let nothing = || Fault::new("no configuration", "listeners and pools");
+    let config = config.ok_or_else(|| ConfigErrors::single(file, None, &nothing()))?;
+    Ok(Checked { config, warnings })
+}

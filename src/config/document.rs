@@ -1,0 +1,65 @@
+//! The whole file.
+
+use super::{
+    access_log,
+    diagnostic::Fault,
+    listener,
+    names::Names,
+    pool,
+    reader::{Field, Keys, Section},
+    route, server, trusted_proxies, warnings,
+};
+use crate::model::{Config, Listener, Pool, Route};
+
+pub(super) const KEYS: Keys = Keys {
+    section: "",
+    names: &["server", "access_log", "trusted_proxies", "listeners", "routes", "pools"],
+};
+
+/// Reads the whole file. `None` only after an error was reported.
+pub(super) fn read(root: &Field<'_>) -> Option<Config> {
+    let file = root.section(&KEYS)?;
+    let listeners_field = file.require("listeners", listener::EXPECTED);
+    let pools_field = file.get("pools");
+    let names = Names::of(listeners_field.as_ref(), pools_field.as_ref());
+
+    let server = server::read(file.get("server").as_ref(), root.context());
+    let access_log = file.optional("access_log", access_log::read).flatten();
+    let trusted_proxies = file.or("trusted_proxies", Vec::new(), trusted_proxies::read);
+    let listeners = listeners_field.as_ref().and_then(listener::read_all);
+    let pools = pools_field.as_ref().map_or(Some(Vec::new()), pool::read_all);
+    let routes = file.or("routes", Vec::new(), |field| route::read_all(field, &names));
+    let has_routes = file.get("routes").is_some_and(|field| !field.is_empty_list());
+
+    let (listeners, pools) = (listeners?, pools?);
+    let routes = if has_routes { routes } else { vec![catch_all(&file, &pools)?] };
+    warn(&file, &listeners, &routes, &pools);
+    Some(Config { server: server?, access_log, trusted_proxies, listeners, routes, pools })
+}
+
+/// Without routes, the only pool gets everything.
+fn catch_all(file: &Section<'_>, pools: &[Pool]) -> Option<Route> {
+    match (file.get("pools"), pools) {
+        (Some(_), [pool]) => route::catch_all(pool.name.clone()),
+        (Some(field), _) => {
+            let found = format!("{} pools and no routes", pools.len());
+            field.error(&Fault::new(found, "routes that say which pool gets which requests"));
+            None
+        }
+        (None, _) => {
+            file.require("pools", pool::EXPECTED);
+            None
+        }
+    }
+}
+
+fn warn(file: &Section<'_>, listeners: &[Listener], routes: &[Route], pools: &[Pool]) {
+    if let Some(items) = file.get("routes").and_then(|field| field.items("a list of routes")) {
+        warnings::unreachable_routes(&items, routes, listeners);
+    }
+    let entries = file.get("pools").and_then(|field| field.entries("a map of pools"));
+    let used = warnings::used_pools(routes);
+    for (pool, (_, field)) in pools.iter().zip(entries.into_iter().flatten()) {
+        warnings::pool(&field, pool, used.contains(&pool.name));
+    }
+}

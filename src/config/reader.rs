@@ -1,0 +1,418 @@
+//! Reading the tree without stopping at the first error.
+//!
+//! A [`Field`] is a value with its key path; a [`Section`] is a field that is a map with known keys.
+//! Each reader reports what is wrong and then yields nothing, so its caller reads on with a default
+//! or without the value. Any report makes the whole configuration an error, so what was read in the
+//! place of a wrong value is never used.
+
+use super::{
+    diagnostic::{ConfigErrors, Diagnostic, Fault, Position, alternatives, nearest, quote},
+    env::{self, Environment, RequestVariables},
+    scalar::{self, Hint},
+    tree::{Entry, Node, Value},
+};
+use std::{
+    cell::RefCell,
+    collections::HashMap,
+    ops::RangeInclusive,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+/// The keys of one kind of section.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Keys {
+    /// The path of the section, `*` for a name or an index; empty at the top.
+    pub(super) section: &'static str,
+    /// The keys in the order of the documentation.
+    pub(super) names: &'static [&'static str],
+}
+
+/// What all readers of one file share.
+pub(super) struct Context<'a> {
+    file: &'a str,
+    base: &'a Path,
+    env: Environment<'a>,
+    errors: RefCell<Vec<Diagnostic>>,
+    warnings: RefCell<Vec<Diagnostic>>,
+}
+
+impl<'a> Context<'a> {
+    pub(super) fn new(file: &'a str, base: &'a Path, env: Environment<'a>) -> Self {
+        Self { file, base, env, errors: RefCell::default(), warnings: RefCell::default() }
+    }
+
+    /// The folder that relative paths start from.
+    pub(super) fn base(&self) -> &Path {
+        self.base
+    }
+
+    /// An environment variable.
+    pub(super) fn env(&self, name: &str) -> Option<String> {
+        (self.env)(name)
+    }
+
+    /// The warnings if there was no error, else all errors.
+    pub(super) fn finish(self) -> Result<Vec<Diagnostic>, ConfigErrors> {
+        let errors = self.errors.into_inner();
+        if !errors.is_empty() {
+            return Err(ConfigErrors::sorted(errors));
+        }
+        let mut warnings = self.warnings.into_inner();
+        warnings.sort_by_key(|warning| warning.position);
+        Ok(warnings)
+    }
+
+    fn diagnostic(&self, position: Position, path: &str, message: String) -> Diagnostic {
+        let (file, path) = (self.file.to_owned(), path.to_owned());
+        Diagnostic { file, position: Some(position), path, message }
+    }
+}
+
+/// A value with its key path.
+#[derive(Clone)]
+pub(super) struct Field<'a> {
+    context: &'a Context<'a>,
+    path: String,
+    node: &'a Node,
+    /// Where the key is, if the value has one.
+    key: Option<Position>,
+}
+
+impl<'a> Field<'a> {
+    /// The whole file.
+    pub(super) fn root(context: &'a Context<'a>, node: &'a Node) -> Self {
+        Self { context, path: String::new(), node, key: None }
+    }
+
+    /// What all readers share.
+    pub(super) fn context(&self) -> &'a Context<'a> {
+        self.context
+    }
+
+    /// Where a message about this value points: to a scalar, else to the key if there is one.
+    pub(super) fn position(&self) -> Position {
+        match self.node.value {
+            Value::Scalar(_) => self.node.position,
+            _ => self.key.unwrap_or(self.node.position),
+        }
+    }
+
+    /// The value of the key `entry` in this map.
+    fn under(&self, entry: &'a Entry) -> Self {
+        let separator = if self.path.is_empty() { "" } else { "." };
+        let path = format!("{}{separator}{}", self.path, entry.key);
+        Self { context: self.context, path, node: &entry.node, key: Some(entry.position) }
+    }
+
+    /// Reports an error about this value.
+    pub(super) fn error(&self, fault: &Fault) {
+        self.error_at(self.position(), fault);
+    }
+
+    fn error_at(&self, position: Position, fault: &Fault) {
+        let diagnostic = self.context.diagnostic(position, &self.path, fault.to_string());
+        self.context.errors.borrow_mut().push(diagnostic);
+    }
+
+    /// Reports an error about the key of this value.
+    pub(super) fn key_error(&self, fault: &Fault) {
+        self.error_at(self.key.unwrap_or(self.node.position), fault);
+    }
+
+    /// Reports something that is legal but surely a mistake.
+    pub(super) fn warning(&self, fault: &Fault) {
+        let position = self.position();
+        let diagnostic = self.context.diagnostic(position, &self.path, fault.to_string());
+        self.context.warnings.borrow_mut().push(diagnostic);
+    }
+
+    fn wrong_type(&self, expected: &str) {
+        let found = match self.node.value {
+            Value::Null => "found null",
+            Value::Scalar(ref text) => &format!("found {}", quote(text)),
+            Value::List(_) => "found a list",
+            Value::Map(_) => "found a map",
+        };
+        self.error(&Fault::new(found, expected));
+    }
+
+    /// Whether this is a single value rather than a list or a map.
+    pub(super) fn is_scalar(&self) -> bool {
+        matches!(self.node.value, Value::Scalar(_))
+    }
+
+    /// Whether this is a list without items.
+    pub(super) fn is_empty_list(&self) -> bool {
+        matches!(&self.node.value, Value::List(items) if items.is_empty())
+    }
+
+    /// Whether this is a map.
+    pub(super) fn is_map(&self) -> bool {
+        matches!(self.node.value, Value::Map(_))
+    }
+
+    /// Whether this is `off` or `false`.
+    pub(super) fn is_off(&self) -> bool {
+        match &self.node.value {
+            Value::Scalar(text) => {
+                let text = env::expand(text, RequestVariables::Refused, self.context.env);
+                text.is_ok_and(|text| text == "off" || text == "false")
+            }
+            _ => false,
+        }
+    }
+
+    fn expanded(&self, expected: &str, variables: RequestVariables) -> Option<String> {
+        let Value::Scalar(text) = &self.node.value else {
+            self.wrong_type(expected);
+            return None;
+        };
+        match env::expand(text, variables, self.context.env) {
+            Ok(text) => Some(text.into_owned()),
+            Err(fault) => {
+                self.error(&fault);
+                None
+            }
+        }
+    }
+
+    /// A scalar that `parse` accepts, its environment variables replaced.
+    pub(super) fn scalar<T>(
+        &self,
+        expected: &str,
+        parse: impl FnOnce(&str) -> Result<T, Hint>,
+    ) -> Option<T> {
+        let text = self.expanded(expected, RequestVariables::Refused)?;
+        self.accept(&text, expected, parse)
+    }
+
+    /// A scalar that may have request variables in it.
+    pub(super) fn template<T>(
+        &self,
+        expected: &str,
+        parse: impl FnOnce(&str) -> Result<T, Hint>,
+    ) -> Option<T> {
+        let text = self.expanded(expected, RequestVariables::Kept)?;
+        self.accept(&text, expected, parse)
+    }
+
+    fn accept<T>(
+        &self,
+        text: &str,
+        expected: &str,
+        parse: impl FnOnce(&str) -> Result<T, Hint>,
+    ) -> Option<T> {
+        parse(text).map_err(|hint| self.error(&hint.fault(text, expected))).ok()
+    }
+
+    /// Any text, empty or not.
+    pub(super) fn text(&self) -> Option<String> {
+        self.scalar("a text", |text| Ok(text.to_owned()))
+    }
+
+    /// A whole number in `range`.
+    pub(super) fn integer(&self, range: RangeInclusive<u64>) -> Option<u64> {
+        self.scalar(&scalar::integer_in(&range), |text| scalar::integer(text, &range))
+    }
+
+    /// `true` or `false`.
+    pub(super) fn switch(&self) -> Option<bool> {
+        self.scalar(scalar::SWITCH, scalar::switch)
+    }
+
+    /// A duration, `0s` included.
+    pub(super) fn duration(&self) -> Option<Duration> {
+        self.scalar(scalar::DURATION, scalar::duration)
+    }
+
+    /// A duration above zero.
+    pub(super) fn positive_duration(&self) -> Option<Duration> {
+        self.scalar(scalar::DURATION, |text| match scalar::duration(text)? {
+            Duration::ZERO => Err(Hint::expected("a duration above zero, such as 250ms or 5s")),
+            duration => Ok(duration),
+        })
+    }
+
+    /// A size in `range`, which `expected` describes.
+    pub(super) fn size(&self, range: &RangeInclusive<u64>, expected: &str) -> Option<u64> {
+        self.scalar(scalar::SIZE, |text| match scalar::size(text) {
+            Ok(size) if range.contains(&size) => Ok(size),
+            Ok(_) => Err(Hint::expected(expected)),
+            Err(hint) => Err(hint),
+        })
+    }
+
+    /// One of a few words.
+    pub(super) fn word<T: Copy>(&self, what: &str, words: &[(&str, T)]) -> Option<T> {
+        let expected = alternatives(words.iter().map(|(word, _)| *word));
+        self.scalar(&expected, |text| scalar::word(text, what, words))
+    }
+
+    /// A path in the file system; a relative one starts from the configuration file's folder.
+    pub(super) fn file(&self) -> Option<PathBuf> {
+        self.scalar("the path of a file", |text| file_path(text, self.context.base))
+    }
+
+    /// The items of a list, which may be empty.
+    pub(super) fn items(&self, expected: &str) -> Option<Vec<Self>> {
+        let Value::List(nodes) = &self.node.value else {
+            self.wrong_type(expected);
+            return None;
+        };
+        let item = |(index, node)| {
+            let path = format!("{}[{index}]", self.path);
+            Self { context: self.context, path, node, key: None }
+        };
+        Some(nodes.iter().enumerate().map(item).collect())
+    }
+
+    /// The items of a list that has at least one.
+    pub(super) fn some_items(&self, expected: &str) -> Option<Vec<Self>> {
+        let items = self.items(expected)?;
+        if items.is_empty() {
+            self.error(&Fault::new("found an empty list", expected));
+            return None;
+        }
+        Some(items)
+    }
+
+    /// Each item of a list that has at least one, as `read` reads it.
+    pub(super) fn some_list<T>(
+        &self,
+        expected: &str,
+        read: impl Fn(&Self) -> Option<T>,
+    ) -> Option<Vec<T>> {
+        let items = self.some_items(expected)?;
+        // All items are read, and so reported, before one that failed takes the list with it.
+        let values: Vec<Option<T>> = items.iter().map(read).collect();
+        values.into_iter().collect()
+    }
+
+    /// The entries of a map whose keys are names of the user's.
+    pub(super) fn entries(&self, expected: &str) -> Option<Vec<(&'a str, Self)>> {
+        let Value::Map(entries) = &self.node.value else {
+            self.wrong_type(expected);
+            return None;
+        };
+        Some(entries.iter().map(|entry| (entry.key.as_str(), self.under(entry))).collect())
+    }
+
+    /// A map with known keys. Unknown ones are reported here.
+    pub(super) fn section(&self, keys: &'static Keys) -> Option<Section<'a>> {
+        let Value::Map(entries) = &self.node.value else {
+            self.wrong_type(&expected_section(keys));
+            return None;
+        };
+        for entry in entries.iter().filter(|entry| !keys.names.contains(&entry.key.as_str())) {
+            self.unknown_key(entry, keys);
+        }
+        Some(Section { field: self.clone(), entries, keys })
+    }
+
+    fn unknown_key(&self, entry: &'a Entry, keys: &Keys) {
+        let expected = match keys.names {
+            [] => "no key here".to_owned(),
+            names => alternatives(names.iter().copied()),
+        };
+        let fault = Fault::new(format!("unknown key {}", quote(&entry.key)), expected)
+            .with_nearest(nearest(&entry.key, keys.names.iter().copied()));
+        self.under(entry).key_error(&fault);
+    }
+}
+
+/// The path of a file, made absolute with `base`.
+pub(super) fn file_path(text: &str, base: &Path) -> Result<PathBuf, Hint> {
+    if text.is_empty() || text.contains('\0') { Err(Hint::default()) } else { Ok(base.join(text)) }
+}
+
+fn expected_section(keys: &Keys) -> String {
+    match keys.names {
+        [] => "an empty map, {}".to_owned(),
+        names => format!("a map with {}", alternatives(names.iter().copied())),
+    }
+}
+
+/// A map with known keys.
+pub(super) struct Section<'a> {
+    field: Field<'a>,
+    entries: &'a [Entry],
+    keys: &'static Keys,
+}
+
+impl<'a> Section<'a> {
+    /// The section as a value.
+    pub(super) fn field(&self) -> &Field<'a> {
+        &self.field
+    }
+
+    /// The value of `key` if it is given.
+    pub(super) fn get(&self, key: &str) -> Option<Field<'a>> {
+        debug_assert!(self.keys.names.contains(&key), "{key} is no key of {}", self.keys.section);
+        let entry = self.entries.iter().find(|entry| entry.key == key)?;
+        Some(self.field.under(entry))
+    }
+
+    /// The value of `key`, which is an error if it is missing.
+    pub(super) fn require(&self, key: &str, expected: &str) -> Option<Field<'a>> {
+        let value = self.get(key);
+        if value.is_none() {
+            self.field.error(&Fault::new(format!("missing key {}", quote(key)), expected));
+        }
+        value
+    }
+
+    /// What `read` makes of the value of `key`; `default` if it is not given.
+    pub(super) fn or<T>(
+        &self,
+        key: &str,
+        default: T,
+        read: impl FnOnce(&Field<'a>) -> Option<T>,
+    ) -> T {
+        self.optional(key, read).unwrap_or(default)
+    }
+
+    /// What `read` makes of the value of `key`; `None` if it is not given.
+    pub(super) fn optional<T>(
+        &self,
+        key: &str,
+        read: impl FnOnce(&Field<'a>) -> Option<T>,
+    ) -> Option<T> {
+        self.get(key).and_then(|field| read(&field))
+    }
+
+    /// The keys among `names` that are given; more than one is an error.
+    pub(super) fn at_most_one<'n>(&self, names: &[&'n str]) -> Option<(&'n str, Field<'a>)> {
+        let mut given = names.iter().filter_map(|name| Some((*name, self.get(name)?)));
+        let first = given.next()?;
+        for (name, field) in given {
+            let fault = Fault::new(
+                format!("{} beside {}", quote(name), quote(first.0)),
+                format!("only one of {}", alternatives(names.iter().copied())),
+            );
+            field.key_error(&fault);
+        }
+        Some(first)
+    }
+}
+
+/// Values that may occur once, with the lines of those seen.
+#[derive(Default)]
+pub(super) struct Once(HashMap<String, Position>);
+
+impl Once {
+    /// Reports `value` at `field` if it was seen before. `what` says what kind of value it is.
+    pub(super) fn check(&mut self, value: &str, what: &str, field: &Field<'_>) -> bool {
+        let position = field.position();
+        let Some(first) = self.0.get(value) else {
+            self.0.insert(value.to_owned(), position);
+            return true;
+        };
+        let fault = Fault::new(
+            format!("duplicate {what} {}", quote(value)),
+            format!("each {what} once; the first is on line {}", first.line),
+        );
+        field.error(&fault);
+        false
+    }
+}

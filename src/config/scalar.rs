@@ -1,0 +1,337 @@
+//! Texts as numbers, switches, durations, sizes and percentages.
+
+use super::diagnostic::{Fault, alternatives, nearest, quote};
+use crate::model::Percent;
+use std::{ops::RangeInclusive, time::Duration};
+
+/// What a duration looks like, for messages.
+pub(super) const DURATION: &str = "a duration such as 250ms, 5s, 1m30s or 1h";
+/// What a size looks like, for messages.
+pub(super) const SIZE: &str = "a size such as 512B, 64KiB, 10MiB or 1GiB";
+/// What a percentage looks like, for messages.
+pub(super) const PERCENT: &str = "a percentage from 0% to 100%";
+/// What a switch looks like, for messages.
+pub(super) const SWITCH: &str = "true or false";
+
+/// The longest duration: a year. Clocks can be added to it without overflow.
+const MAX_DURATION_MS: u64 = 365 * 24 * 3600 * 1000;
+/// The units of durations, largest first, in milliseconds.
+const DURATION_UNITS: [(&str, u64); 4] = [("h", 3_600_000), ("m", 60_000), ("s", 1000), ("ms", 1)];
+/// The units of sizes, in bytes.
+const SIZE_UNITS: [(&str, u64); 4] =
+    [("B", 1), ("KiB", 1 << 10), ("MiB", 1 << 20), ("GiB", 1 << 30)];
+
+/// What a parser of scalars adds to the message that the text is not what was expected.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Hint {
+    /// In the place of `found "..."`.
+    pub(super) found: Option<String>,
+    /// In the place of what the key expects in general.
+    pub(super) expected: Option<String>,
+    /// The nearest valid spelling.
+    pub(super) nearest: Option<String>,
+}
+
+impl Hint {
+    pub(super) fn expected(expected: impl Into<String>) -> Self {
+        Self { expected: Some(expected.into()), ..Self::default() }
+    }
+
+    pub(super) fn nearest(nearest: Option<String>) -> Self {
+        Self { nearest, ..Self::default() }
+    }
+
+    /// The message about `text` where `expected` is expected in general.
+    pub(super) fn fault(self, text: &str, expected: &str) -> Fault {
+        Fault {
+            found: self.found.unwrap_or_else(|| format!("found {}", quote(text))),
+            expected: self.expected.unwrap_or_else(|| expected.to_owned()),
+            nearest: self.nearest,
+        }
+    }
+}
+
+/// Reads a duration such as `250ms`, `5s`, `1m30s` or `1h`: whole numbers with units, the larger
+/// unit first. A number needs a unit, 0 too. The longest is a year.
+///
+/// # Errors
+/// A [`Fault`] that names what was found and, where it can be guessed, what was meant.
+///
+/// ```
+/// let duration = pingora_lb::config::parse_duration("1m30s")?;
+/// assert_eq!(duration.as_secs(), 90);
+/// # Ok::<(), pingora_lb::config::Fault>(())
+/// ```
+pub fn parse_duration(text: &str) -> Result<Duration, Fault> {
+    duration(text).map_err(|hint| hint.fault(text, DURATION))
+}
+
+/// Reads a percentage such as `20%` or `0.5%`, from `0%` to `100%`.
+///
+/// # Errors
+/// A [`Fault`] that names what was found and, where it can be guessed, what was meant.
+///
+/// ```
+/// let percent = pingora_lb::config::parse_percent("20%")?;
+/// assert!((percent.fraction() - 0.2).abs() < 1e-9);
+/// # Ok::<(), pingora_lb::config::Fault>(())
+/// ```
+pub fn parse_percent(text: &str) -> Result<Percent, Fault> {
+    percent(text).map_err(|hint| hint.fault(text, PERCENT))
+}
+
+pub(super) fn duration(text: &str) -> Result<Duration, Hint> {
+    let Some(milliseconds) = milliseconds(text) else {
+        return Err(duration_hint(text));
+    };
+    match milliseconds {
+        Some(milliseconds) if milliseconds <= MAX_DURATION_MS => {
+            Ok(Duration::from_millis(milliseconds))
+        }
+        _ => Err(Hint::expected("a duration of at most 8760h, a year")),
+    }
+}
+
+/// The milliseconds in `text`: `None` if it is not a duration, `Some(None)` if they overflow.
+fn milliseconds(text: &str) -> Option<Option<u64>> {
+    let mut rest = text;
+    let mut total = Some(0_u64);
+    let mut units = &DURATION_UNITS[..];
+    while !rest.is_empty() {
+        let (digits, after) = split_number(rest)?;
+        let end = after.find(|c: char| c.is_ascii_digit()).unwrap_or(after.len());
+        let index = units.iter().position(|(unit, _)| *unit == &after[..end])?;
+        let part = digits.parse::<u64>().ok().and_then(|number| number.checked_mul(units[index].1));
+        total = total.zip(part).and_then(|(total, part)| total.checked_add(part));
+        // Each unit once, the larger first.
+        units = &units[index + 1..];
+        rest = &after[end..];
+    }
+    (!text.is_empty()).then_some(total)
+}
+
+/// Digits, and what comes after them.
+fn split_number(text: &str) -> Option<(&str, &str)> {
+    let end = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    (end > 0).then(|| text.split_at(end))
+}
+
+fn duration_hint(text: &str) -> Hint {
+    if is_digits(text) {
+        let nearest = Some(format!("{text}s"));
+        return Hint { expected: Some(format!("{DURATION}, with its unit")), nearest, found: None };
+    }
+    let mut compact: String = text.to_lowercase().split_whitespace().collect();
+    for (long, short) in [
+        ("seconds", "s"),
+        ("secs", "s"),
+        ("sec", "s"),
+        ("minutes", "m"),
+        ("min", "m"),
+        ("hours", "h"),
+    ] {
+        compact = compact.replace(long, short);
+    }
+    Hint::nearest(Some(compact).filter(|compact| milliseconds(compact).flatten().is_some()))
+}
+
+/// Reads a size in bytes.
+pub(super) fn size(text: &str) -> Result<u64, Hint> {
+    let wrong = || Hint::nearest(size_nearest(text));
+    let (digits, unit) = split_number(text).ok_or_else(wrong)?;
+    let factor = match unit {
+        "" => 1,
+        _ => SIZE_UNITS.iter().find(|(name, _)| *name == unit).ok_or_else(wrong)?.1,
+    };
+    let too_big = || Hint::expected("a smaller size");
+    digits.parse::<u64>().ok().and_then(|n| n.checked_mul(factor)).ok_or_else(too_big)
+}
+
+fn size_nearest(text: &str) -> Option<String> {
+    let (digits, unit) = split_number(text)?;
+    let unit = match unit.trim().to_lowercase().as_str() {
+        "b" | "bytes" => "B",
+        "k" | "kb" | "kib" => "KiB",
+        "m" | "mb" | "mib" => "MiB",
+        "g" | "gb" | "gib" => "GiB",
+        _ => return None,
+    };
+    Some(format!("{digits}{unit}"))
+}
+
+pub(super) fn percent(text: &str) -> Result<Percent, Hint> {
+    let decimal = |text: &str| {
+        let plain = text.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.')
+            && text.starts_with(|c: char| c.is_ascii_digit())
+            && text.ends_with(|c: char| c.is_ascii_digit());
+        plain.then(|| text.parse::<f64>().ok()).flatten()
+    };
+    match text.strip_suffix('%') {
+        Some(number) => decimal(number)
+            .and_then(|number| Percent::try_new(number).ok())
+            .ok_or_else(Hint::default),
+        None => {
+            let valid = decimal(text).is_some_and(|number| Percent::try_new(number).is_ok());
+            Err(Hint::nearest(valid.then(|| format!("{text}%"))))
+        }
+    }
+}
+
+/// What a whole number in `range` looks like, for messages.
+pub(super) fn integer_in(range: &RangeInclusive<u64>) -> String {
+    format!("a whole number from {} to {}", range.start(), range.end())
+}
+
+/// Reads a whole number in decimal digits.
+pub(super) fn integer(text: &str, range: &RangeInclusive<u64>) -> Result<u64, Hint> {
+    let in_range = |text: &str| text.parse::<u64>().ok().filter(|number| range.contains(number));
+    if !is_digits(text) {
+        return Err(Hint::default());
+    }
+    let plain = text.trim_start_matches('0');
+    if plain.len() < text.len() && text != "0" {
+        // 010 is 8 to some readers and 10 to others.
+        return Err(Hint::nearest(in_range(plain).map(|number| number.to_string())));
+    }
+    in_range(text).ok_or_else(Hint::default)
+}
+
+fn is_digits(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit())
+}
+
+/// Reads a switch: `true` or `on`, `false` or `off`.
+pub(super) fn switch(text: &str) -> Result<bool, Hint> {
+    match text {
+        "true" | "on" => Ok(true),
+        "false" | "off" => Ok(false),
+        _ => {
+            let lower = text.to_lowercase();
+            let nearest = match lower.as_str() {
+                "yes" | "y" | "on" | "1" => Some("true".to_owned()),
+                "no" | "n" | "off" | "0" => Some("false".to_owned()),
+                _ => nearest(&lower, ["true", "false"]),
+            };
+            Err(Hint::nearest(nearest))
+        }
+    }
+}
+
+/// Reads one of a few words. `what` names their kind, such as "policy".
+pub(super) fn word<T: Copy>(text: &str, what: &str, words: &[(&str, T)]) -> Result<T, Hint> {
+    if let Some((_, value)) = words.iter().find(|(word, _)| *word == text) {
+        return Ok(*value);
+    }
+    let names = || words.iter().map(|(word, _)| *word);
+    Err(Hint {
+        found: Some(format!("unknown {what} {}", quote(text))),
+        expected: Some(alternatives(names())),
+        nearest: nearest(text, names()),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn said(text: &str) -> String {
+        parse_duration(text).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn durations_are_numbers_with_units() {
+        for (text, milliseconds) in [
+            ("250ms", 250),
+            ("5s", 5000),
+            ("1m30s", 90_000),
+            ("1h", 3_600_000),
+            ("1h1m1s1ms", 3_661_001),
+            ("0s", 0),
+            ("8760h", MAX_DURATION_MS),
+        ] {
+            assert_eq!(parse_duration(text), Ok(Duration::from_millis(milliseconds)), "{text}");
+        }
+    }
+
+    #[test]
+    fn says_what_is_wrong_with_a_duration() {
+        let general = "a duration such as 250ms, 5s, 1m30s or 1h";
+        for (text, rest) in [
+            ("5", ", with its unit; did you mean \"5s\"?"),
+            ("0", ", with its unit; did you mean \"0s\"?"),
+            ("5 s", "; did you mean \"5s\"?"),
+            ("5sec", "; did you mean \"5s\"?"),
+            ("2Min", "; did you mean \"2m\"?"),
+            ("1.5s", ""),
+            ("-1s", ""),
+            ("30s1m", ""),
+            ("1s1s", ""),
+            ("", ""),
+            ("s", ""),
+            ("soon", ""),
+            ("5é", ""),
+        ] {
+            assert_eq!(said(text), format!("found \"{text}\"; expected {general}{rest}"), "{text}");
+        }
+        for text in ["8761h", "99999999999999999999999s", "18446744073709551615h"] {
+            let expected = "a duration of at most 8760h, a year";
+            assert_eq!(said(text), format!("found \"{text}\"; expected {expected}"));
+        }
+    }
+
+    #[test]
+    fn sizes_are_bytes_or_have_binary_units() {
+        for (text, bytes) in
+            [("512", 512), ("512B", 512), ("64KiB", 65_536), ("10MiB", 10 << 20), ("1GiB", 1 << 30)]
+        {
+            assert_eq!(size(text), Ok(bytes), "{text}");
+        }
+        for (text, nearest) in [
+            ("64KB", Some("64KiB")),
+            ("64k", Some("64KiB")),
+            ("1 MiB", Some("1MiB")),
+            ("1.5MiB", None),
+            ("big", None),
+            ("", None),
+        ] {
+            assert_eq!(size(text).unwrap_err().nearest.as_deref(), nearest, "{text}");
+        }
+        let hint = size("99999999999GiB").unwrap_err();
+        assert_eq!(hint.expected.as_deref(), Some("a smaller size"));
+    }
+
+    #[test]
+    fn percentages_need_their_sign() {
+        assert_eq!(parse_percent("0.5%"), Ok(Percent::try_new(0.5).unwrap()));
+        assert_eq!(
+            parse_percent("20").unwrap_err().to_string(),
+            "found \"20\"; expected a percentage from 0% to 100%; did you mean \"20%\"?"
+        );
+        for text in ["101%", "-1%", "1e1%", "inf%", "%", ".5%", "5.%", "1.2.3%", "200", ""] {
+            assert_eq!(percent(text), Err(Hint::default()), "{text}");
+        }
+    }
+
+    #[test]
+    fn integers_are_plain_decimal_digits() {
+        let range = 0..=1024;
+        assert_eq!(integer("0", &range), Ok(0));
+        assert_eq!(integer("1024", &range), Ok(1024));
+        assert_eq!(integer("007", &range), Err(Hint::nearest(Some("7".to_owned()))));
+        for text in ["1025", "-1", "+1", "1.0", "0x10", "1e3", "1_000", "", "99999999999999999999"]
+        {
+            assert_eq!(integer(text, &range), Err(Hint::default()), "{text}");
+        }
+    }
+
+    #[test]
+    fn switches_are_true_on_false_or_off() {
+        assert_eq!((switch("true"), switch("on")), (Ok(true), Ok(true)));
+        assert_eq!((switch("false"), switch("off")), (Ok(false), Ok(false)));
+        for (text, nearest) in
+            [("yes", Some("true")), ("No", Some("false")), ("True", Some("true")), ("maybe", None)]
+        {
+            assert_eq!(switch(text).unwrap_err().nearest.as_deref(), nearest, "{text}");
+        }
+    }
+}
