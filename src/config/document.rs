@@ -30,27 +30,29 @@ pub(super) fn read(root: &Field<'_>) -> Option<Config> {
     let pools = pools_field.as_ref().map_or(Some(Vec::new()), pool::read_all);
     let routes = file.or("routes", Vec::new(), |field| route::read_all(field, &names));
     let has_routes = file.get("routes").is_some_and(|field| !field.is_empty_list());
+    if !has_routes {
+        check_only_pool(&file, names.pool_count());
+    }
 
     let (listeners, pools) = (listeners?, pools?);
-    let routes = if has_routes { routes } else { vec![catch_all(&file, &pools)?] };
-    warn(&file, &listeners, &routes, &pools);
+    let routes = if has_routes { routes } else { vec![catch_all(&pools)?] };
+    if !root.context().has_errors() {
+        warn(&file, &listeners, &routes, &pools);
+    }
     Some(Config { server: server?, access_log, trusted_proxies, listeners, routes, pools })
 }
 
-/// Without routes, the only pool gets everything.
-fn catch_all(file: &Section<'_>, pools: &[Pool]) -> Option<Route> {
-    match (file.get("pools"), pools) {
-        (Some(_), [pool]) => route::catch_all(pool.name.clone()),
-        (Some(field), _) => {
-            let found = format!("{} pools and no routes", pools.len());
-            field.error(&Fault::new(found, "routes that say which pool gets which requests"));
-            None
-        }
-        (None, _) => {
-            file.require("pools", pool::EXPECTED);
-            None
-        }
+/// Without routes there is one pool, which gets everything.
+fn check_only_pool(file: &Section<'_>, count: usize) {
+    let Some(pools) = file.require("pools", pool::EXPECTED) else { return };
+    if count > 1 {
+        let found = format!("{count} pools and no routes");
+        pools.error(&Fault::new(found, "routes that say which pool gets which requests"));
     }
+}
+
+fn catch_all(pools: &[Pool]) -> Option<Route> {
+    route::catch_all(pools.first()?.name.clone())
 }
 
 fn warn(file: &Section<'_>, listeners: &[Listener], routes: &[Route], pools: &[Pool]) {

@@ -66,14 +66,15 @@ pub(super) fn read(field: &Field<'_>) -> Option<Option<HealthCheck>> {
     }))
 }
 
+/// A probe ends before the next one starts, so it takes at most the interval.
 fn timeout(field: &Field<'_>, interval: Duration) -> Option<Duration> {
-    let timeout = field.positive_duration()?;
-    if timeout > interval {
-        let found = format!("found {timeout:?}");
-        field.error(&Fault::new(found, format!("at most the interval, {interval:?}")));
-        return None;
-    }
-    Some(timeout)
+    field.scalar(scalar::DURATION, |text| {
+        let timeout = scalar::positive_duration(text)?;
+        if timeout > interval {
+            return Err(Hint::expected(format!("at most the interval, {interval:?}")));
+        }
+        Ok(timeout)
+    })
 }
 
 fn in_a_row(field: &Field<'_>) -> Option<NonZeroU32> {

@@ -50,6 +50,11 @@ impl<'a> Names<'a> {
         Self { listeners: Known::of(listeners), pools: Known::of(pools) }
     }
 
+    /// How many pools there are.
+    pub(super) fn pool_count(&self) -> usize {
+        self.pools.in_order.len()
+    }
+
     /// The pool called `text`.
     pub(super) fn pool(&self, text: &str) -> Result<PoolName, Hint> {
         if !self.pools.set.contains(text) {

@@ -52,6 +52,11 @@ impl<'a> Context<'a> {
         (self.env)(name)
     }
 
+    /// Whether an error was reported.
+    pub(super) fn has_errors(&self) -> bool {
+        !self.errors.borrow().is_empty()
+    }
+
     /// The warnings if there was no error, else all errors.
     pub(super) fn finish(self) -> Result<Vec<Diagnostic>, ConfigErrors> {
         let errors = self.errors.into_inner();
@@ -128,11 +133,16 @@ impl<'a> Field<'a> {
     }
 
     fn wrong_type(&self, expected: &str) {
-        let found = match self.node.value {
-            Value::Null => "found null",
-            Value::Scalar(ref text) => &format!("found {}", quote(text)),
-            Value::List(_) => "found a list",
-            Value::Map(_) => "found a map",
+        let found = match &self.node.value {
+            Value::Null => "found null".to_owned(),
+            Value::List(_) => "found a list".to_owned(),
+            Value::Map(_) => "found a map".to_owned(),
+            Value::Scalar(text) => {
+                match env::expand(text, RequestVariables::Refused, self.context.env) {
+                    Ok(text) => format!("found {}", quote(&text)),
+                    Err(fault) => return self.error(&fault),
+                }
+            }
         };
         self.error(&Fault::new(found, expected));
     }
@@ -228,10 +238,7 @@ impl<'a> Field<'a> {
 
     /// A duration above zero.
     pub(super) fn positive_duration(&self) -> Option<Duration> {
-        self.scalar(scalar::DURATION, |text| match scalar::duration(text)? {
-            Duration::ZERO => Err(Hint::expected("a duration above zero, such as 250ms or 5s")),
-            duration => Ok(duration),
-        })
+        self.scalar(scalar::DURATION, scalar::positive_duration)
     }
 
     /// A size in `range`, which `expected` describes.
@@ -396,21 +403,20 @@ impl<'a> Section<'a> {
     }
 }
 
-/// Values that may occur once, with the lines of those seen.
+/// Values that may occur once, with where each was seen first.
 #[derive(Default)]
-pub(super) struct Once(HashMap<String, Position>);
+pub(super) struct Once(HashMap<String, (String, Position)>);
 
 impl Once {
     /// Reports `value` at `field` if it was seen before. `what` says what kind of value it is.
     pub(super) fn check(&mut self, value: &str, what: &str, field: &Field<'_>) -> bool {
-        let position = field.position();
-        let Some(first) = self.0.get(value) else {
-            self.0.insert(value.to_owned(), position);
+        let Some((path, position)) = self.0.get(value) else {
+            self.0.insert(value.to_owned(), (field.path.clone(), field.position()));
             return true;
         };
         let fault = Fault::new(
             format!("duplicate {what} {}", quote(value)),
-            format!("each {what} once; the first is on line {}", first.line),
+            format!("each {what} once; the first, {path}, is on line {}", position.line),
         );
         field.error(&fault);
         false

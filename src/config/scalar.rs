@@ -92,6 +92,14 @@ pub(super) fn duration(text: &str) -> Result<Duration, Hint> {
     }
 }
 
+/// Reads a duration above zero.
+pub(super) fn positive_duration(text: &str) -> Result<Duration, Hint> {
+    match duration(text)? {
+        Duration::ZERO => Err(Hint::expected("a duration above zero, such as 250ms or 5s")),
+        duration => Ok(duration),
+    }
+}
+
 /// The milliseconds in `text`: `None` if it is not a duration, `Some(None)` if they overflow.
 fn milliseconds(text: &str) -> Option<Option<u64>> {
     let mut rest = text;

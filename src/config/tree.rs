@@ -5,11 +5,14 @@
 
 use super::diagnostic::{Fault, Position, quote};
 use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
-use serde_saphyr::{Location, Spanned, options::AliasLimits};
+use serde_saphyr::{Location, Spanned, budget::BudgetBreach, options::AliasLimits};
 use std::fmt;
 
 /// The most scalars, lists and maps in a file: several times what 10,000 routes need.
 const MAX_NODES: usize = 1_000_000;
+/// How deep lists and maps may nest, the file itself included. Configurations nest six deep; each
+/// level takes some 30 KiB of stack in a debug build, and threads may have as little as 2 MiB.
+const MAX_DEPTH: usize = 16;
 /// The most parser events that aliases may repeat, so that a small file stays a small tree.
 const MAX_REPLAYED: usize = 100_000;
 
@@ -57,7 +60,11 @@ fn options() -> serde_saphyr::Options {
     let mut aliases = AliasLimits::default();
     aliases.max_total_replayed_events = MAX_REPLAYED;
     serde_saphyr::options! {
-        budget: serde_saphyr::budget! { max_nodes: MAX_NODES, max_events: 4 * MAX_NODES },
+        budget: serde_saphyr::budget! {
+            max_nodes: MAX_NODES,
+            max_events: 4 * MAX_NODES,
+            max_depth: MAX_DEPTH,
+        },
         alias_limits: aliases,
         // A tag would ask for a type that we do not give.
         reject_unsupported_tags: true,
@@ -81,18 +88,20 @@ fn syntax_error(error: &serde_saphyr::Error) -> SyntaxError {
             Fault::new(format!("duplicate key{key}"), "each key once")
         }
         Error::MultipleDocuments { .. } => Fault::new("a second document", "one YAML document"),
-        _ => Fault::new(syntax_message(error, location), "valid YAML"),
+        Error::Budget { breach: BudgetBreach::Depth { .. }, .. } => {
+            Fault::new("lists and maps nested too deep", format!("at most {MAX_DEPTH} levels"))
+        }
+        Error::Budget { .. } => Fault::new(syntax_message(error), "a smaller file"),
+        _ => Fault::new(syntax_message(error), "valid YAML"),
     };
     SyntaxError { position: location.map(position), fault }
 }
 
-/// The library's message without the position it appends, which the diagnostic gives already.
-fn syntax_message(error: &serde_saphyr::Error, location: Option<Location>) -> String {
+/// The library's message up to the position, which the diagnostic gives already.
+fn syntax_message(error: &serde_saphyr::Error) -> String {
     let message = error.to_string();
-    let message = message.lines().next().unwrap_or("unreadable text");
-    let Some(location) = location else { return message.to_owned() };
-    let end = format!(" at line {}, column {}", location.line(), location.column());
-    message.strip_suffix(&end).unwrap_or(message).to_owned()
+    let first = message.lines().next().unwrap_or("unreadable text");
+    first.split(" at line ").next().unwrap_or(first).to_owned()
 }
 
 /// What the library hands us. `Guessed` is a plain scalar in which it saw another type than text;
@@ -265,11 +274,19 @@ mod tests {
             ("a: 1\na: 2\n", "2:1: duplicate key \"a\"; expected each key once"),
             ("---\na: 1\n---\nb: 2\n", "4:1: a second document; expected one YAML document"),
             ("a: [1\nb: 2", "2:2: illegal placement of ':' indicator; expected valid YAML"),
+            (
+                &nested("[", "]", 17),
+                "1:17: lists and maps nested too deep; expected at most 16 levels",
+            ),
             ("a: *b", "1:4: alias references unknown anchor; expected valid YAML"),
         ] {
             assert_eq!(error(text), expected, "{text}");
         }
         assert!(error("a: !foo bar").starts_with("1:9: "), "{}", error("a: !foo bar"));
+    }
+
+    fn nested(open: &str, close: &str, depth: usize) -> String {
+        format!("{}x{}", open.repeat(depth), close.repeat(depth))
     }
 
     #[test]
@@ -280,7 +297,22 @@ mod tests {
             bomb.push_str(&format!("a{level}: &a{level} [{alias}]\n"));
         }
         assert!(parse(&bomb).is_err());
-        assert!(parse(&"[".repeat(100_000)).is_err());
-        assert!(parse(&"- ".repeat(100_000)).is_err());
+        for depth in [15, 16, 17, 30, 100, 1000, 100_000] {
+            assert_eq!(parse(&nested("[", "]", depth)).is_ok(), depth <= 16, "{depth}");
+            assert_eq!(parse(&nested("{a: ", "}", depth)).is_ok(), depth <= 16, "{depth}");
+            assert_eq!(parse(&nested("- ", "", depth)).is_ok(), depth <= 16, "{depth}");
+            assert!(parse(&"[".repeat(depth)).is_err(), "{depth}");
+        }
+    }
+
+    #[test]
+    fn aliases_do_not_nest_deeper_than_the_text_may() {
+        for depth in [5, 16, 17, 60, 2000] {
+            let mut chain = String::from("a0: &a0 x\n");
+            for level in 1..depth {
+                chain.push_str(&format!("a{level}: &a{level} [*a{}]\n", level - 1));
+            }
+            assert_eq!(parse(&chain).is_ok(), depth <= 16, "{depth}");
+        }
     }
 }

@@ -110,6 +110,7 @@ fn wider_paths(path: Option<&PathMatch>) -> Vec<Option<(PathKind, &str)>> {
     wider.push(Some((PathKind::Prefix, "/")));
     for (end, _) in text.match_indices('/').filter(|(end, _)| *end > 0) {
         wider.push(Some((PathKind::Prefix, &text[..end])));
+        wider.push(Some((PathKind::Prefix, &text[..=end])));
     }
     wider
 }

@@ -1,0 +1,715 @@
+use super::{LISTENERS, POOLS, errors, parse};
+use crate::config::load;
+use std::path::Path;
+
+/// `rest` after the smallest listeners and pools, on lines 1 and 2.
+fn with_both(rest: &str) -> String {
+    errors(&format!("{LISTENERS}{POOLS}{rest}"))
+}
+
+fn check_all(cases: &[(&str, &str)], errors: impl Fn(&str) -> String) {
+    for (text, expected) in cases {
+        assert_eq!(errors(text), *expected, "{text}");
+    }
+}
+
+#[test]
+fn unknown_keys_are_errors_with_the_nearest_spelling() {
+    check_all(
+        &[
+            (
+                "servr: {}",
+                "3:1: servr: unknown key \"servr\"; expected server, access_log, trusted_proxies, \
+                 listeners, routes or pools; did you mean \"server\"?",
+            ),
+            (
+                "admin: { address: 127.0.0.1:9901 }",
+                "3:1: admin: unknown key \"admin\"; expected server, access_log, trusted_proxies, \
+                 listeners, routes or pools",
+            ),
+            (
+                "server: { shutdown_delay: 0s }",
+                "3:11: server.shutdown_delay: unknown key \"shutdown_delay\"; expected threads, \
+                 daemon, pid_file, upgrade_sock, error_log, user, group, drain_timeout or log_level",
+            ),
+            (
+                "access_log: { pth: stdout }",
+                "3:15: access_log.pth: unknown key \"pth\"; expected path or format; \
+                 did you mean \"path\"?",
+            ),
+            (
+                "routes: [{ pool: app, filters: [] }]",
+                "3:23: routes[0].filters: unknown key \"filters\"; expected name, listeners, match, \
+                 pool, split, redirect, respond or timeout",
+            ),
+            (
+                "routes: [{ pool: app, match: { path-prefix: / } }]",
+                "3:32: routes[0].match.path-prefix: unknown key \"path-prefix\"; expected host, \
+                 path, path_prefix, path_regex, methods, headers or query; \
+                 did you mean \"path_prefix\"?",
+            ),
+        ],
+        with_both,
+    );
+}
+
+#[test]
+fn keys_of_features_that_do_not_work_yet_are_unknown() {
+    for key in ["tls", "h2c", "proxy_protocol", "proxy_protocol_from", "pool", "sni"] {
+        let text = format!("listeners: {{ web: {{ address: '[::]:80', {key}: x }} }}\n{POOLS}");
+        let start = format!("1:41: listeners.web.{key}: unknown key \"{key}\"; expected address, ");
+        assert!(errors(&text).starts_with(&start), "{}", errors(&text));
+    }
+    for key in ["protocol", "tls", "sticky", "ejection", "panic_threshold", "slow_start", "limits"]
+    {
+        let text = format!("{LISTENERS}pools: {{ app: {{ backends: [a:1], {key}: x }} }}\n");
+        let start = format!("2:34: pools.app.{key}: unknown key \"{key}\"; expected backends, ");
+        assert!(errors(&text).starts_with(&start), "{}", errors(&text));
+    }
+}
+
+#[test]
+fn wrong_types_are_errors() {
+    check_all(
+        &[
+            (
+                "server: { threads: [1] }",
+                "3:11: server.threads: found a list; expected a whole number from 1 to 1024",
+            ),
+            (
+                "server: { threads: {} }",
+                "3:11: server.threads: found a map; expected a whole number from 1 to 1024",
+            ),
+            (
+                "server: { threads: ~ }",
+                "3:11: server.threads: found null; expected a whole number from 1 to 1024",
+            ),
+            (
+                "server: { threads: four }",
+                "3:20: server.threads: found \"four\"; expected a whole number from 1 to 1024",
+            ),
+            (
+                "server: yes",
+                "3:9: server: found \"yes\"; expected a map with threads, daemon, pid_file, \
+                 upgrade_sock, error_log, user, group, drain_timeout or log_level",
+            ),
+            (
+                "server: { daemon: yes }",
+                "3:19: server.daemon: found \"yes\"; expected true or false; did you mean \"true\"?",
+            ),
+            (
+                "server:",
+                "3:1: server: found null; expected a map with threads, daemon, pid_file, \
+                 upgrade_sock, error_log, user, group, drain_timeout or log_level",
+            ),
+            ("routes: {}", "3:1: routes: found a map; expected a list of routes"),
+            (
+                "routes: [app]",
+                "3:10: routes[0]: found \"app\"; expected a map with name, listeners, match, pool, \
+                 split, redirect, respond or timeout",
+            ),
+            (
+                "trusted_proxies: 10.0.0.0/8",
+                "3:18: trusted_proxies: found \"10.0.0.0/8\"; \
+                 expected a list of networks such as 10.0.0.0/8",
+            ),
+        ],
+        with_both,
+    );
+}
+
+#[test]
+fn values_out_of_range_are_errors() {
+    check_all(
+        &[
+            (
+                "server: { threads: 0 }",
+                "3:20: server.threads: found \"0\"; expected a whole number from 1 to 1024",
+            ),
+            (
+                "server: { threads: 0x10 }",
+                "3:20: server.threads: found \"0x10\"; expected a whole number from 1 to 1024",
+            ),
+            (
+                "server: { drain_timeout: 30 }",
+                "3:26: server.drain_timeout: found \"30\"; expected a duration such as 250ms, 5s, \
+                 1m30s or 1h, with its unit; did you mean \"30s\"?",
+            ),
+            (
+                "server: { log_level: warning }",
+                "3:22: server.log_level: unknown log level \"warning\"; \
+                 expected off, error, warn, info, debug or trace",
+            ),
+            (
+                "server: { pid_file: '' }",
+                "3:21: server.pid_file: found \"\"; expected the path of a file",
+            ),
+            (
+                "server: { user: 'a b' }",
+                "3:17: server.user: found \"a b\"; expected the name of a user",
+            ),
+            (
+                "access_log: { format: jsn }",
+                "3:23: access_log.format: unknown format \"jsn\"; expected json or combined; \
+                 did you mean \"json\"?",
+            ),
+            (
+                "trusted_proxies: [10.0.0.0/33]",
+                "3:19: trusted_proxies[0]: found \"10.0.0.0/33\"; \
+                 expected a network such as 10.0.0.0/8 or fd00::/8, or an IP address",
+            ),
+            (
+                "routes: [{ pool: app, timeout: 0s }]",
+                "3:32: routes[0].timeout: found \"0s\"; \
+                 expected a duration above zero, such as 250ms or 5s",
+            ),
+            (
+                "routes: [{ name: 'a b', pool: app }]",
+                "3:18: routes[0].name: found \"a b\"; expected a name of 1 to 128 visible ASCII \
+                 characters without quotes, commas or backslashes",
+            ),
+        ],
+        with_both,
+    );
+    let path = "x".repeat(120);
+    assert_eq!(
+        with_both(&format!("server: {{ upgrade_sock: {path} }}")),
+        format!(
+            "3:25: server.upgrade_sock: found \"{}...\"; \
+             expected the path of a socket, at most 107 bytes with its folder",
+            "x".repeat(60)
+        )
+    );
+}
+
+#[test]
+fn listeners_are_checked() {
+    let listeners = |text: &str| errors(&format!("{POOLS}listeners:\n{text}"));
+    check_all(
+        &[
+            (
+                "  web: {}",
+                "3:3: listeners.web: missing key \"address\"; \
+                 expected ip:port, [ipv6]:port or unix:/path",
+            ),
+            (
+                "  web: { address: 8080 }",
+                "3:19: listeners.web.address: found \"8080\"; expected ip:port, [ipv6]:port or \
+                 unix:/path; did you mean \"0.0.0.0:8080\"?",
+            ),
+            (
+                "  web: { address: 'localhost:80' }",
+                "3:19: listeners.web.address: found \"localhost:80\"; expected ip:port, \
+                 [ipv6]:port or unix:/path; did you mean \"127.0.0.1:80\"?",
+            ),
+            (
+                "  web: { address: 'unix:' }",
+                "3:19: listeners.web.address: found \"unix:\"; \
+                 expected a socket path of 1 to 107 bytes",
+            ),
+            (
+                "  web: { address: 0.0.0.0:80 }\n  two: { address: 0.0.0.0:80 }",
+                "4:19: listeners.two.address: duplicate address \"0.0.0.0:80\"; \
+                 expected each address once; the first, listeners.web.address, is on line 3",
+            ),
+            (
+                "  web: { address: 0.0.0.0:80, protocol: tcp }",
+                "3:41: listeners.web.protocol: unknown protocol \"tcp\"; expected http",
+            ),
+            (
+                "  a b: { address: 0.0.0.0:80 }",
+                "3:3: listeners.a b: found \"a b\"; expected a name of 1 to 128 visible ASCII \
+                 characters without quotes, commas or backslashes",
+            ),
+            (
+                "  web: { address: 0.0.0.0:80, timeouts: { header: 0s } }",
+                "3:51: listeners.web.timeouts.header: found \"0s\"; \
+                 expected a duration above zero, such as 250ms or 5s",
+            ),
+            (
+                "  web: { address: 0.0.0.0:80, limits: { header_bytes: 1000 } }",
+                "3:55: listeners.web.limits.header_bytes: found \"1000\"; \
+                 expected a size from 1KiB to 1MiB",
+            ),
+            (
+                "  web: { address: 0.0.0.0:80, limits: { header_bytes: 4k } }",
+                "3:55: listeners.web.limits.header_bytes: found \"4k\"; expected a size such as \
+                 512B, 64KiB, 10MiB or 1GiB; did you mean \"4KiB\"?",
+            ),
+            (
+                "  web: { address: 0.0.0.0:80, limits: { header_bytes: 4KiB, uri_bytes: 5KiB } }",
+                "3:72: listeners.web.limits.uri_bytes: found \"5KiB\"; \
+                 expected a size from 64B to that of header_bytes",
+            ),
+        ],
+        listeners,
+    );
+}
+
+#[test]
+fn what_is_missing_is_an_error() {
+    check_all(
+        &[
+            (
+                "",
+                "1:1: found null; expected a map with server, access_log, trusted_proxies, \
+                 listeners, routes or pools",
+            ),
+            (
+                "{}",
+                "1:1: missing key \"listeners\"; expected a map of at least one listener's name to \
+                 its settings\n\
+                 1:1: missing key \"pools\"; expected a map of at least one pool's name to its \
+                 settings",
+            ),
+            (
+                "listeners: {}\npools: {}",
+                "1:1: listeners: found an empty map; expected a map of at least one listener's \
+                 name to its settings\n\
+                 2:1: pools: found an empty map; expected a map of at least one pool's name to its \
+                 settings",
+            ),
+        ],
+        errors,
+    );
+}
+
+#[test]
+fn routes_are_checked() {
+    let routes = |text: &str| with_both(&format!("routes:\n- {text}"));
+    check_all(
+        &[
+            (
+                "pool: ap",
+                "4:9: routes[0].pool: unknown pool \"ap\"; expected app; did you mean \"app\"?",
+            ),
+            (
+                "{ pool: app, listeners: [wbe] }",
+                "4:28: routes[0].listeners[0]: unknown listener \"wbe\"; expected web; \
+                 did you mean \"web\"?",
+            ),
+            (
+                "{ pool: app, listeners: [] }",
+                "4:16: routes[0].listeners: found an empty list; \
+                 expected a list of at least one listener's name",
+            ),
+            (
+                "{ name: x }",
+                "4:3: routes[0]: a route that does nothing; \
+                 expected exactly one of pool, split, redirect or respond",
+            ),
+            (
+                "{ pool: app, redirect: { to: / } }",
+                "4:16: routes[0].redirect: \"redirect\" beside \"pool\"; \
+                 expected only one of pool, split, redirect or respond",
+            ),
+            (
+                "pool: app\n- { name: route-1, pool: app }",
+                "5:11: routes[1].name: duplicate name \"route-1\"; \
+                 expected each name once; the first, routes[0], is on line 4",
+            ),
+            (
+                "split: { app: 0 }",
+                "4:3: routes[0].split: shares of 0 only; expected at least one share above 0",
+            ),
+            (
+                "split: { other: 1 }",
+                "4:12: routes[0].split.other: unknown pool \"other\"; expected app",
+            ),
+            (
+                "split: { app: -1 }",
+                "4:17: routes[0].split.app: found \"-1\"; \
+                 expected a whole number from 0 to 1000000",
+            ),
+        ],
+        routes,
+    );
+}
+
+#[test]
+fn conditions_are_checked() {
+    let matching = |text: &str| with_both(&format!("routes:\n- {{ pool: app, match: {text} }}"));
+    check_all(
+        &[
+            (
+                "{ host: 'a.example:80' }",
+                "4:31: routes[0].match.host: found \"a.example:80\"; expected a host such as \
+                 example.com or *.example.com, without scheme and port; did you mean \"a.example\"?",
+            ),
+            (
+                "{ host: [] }",
+                "4:25: routes[0].match.host: found an empty list; \
+                 expected a host, or a list of at least one",
+            ),
+            (
+                "{ host: ['*'] }",
+                "4:32: routes[0].match.host[0]: found \"*\"; expected a host such as example.com \
+                 or *.example.com, without scheme and port; leave host out to match every host",
+            ),
+            (
+                "{ path: v1 }",
+                "4:31: routes[0].match.path: found \"v1\"; \
+                 expected a path that starts with /, without ? and #; did you mean \"/v1\"?",
+            ),
+            (
+                "{ path: /a, path_prefix: /b }",
+                "4:35: routes[0].match.path_prefix: \"path_prefix\" beside \"path\"; \
+                 expected only one of path, path_prefix or path_regex",
+            ),
+            (
+                "{ path_regex: '^/(a' }",
+                "4:37: routes[0].match.path_regex: found \"^/(a\": unclosed group; \
+                 expected a regular expression",
+            ),
+            (
+                "{ methods: [get] }",
+                "4:35: routes[0].match.methods[0]: unknown method \"get\"; \
+                 expected an HTTP method in upper case, such as GET; did you mean \"GET\"?",
+            ),
+            (
+                "{ headers: { 'a b': x } }",
+                "4:36: routes[0].match.headers.a b: found \"a b\"; \
+                 expected a header name such as x-request-id",
+            ),
+            (
+                "{ headers: { X-A: '1', x-a: '2' } }",
+                "4:51: routes[0].match.headers.x-a: duplicate header \"x-a\"; \
+                 expected each header once; the first, routes[0].match.headers.X-A, is on line 4",
+            ),
+            (
+                "{ headers: { x-a: {} } }",
+                "4:36: routes[0].match.headers.x-a: found neither regex nor present; \
+                 expected a text, or a map with regex or present",
+            ),
+            (
+                "{ query: { a: { present: maybe } } }",
+                "4:48: routes[0].match.query.a.present: found \"maybe\"; expected true or false",
+            ),
+            (
+                "{ query: { a: ~ } }",
+                "4:34: routes[0].match.query.a: found null; \
+                 expected a text, or a map with regex or present",
+            ),
+        ],
+        matching,
+    );
+}
+
+#[test]
+fn answers_are_checked() {
+    let routes = |text: &str| with_both(&format!("routes:\n- {text}"));
+    check_all(
+        &[
+            (
+                "redirect: {}",
+                "4:3: routes[0].redirect: missing key \"to\"; \
+                 expected a URL or a path, in which ${path} and the like may stand",
+            ),
+            (
+                "redirect: { to: 'https://a${pth}' }",
+                "4:19: routes[0].redirect.to: unknown request variable \"pth\"; expected \
+                 client_ip, host, path, query, path_and_query, method, scheme, request_id, \
+                 listener or route; did you mean \"path\"?",
+            ),
+            (
+                "redirect: { to: /x, status: 200 }",
+                "4:31: routes[0].redirect.status: found \"200\"; \
+                 expected 301, 302, 303, 307 or 308",
+            ),
+            (
+                "respond: { body: x }",
+                "4:3: routes[0].respond: missing key \"status\"; expected a status from 200 to 599",
+            ),
+            (
+                "respond: { status: 99 }",
+                "4:22: routes[0].respond.status: found \"99\"; expected a status from 200 to 599",
+            ),
+            (
+                "respond: { status: 204, body: x }",
+                "4:33: routes[0].respond.body: a body with status 204; \
+                 expected no body, which this status forbids",
+            ),
+            (
+                "respond: { status: 200, headers: { Content-Length: 1 } }",
+                "4:38: routes[0].respond.headers.Content-Length: header \"content-length\"; \
+                 expected no header that frames the message; those are set for you",
+            ),
+            (
+                "respond: { status: 200, headers: { x: \"a\\nb\" } }",
+                "4:41: routes[0].respond.headers.x: found \"a\\nb\"; \
+                 expected a header value of visible characters, without line breaks",
+            ),
+            (
+                "respond: { status: 200, body: '${client_ip}' }",
+                "4:33: routes[0].respond.body: request variable ${client_ip}; expected request \
+                 variables in redirect.to only; environment variables are in upper case",
+            ),
+        ],
+        routes,
+    );
+}
+
+#[test]
+fn pools_are_checked() {
+    let pools = |text: &str| errors(&format!("{LISTENERS}pools:\n  app: {text}"));
+    check_all(
+        &[
+            (
+                "{}",
+                "3:3: pools.app: missing key \"backends\"; expected a list of at least one backend",
+            ),
+            (
+                "{ backends: [] }",
+                "3:10: pools.app.backends: found an empty list; \
+                 expected a list of at least one backend",
+            ),
+            (
+                "{ backends: [a:1], balance: roundrobbin }",
+                "3:36: pools.app.balance: unknown policy \"roundrobbin\"; expected round_robin, \
+                 random or least_connections; did you mean \"round_robin\"?",
+            ),
+            (
+                "{ backends: [a:1], balance: { policy: maglev } }",
+                "3:46: pools.app.balance.policy: unknown policy \"maglev\"; \
+                 expected round_robin, random or least_connections",
+            ),
+            (
+                "{ backends: [a:1], host_header: 'a b' }",
+                "3:40: pools.app.host_header: found \"a b\"; expected preserve, backend, or a host \
+                 or host:port, such as app.internal or [::1]:8080",
+            ),
+            (
+                "{ backends: [a:1], retry: { attempts: 11 } }",
+                "3:46: pools.app.retry.attempts: found \"11\"; \
+                 expected a whole number from 0 to 10",
+            ),
+            (
+                "{ backends: [a:1], timeouts: { connect: 0s } }",
+                "3:48: pools.app.timeouts.connect: found \"0s\"; \
+                 expected a duration above zero, such as 250ms or 5s",
+            ),
+            (
+                "{ backends: [a:1], resolve_interval: 0s }",
+                "3:45: pools.app.resolve_interval: found \"0s\"; \
+                 expected a duration above zero, such as 250ms or 5s",
+            ),
+            (
+                "{ backends: [a:1] }\n  b: { backends: [a:1] }",
+                "2:1: pools: 2 pools and no routes; \
+                 expected routes that say which pool gets which requests",
+            ),
+        ],
+        pools,
+    );
+}
+
+#[test]
+fn backends_are_checked() {
+    let backends =
+        |text: &str| errors(&format!("{LISTENERS}pools:\n  app:\n    backends:\n    - {text}"));
+    check_all(
+        &[
+            (
+                "9001",
+                "5:7: pools.app.backends[0]: found \"9001\"; expected an address (ip:port, \
+                 [ipv6]:port, host:port or unix:/path) or a map with one",
+            ),
+            (
+                "http://127.0.0.1:9001/",
+                "5:7: pools.app.backends[0]: found \"http://127.0.0.1:9001/\"; expected an address \
+                 (ip:port, [ipv6]:port, host:port or unix:/path) or a map with one; \
+                 did you mean \"127.0.0.1:9001\"?",
+            ),
+            ("a:0", "5:7: pools.app.backends[0]: found \"a:0\"; expected a port from 1 to 65535"),
+            (
+                "{ name: a }",
+                "5:7: pools.app.backends[0]: missing key \"address\"; \
+                 expected ip:port, [ipv6]:port, host:port or unix:/path",
+            ),
+            (
+                "{ address: a:1, weight: 65536 }",
+                "5:31: pools.app.backends[0].weight: found \"65536\"; \
+                 expected a whole number from 0 to 65535",
+            ),
+            (
+                "a:1\n    - { address: A:1, name: b }",
+                "6:18: pools.app.backends[1].address: duplicate address \"a:1\"; expected each \
+                 address once; the first, pools.app.backends[0], is on line 5",
+            ),
+            (
+                "{ address: a:1, name: x }\n    - { address: a:2, name: x }",
+                "6:29: pools.app.backends[1].name: duplicate name \"x\"; expected each name once; \
+                 the first, pools.app.backends[0].name, is on line 5",
+            ),
+            (
+                "'unix:/a b'",
+                "5:7: pools.app.backends[0]: an address that cannot serve as the backend's name; \
+                 expected a key \"name\" beside it with a name of 1 to 128 visible ASCII \
+                 characters without quotes, commas or backslashes",
+            ),
+        ],
+        backends,
+    );
+}
+
+#[test]
+fn health_checks_are_checked() {
+    let check = |text: &str| {
+        errors(&format!(
+            "{LISTENERS}pools: {{ app: {{ backends: [a:1],\n  health_check: {text} }} }}"
+        ))
+    };
+    check_all(
+        &[
+            (
+                "on",
+                "3:17: pools.app.health_check: found \"on\"; expected a map with http, tcp, \
+                 interval, timeout, rise, fall or jitter",
+            ),
+            (
+                "{ http: {}, tcp: {} }",
+                "3:29: pools.app.health_check.tcp: \"tcp\" beside \"http\"; \
+                 expected only one of http or tcp",
+            ),
+            ("{ tcp: }", "3:19: pools.app.health_check.tcp: found null; expected an empty map, {}"),
+            (
+                "{ tcp: { port: 1 } }",
+                "3:26: pools.app.health_check.tcp.port: unknown key \"port\"; expected no key here",
+            ),
+            (
+                "{ interval: 1s, timeout: 2s }",
+                "3:42: pools.app.health_check.timeout: found \"2s\"; \
+                 expected at most the interval, 1s",
+            ),
+            (
+                "{ rise: 0 }",
+                "3:25: pools.app.health_check.rise: found \"0\"; \
+                 expected a whole number from 1 to 1000",
+            ),
+            (
+                "{ jitter: 10 }",
+                "3:27: pools.app.health_check.jitter: found \"10\"; \
+                 expected a percentage from 0% to 100%; did you mean \"10%\"?",
+            ),
+            (
+                "{ http: { path: health } }",
+                "3:33: pools.app.health_check.http.path: found \"health\"; expected a path that \
+                 starts with /, without spaces and without #; did you mean \"/health\"?",
+            ),
+            (
+                "{ http: { expect_status: [200-2999] } }",
+                "3:43: pools.app.health_check.http.expect_status[0]: found \"200-2999\"; expected \
+                 a status or a range of them from 100 to 599, such as 204 or \"200-299\"",
+            ),
+            (
+                "{ http: { expect_status: [299-200] } }",
+                "3:43: pools.app.health_check.http.expect_status[0]: found \"299-200\"; expected \
+                 a status or a range of them from 100 to 599, such as 204 or \"200-299\"; \
+                 did you mean \"200-299\"?",
+            ),
+            (
+                "{ http: { headers: { Host: a } } }",
+                "3:38: pools.app.health_check.http.headers.Host: header \"host\"; \
+                 expected the key \"host\" beside headers",
+            ),
+            (
+                "{ http: { expect_body: '' } }",
+                "3:40: pools.app.health_check.http.expect_body: found \"\"; \
+                 expected a text that the body must contain",
+            ),
+            (
+                "{ http: { port: 0 } }",
+                "3:33: pools.app.health_check.http.port: found \"0\"; \
+                 expected a whole number from 1 to 65535",
+            ),
+        ],
+        check,
+    );
+}
+
+#[test]
+fn unset_variables_are_errors_wherever_they_stand() {
+    let said = "environment variable NONE is not set; \
+                expected a value for it, or a default as in ${NONE:-default}";
+    check_all(
+        &[
+            ("server: { threads: \"${NONE}\" }", &format!("3:20: server.threads: {said}")),
+            ("access_log: \"${NONE}\"", &format!("3:13: access_log: {said}")),
+        ],
+        with_both,
+    );
+}
+
+#[test]
+fn syntax_errors_stand_alone() {
+    assert_eq!(
+        with_both("servr: {}\nserver: {}\nserver: {}"),
+        "5:1: duplicate key \"server\"; expected each key once"
+    );
+    assert_eq!(errors("a: 1\n---\nb: 2\n"), "3:1: a second document; expected one YAML document");
+    assert_eq!(
+        errors("a: [1\nb: 2"),
+        "2:2: illegal placement of ':' indicator; expected valid YAML"
+    );
+}
+
+#[test]
+fn one_run_reports_every_error_in_file_order() {
+    let text = "\
+server: { threads: 0 }
+listeners:
+  web: { adress: 0.0.0.0:8080 }
+routes:
+  - pool: api
+  - match: { methods: [get], path: x }
+    pool: app
+pools:
+  app:
+    backends: [9001, 127.0.0.1:9002]
+    balance: roundrobin
+  api2: { backends: [] }
+";
+    let lines = errors(text);
+    let places: Vec<&str> =
+        lines.lines().map(|line| line.splitn(3, ": ").take(2).last().unwrap()).collect();
+    assert_eq!(
+        places,
+        [
+            "server.threads",
+            "listeners.web",
+            "listeners.web.adress",
+            "routes[0].pool",
+            "routes[1].match.methods[0]",
+            "routes[1].match.path",
+            "pools.app.backends[0]",
+            "pools.app.balance",
+            "pools.api2.backends",
+        ]
+    );
+}
+
+#[test]
+fn an_unreadable_file_is_an_error_about_the_file() {
+    let missing = load(Path::new("no/such/lb.yaml")).unwrap_err();
+    assert_eq!(
+        missing.to_string(),
+        "no/such/lb.yaml: cannot read the file: No such file or directory (os error 2); \
+         expected a readable YAML file"
+    );
+    assert_eq!(missing.diagnostics()[0].position, None);
+
+    let folder = tempfile::tempdir().unwrap();
+    let binary = folder.path().join("binary.yaml");
+    std::fs::write(&binary, [0xff, 0xfe]).unwrap();
+    let error = load(&binary).unwrap_err().to_string();
+    assert!(error.ends_with("cannot read the file: not UTF-8; expected a readable YAML file"));
+}
+
+#[test]
+fn diagnostics_say_the_file_line_and_column() {
+    let errors = parse("listeners: 1\npools: { app: { backends: [a:1] } }").unwrap_err();
+    let first = &errors.diagnostics()[0];
+    let position = first.position.unwrap();
+    assert_eq!((first.file.as_str(), first.path.as_str()), ("lb.yaml", "listeners"));
+    assert_eq!((position.line, position.column), (1, 12));
+}

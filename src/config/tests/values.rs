@@ -1,0 +1,299 @@
+use super::{LISTENERS, POOLS, config, errors, parse};
+use crate::{
+    config::{Quick, default_health_timeout, quick},
+    model::{
+        AccessLog, AccessLogFormat, Action, BackendAddress, BalancePolicy, HostHeader, HostPattern,
+        LogTarget, PathMatch, Probe, RouteListeners, StatusRange, ValueMatch,
+    },
+};
+use std::{path::Path, time::Duration};
+
+const SECOND: Duration = Duration::from_secs(1);
+
+#[test]
+fn the_smallest_file_gets_the_defaults() {
+    let config = config(
+        "listeners:\n  web: { address: 0.0.0.0:8080 }\n\
+         pools:\n  app: { backends: [127.0.0.1:9001, 127.0.0.1:9002, 127.0.0.1:9003] }\n",
+    );
+    assert!(config.server.threads >= 1 && !config.server.daemon);
+    assert_eq!(config.server.drain_timeout, 30 * SECOND);
+    assert_eq!(config.server.log_level, log::LevelFilter::Info);
+    assert_eq!(config.access_log, None);
+    assert!(config.trusted_proxies.is_empty());
+
+    let listener = &config.listeners[0];
+    assert_eq!((listener.name.as_str(), listener.max_connections), ("web", None));
+    assert_eq!(listener.timeouts, crate::model::ListenerTimeouts::default());
+    assert_eq!(listener.limits, crate::model::ListenerLimits::default());
+
+    let route = &config.routes[0];
+    assert_eq!((route.name.as_str(), config.routes.len()), ("route-1", 1));
+    assert!(matches!(&route.action, Action::Pool(pool) if pool.as_str() == "app"));
+    assert_eq!((&route.listeners, route.timeout), (&RouteListeners::All, None));
+
+    let pool = &config.pools[0];
+    assert_eq!(pool.backends.len(), 3);
+    assert_eq!(pool.backends[1].name.as_str(), "127.0.0.1:9002");
+    assert_eq!((pool.balance, pool.retry.attempts), (BalancePolicy::RoundRobin, 2));
+    assert_eq!((&pool.host_header, pool.reveal_backend), (&HostHeader::Preserve, true));
+    assert_eq!(pool.resolve_interval, 30 * SECOND);
+    let check = pool.health_check.as_ref().unwrap();
+    assert!(matches!(check.probe, Probe::Tcp));
+    assert_eq!((check.interval, check.timeout), (5 * SECOND, 2 * SECOND));
+    assert_eq!(
+        (check.rise.get(), check.fall.get(), check.jitter.to_string().as_str()),
+        (2, 3, "10%")
+    );
+}
+
+#[test]
+fn listener_values_are_read() {
+    let config = config(&format!(
+        "{POOLS}listeners:\n  web:\n    address: unix:run/web.sock\n    protocol: http\n    \
+         max_connections: 7\n    timeouts: {{ header: 1s, body_idle: 2s, keepalive: 3s, write: 4s }}\n    \
+         limits: {{ header_bytes: 4KiB, headers: 5, requests_per_connection: 6 }}\n"
+    ));
+    let listener = &config.listeners[0];
+    assert_eq!(listener.address.to_string(), "unix:/etc/lb/run/web.sock");
+    assert_eq!(listener.max_connections.unwrap().get(), 7);
+    let timeouts = listener.timeouts;
+    assert_eq!((timeouts.header, timeouts.body_idle), (SECOND, 2 * SECOND));
+    assert_eq!((timeouts.keepalive, timeouts.write), (3 * SECOND, 4 * SECOND));
+    let limits = listener.limits;
+    assert_eq!((limits.header_bytes, limits.headers), (4096, 5));
+    // The default would be 8KiB, more than the whole head.
+    assert_eq!(limits.uri_bytes, 4096);
+    assert_eq!(limits.requests_per_connection.unwrap().get(), 6);
+}
+
+#[test]
+fn server_values_are_read() {
+    let text = "server: { threads: 3, daemon: on, pid_file: run/pid, upgrade_sock: /x.sock, \
+                error_log: e.log, user: u, group: g, drain_timeout: 0s, log_level: off }\n";
+    let server = config(&format!("{LISTENERS}{POOLS}{text}")).server;
+    assert_eq!((server.threads, server.daemon), (3, true));
+    assert_eq!(server.pid_file, Path::new("/etc/lb/run/pid"));
+    assert_eq!(server.upgrade_sock, Path::new("/x.sock"));
+    assert_eq!(server.error_log.as_deref(), Some(Path::new("/etc/lb/e.log")));
+    assert_eq!((server.user.as_deref(), server.group.as_deref()), (Some("u"), Some("g")));
+    assert_eq!(server.drain_timeout, Duration::ZERO);
+    assert_eq!(server.log_level, log::LevelFilter::Off);
+}
+
+#[test]
+fn the_access_log_is_stdout_or_a_file_or_off() {
+    let read = |text: &str| config(&format!("{LISTENERS}{POOLS}access_log: {text}\n")).access_log;
+    let (stdout, json) = (LogTarget::Stdout, AccessLogFormat::Json);
+    assert_eq!(read("off"), None);
+    assert_eq!(read("false"), None);
+    assert_eq!(read("{}"), Some(AccessLog { path: stdout.clone(), format: json }));
+    assert_eq!(
+        read("{ path: stdout, format: combined }"),
+        Some(AccessLog { path: stdout, format: AccessLogFormat::Combined })
+    );
+    let file = LogTarget::File("/etc/lb/access.log".into());
+    assert_eq!(read("{ path: access.log }"), Some(AccessLog { path: file, format: json }));
+}
+
+#[test]
+fn trusted_proxies_are_networks_or_addresses() {
+    let text = "trusted_proxies: [10.0.0.0/8, \"::1\", 192.0.2.1]\n";
+    let networks = config(&format!("{LISTENERS}{POOLS}{text}")).trusted_proxies;
+    let networks: Vec<String> = networks.iter().map(ToString::to_string).collect();
+    assert_eq!(networks, ["10.0.0.0/8", "::1/128", "192.0.2.1/32"]);
+}
+
+#[test]
+fn conditions_are_read() {
+    let text = "routes:\n- pool: app\n  listeners: [web]\n  timeout: 1m30s\n  match:\n    \
+                host: [API.example.com, '*.Example.org', '[::1]']\n    path_prefix: /v1\n    \
+                methods: [GET, PROPFIND]\n    \
+                headers: { X-A: off, x-b: { regex: '^a$' }, x-c: { present: false } }\n    \
+                query: { n: 007 }\n\
+                - { pool: app, match: { host: a.b, path: /p } }\n\
+                - { pool: app, match: { path_regex: '^/(a|b)$' } }\n";
+    let routes = config(&format!("{LISTENERS}{POOLS}{text}")).routes;
+    let first = &routes[0];
+    assert_eq!(first.timeout, Some(90 * SECOND));
+    assert!(matches!(&first.listeners, RouteListeners::Only(names) if names[0].as_str() == "web"));
+    let matches = &first.matches;
+    assert_eq!(
+        matches.hosts,
+        [
+            HostPattern::Exact("api.example.com".into()),
+            HostPattern::Below("example.org".into()),
+            HostPattern::Exact("[::1]".into()),
+        ]
+    );
+    assert!(matches!(&matches.path, Some(PathMatch::Prefix(path)) if path == "/v1"));
+    assert_eq!(matches.methods[1].as_str(), "PROPFIND");
+    // What YAML would take for a switch or a number is the text that was written.
+    assert_eq!(matches.headers[0].name, "x-a");
+    assert!(matches!(&matches.headers[0].value, ValueMatch::Exact(text) if text == "off"));
+    assert!(
+        matches!(&matches.headers[1].value, ValueMatch::Regex(regex) if regex.as_str() == "^a$")
+    );
+    assert!(matches!(matches.headers[2].value, ValueMatch::Present(false)));
+    assert!(matches!(&matches.query[0].value, ValueMatch::Exact(text) if text == "007"));
+    assert_eq!(routes[1].matches.hosts, [HostPattern::Exact("a.b".into())]);
+    assert!(matches!(&routes[1].matches.path, Some(PathMatch::Exact(path)) if path == "/p"));
+    assert!(
+        matches!(&routes[2].matches.path, Some(PathMatch::Regex(r)) if r.as_str() == "^/(a|b)$")
+    );
+    assert_eq!(routes[2].name.as_str(), "route-3");
+}
+
+#[test]
+fn actions_are_read() {
+    let text = "routes:\n- { match: { path: /1 }, split: { app: 95, b: 0 } }\n\
+                - { match: { path: /2 }, redirect: { to: 'https://${PORT}.a${path}$$' } }\n\
+                - { match: { path: /3 }, redirect: { to: /x, status: '302' } }\n\
+                - respond: { status: 503, headers: { x-a: b }, body: \"$$1\\n\" }\n\
+                pools: { app: { backends: [a:1] }, b: { backends: [a:1] } }\n";
+    let routes = config(&format!("{LISTENERS}{text}")).routes;
+    let Action::Split(split) = &routes[0].action else { panic!("{:?}", routes[0]) };
+    assert_eq!((split.0[0].0.as_str(), split.0[0].1, split.0[1].1), ("app", 95, 0));
+    let Action::Redirect(redirect) = &routes[1].action else { panic!("{:?}", routes[1]) };
+    let location = redirect.to.render(|variable, out| out.push_str(variable.as_str()));
+    assert_eq!((location.as_str(), redirect.status.as_u16()), ("https://9001.apath$", 308));
+    let Action::Redirect(redirect) = &routes[2].action else { panic!("{:?}", routes[2]) };
+    assert_eq!(redirect.status.as_u16(), 302);
+    let Action::Respond(respond) = &routes[3].action else { panic!("{:?}", routes[3]) };
+    assert_eq!((respond.status.as_u16(), &respond.body[..]), (503, &b"$1\n"[..]));
+    assert_eq!(respond.headers[0].1, "b");
+}
+
+#[test]
+fn pool_values_are_read() {
+    let text = "pools:\n  app:\n    backends:\n    - { address: 'Host.Internal:${PORT}', name: a, weight: 0 }\n    \
+                - { address: unix:a.sock, backup: true }\n    - '[::1]:80'\n    \
+                resolve_interval: 1s\n    balance: { policy: random }\n    host_header: app.internal:80\n    \
+                retry: { attempts: 0 }\n    reveal_backend: off\n    \
+                timeouts: { connect: 1s, read: 2s, write: 3s, idle: 4s }\n    health_check: off\n";
+    let pool = &config(&format!("{LISTENERS}{text}")).pools[0];
+    let host = BackendAddress::Host { host: "host.internal".into(), port: 9001 };
+    assert_eq!((&pool.backends[0].address, pool.backends[0].weight.get()), (&host, 0));
+    assert_eq!(pool.backends[1].address.to_string(), "unix:/etc/lb/a.sock");
+    // The name is the address as it is written.
+    assert_eq!((pool.backends[1].name.as_str(), pool.backends[1].backup), ("unix:a.sock", true));
+    assert_eq!(pool.backends[2].name.as_str(), "[::1]:80");
+    assert_eq!((pool.resolve_interval, pool.balance), (SECOND, BalancePolicy::Random));
+    assert!(matches!(&pool.host_header, HostHeader::Literal(host) if host == "app.internal:80"));
+    assert_eq!((pool.retry.attempts, pool.reveal_backend), (0, false));
+    assert_eq!((pool.timeouts.connect, pool.timeouts.read), (SECOND, 2 * SECOND));
+    assert_eq!((pool.timeouts.write, pool.timeouts.idle), (3 * SECOND, 4 * SECOND));
+    assert!(pool.health_check.is_none());
+}
+
+#[test]
+fn http_checks_are_read() {
+    let read = |text: &str| {
+        let text = format!("pools: {{ app: {{ backends: [a:1], health_check: {text} }} }}\n");
+        config(&format!("{LISTENERS}{text}")).pools[0].health_check.clone().unwrap()
+    };
+    let check = read(
+        "{ http: { path: '/h?x=1', method: HEAD, host: 'b:1', headers: { x-a: b }, \
+         expect_status: [200-299, 304, \"401\"], expect_body: ok, port: 2 }, \
+         interval: 10s, timeout: 10s, rise: 4, fall: 5, jitter: 0% }",
+    );
+    let Probe::Http(probe) = &check.probe else { panic!("{check:?}") };
+    assert_eq!((probe.path.as_str(), probe.method.as_str()), ("/h?x=1", "HEAD"));
+    assert_eq!(probe.host.as_ref().unwrap(), "b:1");
+    assert_eq!((probe.headers[0].0.as_str(), probe.port), ("x-a", Some(2)));
+    let ranges = [(200, 299), (304, 304), (401, 401)].map(|(from, to)| StatusRange { from, to });
+    assert_eq!(probe.expect_status, ranges);
+    assert_eq!(probe.expect_body.as_deref(), Some("ok"));
+    assert_eq!((check.interval, check.timeout), (10 * SECOND, 10 * SECOND));
+    assert_eq!((check.rise.get(), check.fall.get(), check.jitter.fraction()), (4, 5, 0.0));
+
+    let Probe::Http(probe) = read("{ http: {} }").probe else { panic!("not http") };
+    assert_eq!((probe.path.as_str(), probe.method.as_str()), ("/", "GET"));
+    assert_eq!(probe.expect_status, [StatusRange { from: 200, to: 299 }]);
+}
+
+#[test]
+fn a_check_with_a_short_interval_ends_within_it() {
+    let text = "pools: { app: { backends: [a:1], health_check: { interval: 500ms } } }\n";
+    let check = config(&format!("{LISTENERS}{text}")).pools[0].health_check.clone().unwrap();
+    assert_eq!(check.timeout, Duration::from_millis(500));
+    assert_eq!(default_health_timeout(10 * SECOND), 2 * SECOND);
+}
+
+#[test]
+fn routes_that_need_no_pool_need_no_pools() {
+    let text = "routes: [{ respond: { status: 200 } }]\n";
+    assert!(config(&format!("{LISTENERS}{text}")).pools.is_empty());
+    assert_eq!(config(&format!("{LISTENERS}{POOLS}routes: []\n")).routes.len(), 1);
+}
+
+#[test]
+fn port_0_may_be_used_by_several_listeners() {
+    let text = "listeners: { a: { address: 127.0.0.1:0 }, b: { address: 127.0.0.1:0 } }\n";
+    assert_eq!(config(&format!("{text}{POOLS}")).listeners.len(), 2);
+}
+
+#[test]
+fn aliases_and_merges_work_and_errors_point_to_their_use() {
+    let text = "pools:\n  a: &pool { backends: [a:1], balance: random }\n  b: *pool\n  \
+                c:\n    <<: *pool\n    balance: round_robin\n\
+                routes: [{ split: { a: 1, b: 1, c: 1 } }]\n";
+    let config = config(&format!("{LISTENERS}{text}"));
+    let policies: Vec<_> = config.pools.iter().map(|pool| pool.balance.as_str()).collect();
+    assert_eq!(policies, ["random", "random", "round_robin"]);
+}
+
+fn flags() -> Quick {
+    Quick {
+        listen: "127.0.0.1:8080".parse().unwrap(),
+        backends: vec!["127.0.0.1:9001".parse().unwrap(), "app:9002".parse().unwrap()],
+        algorithm: BalancePolicy::LeastConnections,
+        health_interval: 10 * SECOND,
+        health_timeout: 3 * SECOND,
+        max_retries: 3,
+    }
+}
+
+#[test]
+fn flags_make_the_configuration_that_a_file_would() {
+    let config = quick(&flags()).unwrap();
+    let file = parse(
+        "listeners: { web: { address: 127.0.0.1:8080 } }\n\
+         pools: { app: { backends: [127.0.0.1:9001, app:9002], balance: least_connections, \
+         health_check: { interval: 10s, timeout: 3s }, retry: { attempts: 3 } } }\n",
+    )
+    .unwrap()
+    .config;
+    assert_eq!(format!("{:?}", config.pools), format!("{:?}", file.pools));
+    assert_eq!(format!("{:?}", config.routes), format!("{:?}", file.routes));
+    assert_eq!(format!("{:?}", config.listeners), format!("{:?}", file.listeners));
+}
+
+#[test]
+fn flags_are_checked_like_a_file() {
+    let backend: BackendAddress = "127.0.0.1:9001".parse().unwrap();
+    for (flags, expected) in [
+        (
+            Quick { backends: vec![backend.clone(), backend], ..flags() },
+            "duplicate backend 127.0.0.1:9001; expected each backend once",
+        ),
+        (Quick { backends: vec![], ..flags() }, "found no backend; expected at least one"),
+        (Quick { max_retries: 11, ..flags() }, "found 11 retries; expected at most 10"),
+        (
+            Quick { health_interval: SECOND, ..flags() },
+            "found a health timeout of 3s; expected at most the interval, 1s",
+        ),
+        (
+            Quick { health_interval: Duration::ZERO, ..flags() },
+            "found a health interval or timeout of 0; expected durations above zero",
+        ),
+    ] {
+        assert_eq!(quick(&flags).unwrap_err(), expected);
+    }
+}
+
+#[test]
+fn an_empty_variable_is_an_empty_text() {
+    let text = format!("{LISTENERS}pools: {{ app: {{ backends: [\"${{EMPTY}}\"] }} }}\n");
+    assert!(errors(&text).contains("found \"\"; expected an address"), "{}", errors(&text));
+}

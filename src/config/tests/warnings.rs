@@ -1,0 +1,101 @@
+use super::warnings;
+
+const TWO_LISTENERS: &str =
+    "listeners: { web: { address: 0.0.0.0:80 }, two: { address: 0.0.0.0:81 } }\n";
+
+fn of_routes(first: &str, second: &str) -> Vec<String> {
+    warnings(&format!(
+        "{TWO_LISTENERS}pools: {{ app: {{ backends: [a:1] }} }}\nroutes:\n- {{ name: first, pool: app, {first} }}\n- {{ pool: app, {second} }}\n"
+    ))
+}
+
+#[test]
+fn a_route_behind_a_wider_one_is_a_warning() {
+    let cases = [
+        ("match: {}", "match: {}"),
+        ("match: {}", "match: { host: a.b, headers: { x: '1' } }"),
+        ("match: { host: a.b }", "match: { host: A.B, path: /x }"),
+        ("match: { host: ['*.b', c.d] }", "match: { host: [x.a.b, '*.a.b', '*.b'] }"),
+        ("match: { path_prefix: / }", "match: { path: /x }"),
+        ("match: { path_prefix: /a }", "match: { path_prefix: /a/b/c }"),
+        ("match: { path_prefix: /a/ }", "match: { path: /a/b }"),
+        ("match: { path_prefix: /a }", "match: { path: /a }"),
+        ("match: { path_regex: x }", "match: { path_regex: x, methods: [GET] }"),
+        ("match: { methods: [GET, PUT] }", "match: { methods: [PUT] }"),
+        ("listeners: [web, two]", "match: { path: /x }"),
+        ("listeners: [web, two]", "listeners: [two]"),
+    ];
+    for (first, second) in cases {
+        assert_eq!(
+            of_routes(first, second),
+            ["5:3: routes[1]: a route that never matches, as route \"first\" on line 4 matches \
+              first; expected the narrower route first"],
+            "{first} before {second}"
+        );
+    }
+}
+
+#[test]
+fn a_route_that_can_match_is_no_warning() {
+    let cases = [
+        ("match: { host: a.b }", "match: {}"),
+        ("match: { host: '*.b' }", "match: { host: b }"),
+        ("match: { host: '*.b' }", "match: { host: [a.b, c.d] }"),
+        ("match: { path_prefix: /a }", "match: { path_prefix: /ab }"),
+        ("match: { path_prefix: /a/ }", "match: { path: /a }"),
+        ("match: { path: /a }", "match: { path_prefix: /a }"),
+        ("match: { path_prefix: / }", "match: {}"),
+        ("match: { path_regex: x }", "match: { path: /x }"),
+        ("match: { methods: [GET] }", "match: { methods: [GET, PUT] }"),
+        ("match: { methods: [GET] }", "match: {}"),
+        ("match: { headers: { x: '1' } }", "match: { headers: { x: '1' } }"),
+        ("match: { query: { x: '1' } }", "match: { path: /a }"),
+        ("listeners: [web]", "match: {}"),
+        ("listeners: [web]", "listeners: [web, two]"),
+    ];
+    for (first, second) in cases {
+        assert_eq!(of_routes(first, second), [""; 0], "{first} before {second}");
+    }
+}
+
+#[test]
+fn ten_thousand_routes_are_compared_quickly() {
+    let mut text = format!("{TWO_LISTENERS}pools: {{ app: {{ backends: [a:1] }} }}\nroutes:\n");
+    for number in 0..10_000 {
+        text.push_str(&format!("- {{ match: {{ host: h{number}.example.com }}, pool: app }}\n"));
+    }
+    text.push_str("- { match: { host: h7.example.com, path: /x }, pool: app }\n");
+    let started = std::time::Instant::now();
+    assert_eq!(warnings(&text).len(), 1);
+    assert!(started.elapsed() < std::time::Duration::from_secs(10), "{:?}", started.elapsed());
+}
+
+#[test]
+fn pools_with_nothing_to_do_or_to_offer_are_warnings() {
+    let of_pools = |rest: &str| {
+        warnings(&format!(
+            "{TWO_LISTENERS}routes: [{{ pool: app }}]\npools:\n  app: {{ backends: [a:1] }}\n{rest}"
+        ))
+    };
+    assert_eq!(of_pools(""), [""; 0]);
+    assert_eq!(
+        of_pools("  b: { backends: [{ address: b:1, backup: true, weight: 0 }] }\n"),
+        [
+            "5:3: pools.b: a pool that no route uses; expected a route that does",
+            "5:3: pools.b: backups only; expected at least one backend that is not a backup",
+            "5:3: pools.b: weights of 0 only; expected at least one backend with a weight above 0",
+        ]
+    );
+}
+
+#[test]
+fn a_network_with_bits_after_its_prefix_is_a_warning() {
+    let text = format!(
+        "{TWO_LISTENERS}pools: {{ app: {{ backends: [a:1] }} }}\ntrusted_proxies: [10.1.2.3/8, 10.1.2.3]\n"
+    );
+    assert_eq!(
+        warnings(&text),
+        ["3:19: trusted_proxies[0]: found \"10.1.2.3/8\"; \
+          expected an address without bits after the prefix; it is read as 10.0.0.0/8"]
+    );
+}
