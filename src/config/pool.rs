@@ -2,13 +2,14 @@
 
 use super::{
     backend,
-    diagnostic::Fault,
+    diagnostic::{Fault, nearest, quote},
     health_check,
     http::{HOST_AND_PORT, host_and_port},
     names::key_name,
     reader::{Field, Keys},
 };
 use crate::model::{BalancePolicy, HostHeader, Pool, PoolName, PoolTimeouts, Retry};
+use http::HeaderValue;
 use std::time::Duration;
 
 pub(super) const KEYS: Keys = Keys {
@@ -85,11 +86,25 @@ fn balance(field: &Field<'_>) -> Option<BalancePolicy> {
 
 fn host_header(field: &Field<'_>) -> Option<HostHeader> {
     let expected = format!("preserve, backend, or {HOST_AND_PORT}");
-    field.scalar(&expected, |text| match text {
+    let host_header = field.scalar(&expected, |text| match text {
         "preserve" => Ok(HostHeader::Preserve),
         "backend" => Ok(HostHeader::Backend),
         literal => host_and_port(literal).map(HostHeader::Literal),
-    })
+    })?;
+    if let HostHeader::Literal(host) = &host_header {
+        warn_of_almost_preserve(field, host);
+    }
+    Some(host_header)
+}
+
+/// A misspelt `preserve` is a valid host, but nobody's. (A misspelt `backend` may be somebody's.)
+fn warn_of_almost_preserve(field: &Field<'_>, host: &HeaderValue) {
+    let Ok(host) = host.to_str() else { return };
+    let meant = nearest(host, ["preserve"]);
+    if meant.is_some() {
+        let found = format!("host {}", quote(host));
+        field.warning(&Fault::new(found, "preserve, backend or a host").with_nearest(meant));
+    }
 }
 
 fn retry(field: &Field<'_>) -> Option<Retry> {

@@ -16,7 +16,7 @@ pub(super) const SWITCH: &str = "true or false";
 /// The longest duration: a year. Clocks can be added to it without overflow.
 const MAX_DURATION_MS: u64 = 365 * 24 * 3600 * 1000;
 /// The units of durations, largest first, in milliseconds.
-const DURATION_UNITS: [(&str, u64); 4] = [("h", 3_600_000), ("m", 60_000), ("s", 1000), ("ms", 1)];
+const DURATION_UNITS: [(&str, u128); 4] = [("h", 3_600_000), ("m", 60_000), ("s", 1000), ("ms", 1)];
 /// The units of sizes, in bytes.
 const SIZE_UNITS: [(&str, u64); 4] =
     [("B", 1), ("KiB", 1 << 10), ("MiB", 1 << 20), ("GiB", 1 << 30)];
@@ -81,11 +81,9 @@ pub fn parse_percent(text: &str) -> Result<Percent, Fault> {
 }
 
 pub(super) fn duration(text: &str) -> Result<Duration, Hint> {
-    let Some(milliseconds) = milliseconds(text) else {
-        return Err(duration_hint(text));
-    };
-    match milliseconds {
-        Some(milliseconds) if milliseconds <= MAX_DURATION_MS => {
+    let milliseconds = milliseconds(text).ok_or_else(|| duration_hint(text))?;
+    match u64::try_from(milliseconds) {
+        Ok(milliseconds) if milliseconds <= MAX_DURATION_MS => {
             Ok(Duration::from_millis(milliseconds))
         }
         _ => Err(Hint::expected("a duration of at most 8760h, a year")),
@@ -100,17 +98,18 @@ pub(super) fn positive_duration(text: &str) -> Result<Duration, Hint> {
     }
 }
 
-/// The milliseconds in `text`: `None` if it is not a duration, `Some(None)` if they overflow.
-fn milliseconds(text: &str) -> Option<Option<u64>> {
+/// The milliseconds in `text` if it is a duration; too many are as many as there can be.
+fn milliseconds(text: &str) -> Option<u128> {
     let mut rest = text;
-    let mut total = Some(0_u64);
+    let mut total = 0_u128;
     let mut units = &DURATION_UNITS[..];
     while !rest.is_empty() {
         let (digits, after) = split_number(rest)?;
         let end = after.find(|c: char| c.is_ascii_digit()).unwrap_or(after.len());
         let index = units.iter().position(|(unit, _)| *unit == &after[..end])?;
-        let part = digits.parse::<u64>().ok().and_then(|number| number.checked_mul(units[index].1));
-        total = total.zip(part).and_then(|(total, part)| total.checked_add(part));
+        let factor = units[index].1;
+        let part = digits.parse::<u128>().map_or(u128::MAX, |n| n.saturating_mul(factor));
+        total = total.saturating_add(part);
         // Each unit once, the larger first.
         units = &units[index + 1..];
         rest = &after[end..];
@@ -140,7 +139,7 @@ fn duration_hint(text: &str) -> Hint {
     ] {
         compact = compact.replace(long, short);
     }
-    Hint::nearest(Some(compact).filter(|compact| milliseconds(compact).flatten().is_some()))
+    Hint::nearest(Some(compact).filter(|compact| milliseconds(compact).is_some()))
 }
 
 /// Reads a size in bytes.
@@ -168,21 +167,22 @@ fn size_nearest(text: &str) -> Option<String> {
 }
 
 pub(super) fn percent(text: &str) -> Result<Percent, Hint> {
-    let decimal = |text: &str| {
-        let plain = text.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.')
-            && text.starts_with(|c: char| c.is_ascii_digit())
-            && text.ends_with(|c: char| c.is_ascii_digit());
-        plain.then(|| text.parse::<f64>().ok()).flatten()
-    };
-    match text.strip_suffix('%') {
-        Some(number) => decimal(number)
-            .and_then(|number| Percent::try_new(number).ok())
-            .ok_or_else(Hint::default),
-        None => {
-            let valid = decimal(text).is_some_and(|number| Percent::try_new(number).is_ok());
-            Err(Hint::nearest(valid.then(|| format!("{text}%"))))
-        }
+    if let Some(number) = text.strip_suffix('%') {
+        return percent_number(number).ok_or_else(Hint::default);
     }
+    Err(Hint::nearest(percent_number(text).map(|_| format!("{text}%"))))
+}
+
+/// A percentage without its sign: digits, and more behind a point.
+fn percent_number(text: &str) -> Option<Percent> {
+    let digit = |c: char| c.is_ascii_digit();
+    let decimal = text.chars().all(|c| digit(c) || c == '.');
+    let number = if decimal && text.starts_with(digit) && text.ends_with(digit) {
+        text.parse().ok()?
+    } else {
+        return None;
+    };
+    Percent::try_new(number).ok()
 }
 
 /// What a whole number in `range` looks like, for messages.

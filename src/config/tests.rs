@@ -42,7 +42,7 @@ fn errors(text: &str) -> String {
 
 fn warnings(text: &str) -> Vec<String> {
     let checked = parse(text).unwrap_or_else(|errors| panic!("{text}\n{errors}"));
-    let lines = checked.warnings.iter().map(|warning| warning.to_string());
+    let lines = checked.warnings.iter().map(ToString::to_string);
     lines.map(|line| line.trim_start_matches("lb.yaml:").to_owned()).collect()
 }
 

@@ -223,6 +223,7 @@ impl<'de> Visitor<'de> for RawVisitor {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::fmt::Write as _;
 
     fn scalars(text: &str) -> Vec<String> {
         fn collect(node: &Node, found: &mut Vec<String>) {
@@ -294,7 +295,7 @@ mod tests {
         let mut bomb = String::from("a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n");
         for level in 1..9 {
             let alias = format!("*a{}, ", level - 1).repeat(10);
-            bomb.push_str(&format!("a{level}: &a{level} [{alias}]\n"));
+            writeln!(bomb, "a{level}: &a{level} [{alias}]").unwrap();
         }
         assert!(parse(&bomb).is_err());
         for depth in [15, 16, 17, 30, 100, 1000, 100_000] {
@@ -310,7 +311,7 @@ mod tests {
         for depth in [5, 16, 17, 60, 2000] {
             let mut chain = String::from("a0: &a0 x\n");
             for level in 1..depth {
-                chain.push_str(&format!("a{level}: &a{level} [*a{}]\n", level - 1));
+                writeln!(chain, "a{level}: &a{level} [*a{}]", level - 1).unwrap();
             }
             assert_eq!(parse(&chain).is_ok(), depth <= 16, "{depth}");
         }

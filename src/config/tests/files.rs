@@ -46,7 +46,9 @@ fn key_paths(node: &tree::Node, section: &str, found: &mut Vec<String>) {
             }
         }
         tree::Value::List(items) => {
-            items.iter().for_each(|item| key_paths(item, &format!("{section}[*]"), found));
+            for item in items {
+                key_paths(item, &format!("{section}[*]"), found);
+            }
         }
         tree::Value::Null | tree::Value::Scalar(_) => {}
     }

@@ -1,4 +1,5 @@
 use super::warnings;
+use std::fmt::Write as _;
 
 const TWO_LISTENERS: &str =
     "listeners: { web: { address: 0.0.0.0:80 }, two: { address: 0.0.0.0:81 } }\n";
@@ -62,7 +63,7 @@ fn a_route_that_can_match_is_no_warning() {
 fn ten_thousand_routes_are_compared_quickly() {
     let mut text = format!("{TWO_LISTENERS}pools: {{ app: {{ backends: [a:1] }} }}\nroutes:\n");
     for number in 0..10_000 {
-        text.push_str(&format!("- {{ match: {{ host: h{number}.example.com }}, pool: app }}\n"));
+        writeln!(text, "- {{ match: {{ host: h{number}.example.com }}, pool: app }}").unwrap();
     }
     text.push_str("- { match: { host: h7.example.com, path: /x }, pool: app }\n");
     let started = std::time::Instant::now();
@@ -98,4 +99,20 @@ fn a_network_with_bits_after_its_prefix_is_a_warning() {
         ["3:19: trusted_proxies[0]: found \"10.1.2.3/8\"; \
           expected an address without bits after the prefix; it is read as 10.0.0.0/8"]
     );
+}
+
+#[test]
+fn a_misspelt_preserve_is_a_warning() {
+    let of_host = |host: &str| {
+        let pool = format!("pools: {{ app: {{ backends: [a:1], host_header: {host} }} }}\n");
+        warnings(&format!("{TWO_LISTENERS}{pool}"))
+    };
+    assert_eq!(
+        of_host("preserv"),
+        ["2:47: pools.app.host_header: host \"preserv\"; expected preserve, backend or a host; \
+          did you mean \"preserve\"?"]
+    );
+    for host in ["preserve", "backend", "backend1", "app.internal", "reserve.example.com"] {
+        assert_eq!(of_host(host), [""; 0], "{host}");
+    }
 }
