@@ -14,7 +14,7 @@ pub(super) fn read(field: &Field<'_>) -> Option<Option<AccessLog>> {
     if field.is_off() {
         return Some(None);
     }
-    let section = field.section(&KEYS)?;
+    let section = field.section_if_on(&KEYS)?;
     Some(Some(AccessLog {
         path: section.or("path", LogTarget::Stdout, target),
         format: section.or("format", AccessLogFormat::Json, |field| field.word("format", &FORMATS)),

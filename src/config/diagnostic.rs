@@ -65,6 +65,14 @@ pub struct Diagnostic {
     pub message: String,
 }
 
+impl Diagnostic {
+    /// What `fault` says, on one line whatever keys and values have in them.
+    pub(super) fn new(file: &str, position: Option<Position>, path: &str, fault: &Fault) -> Self {
+        let (path, message) = (one_line(path), one_line(&fault.to_string()));
+        Self { file: file.to_owned(), position, path, message }
+    }
+}
+
 impl fmt::Display for Diagnostic {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.file)?;
@@ -91,8 +99,7 @@ impl ConfigErrors {
 
     /// An error about the file as a whole or about its syntax.
     pub(super) fn single(file: &str, position: Option<Position>, fault: &Fault) -> Self {
-        let path = String::new();
-        Self(vec![Diagnostic { file: file.to_owned(), position, path, message: fault.to_string() }])
+        Self(vec![Diagnostic::new(file, position, "", fault)])
     }
 
     /// The errors in file order.
@@ -114,22 +121,25 @@ impl fmt::Display for ConfigErrors {
 
 impl Error for ConfigErrors {}
 
-/// `text` in quotes, on one line, cut when it is long.
-pub(super) fn quote(text: &str) -> String {
-    let mut quoted = String::from("\"");
-    for (index, character) in text.chars().enumerate() {
-        if index == MAX_QUOTED {
-            quoted.push_str("...");
-            break;
-        }
-        match character {
-            '"' => quoted.push_str("\\\""),
-            _ if character.is_control() => quoted.extend(character.escape_default()),
-            _ => quoted.push(character),
+/// `text` with its control characters escaped.
+fn one_line(text: &str) -> String {
+    let mut line = String::with_capacity(text.len());
+    for character in text.chars() {
+        if character.is_control() {
+            line.extend(character.escape_default());
+        } else {
+            line.push(character);
         }
     }
-    quoted.push('"');
-    quoted
+    line
+}
+
+/// `text` in quotes, on one line, cut when it is long.
+pub(super) fn quote(text: &str) -> String {
+    let cut = text.char_indices().nth(MAX_QUOTED).map(|(end, _)| &text[..end]);
+    let rest = if cut.is_some() { "..." } else { "" };
+    let shown = one_line(cut.unwrap_or(text)).replace('"', "\\\"");
+    format!("\"{shown}{rest}\"")
 }
 
 /// `a, b or c`; a long list is cut.

@@ -48,7 +48,7 @@ pub(super) fn read(field: &Field<'_>) -> Option<Option<HealthCheck>> {
     if field.is_off() {
         return Some(None);
     }
-    let section = field.section(&KEYS)?;
+    let section = field.section_if_on(&KEYS)?;
     let defaults = defaults();
     let probe = match section.at_most_one(&["http", "tcp"]) {
         Some(("http", field)) => http(&field).map(Probe::Http),

@@ -68,9 +68,8 @@ impl<'a> Context<'a> {
         Ok(warnings)
     }
 
-    fn diagnostic(&self, position: Position, path: &str, message: String) -> Diagnostic {
-        let (file, path) = (self.file.to_owned(), path.to_owned());
-        Diagnostic { file, position: Some(position), path, message }
+    fn diagnostic(&self, position: Position, path: &str, fault: &Fault) -> Diagnostic {
+        Diagnostic::new(self.file, Some(position), path, fault)
     }
 }
 
@@ -116,7 +115,7 @@ impl<'a> Field<'a> {
     }
 
     fn error_at(&self, position: Position, fault: &Fault) {
-        let diagnostic = self.context.diagnostic(position, &self.path, fault.to_string());
+        let diagnostic = self.context.diagnostic(position, &self.path, fault);
         self.context.errors.borrow_mut().push(diagnostic);
     }
 
@@ -128,7 +127,7 @@ impl<'a> Field<'a> {
     /// Reports something that is legal but surely a mistake.
     pub(super) fn warning(&self, fault: &Fault) {
         let position = self.position();
-        let diagnostic = self.context.diagnostic(position, &self.path, fault.to_string());
+        let diagnostic = self.context.diagnostic(position, &self.path, fault);
         self.context.warnings.borrow_mut().push(diagnostic);
     }
 
@@ -307,8 +306,17 @@ impl<'a> Field<'a> {
 
     /// A map with known keys. Unknown ones are reported here.
     pub(super) fn section(&self, keys: &'static Keys) -> Option<Section<'a>> {
+        self.section_where(keys, &expected_section(keys))
+    }
+
+    /// A map with known keys in a place where `off` may stand too, which the caller has looked for.
+    pub(super) fn section_if_on(&self, keys: &'static Keys) -> Option<Section<'a>> {
+        self.section_where(keys, &format!("off, or {}", expected_section(keys)))
+    }
+
+    fn section_where(&self, keys: &'static Keys, expected: &str) -> Option<Section<'a>> {
         let Value::Map(entries) = &self.node.value else {
-            self.wrong_type(&expected_section(keys));
+            self.wrong_type(expected);
             return None;
         };
         for entry in entries.iter().filter(|entry| !keys.names.contains(&entry.key.as_str())) {

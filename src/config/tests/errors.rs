@@ -54,6 +54,11 @@ fn unknown_keys_are_errors_with_the_nearest_spelling() {
 }
 
 #[test]
+fn a_message_is_one_line_whatever_the_key() {
+    assert!(with_both("\"a\\nb\": 1").starts_with("3:1: a\\nb: unknown key \"a\\nb\"; expected "));
+}
+
+#[test]
 fn keys_of_features_that_do_not_work_yet_are_unknown() {
     for key in ["tls", "h2c", "proxy_protocol", "proxy_protocol_from", "pool", "sni"] {
         let text = format!("listeners: {{ web: {{ address: '[::]:80', {key}: x }} }}\n{POOLS}");
@@ -563,8 +568,8 @@ fn health_checks_are_checked() {
         &[
             (
                 "on",
-                "3:17: pools.app.health_check: found \"on\"; expected a map with http, tcp, \
-                 interval, timeout, rise, fall or jitter",
+                "3:17: pools.app.health_check: found \"on\"; expected off, or a map with http, \
+                 tcp, interval, timeout, rise, fall or jitter",
             ),
             (
                 "{ http: {}, tcp: {} }",
