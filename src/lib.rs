@@ -3,4 +3,6 @@
 pub mod config;
 pub mod model;
 pub mod observe;
+pub mod pool;
 pub mod route;
+pub mod runtime;

@@ -1,0 +1,206 @@
+//! Round robin: each member in turn, in proportion to weight.
+
+use super::Member;
+use crate::pool::backend;
+use pingora_load_balancing::{
+    Backend,
+    selection::{BackendIter, BackendSelection, RoundRobin as PingoraRoundRobin},
+};
+use std::{
+    cmp::Reverse,
+    collections::{BTreeSet, BinaryHeap},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
+};
+
+/// The most turns a weighted rotation holds. Weights whose sum is larger are scaled down to it,
+/// which moves a share by at most one turn in this many.
+const MAX_TURNS: u64 = 65_536;
+/// The most steps spent on making a rotation by the exact method, whose cost is turns x members.
+const MAX_EXACT_STEPS: u64 = 1 << 22;
+
+/// Round robin over one set of members.
+pub(in crate::pool) enum RoundRobin {
+    /// Equal weights: Pingora's rotation.
+    Equal(Arc<PingoraRoundRobin>),
+    /// Unequal weights: a rotation computed beforehand, walked by a shared counter. Pingora's
+    /// repeats a backend `weight` times in a row, which sends bursts to the heavy ones.
+    Weighted { rotation: Box<[u32]>, turn: AtomicUsize },
+}
+
+/// A member's index in the tier, carried through Pingora's selector in the backend's extensions.
+#[derive(Clone, Copy)]
+struct Index(usize);
+
+impl RoundRobin {
+    pub(super) fn new(members: &[Arc<Member>]) -> Self {
+        let first = members.first().map(|member| member.weight());
+        let equal = members.iter().all(|member| Some(member.weight()) == first);
+        // Pingora's rotation counts its backends in 16 bits.
+        if equal && members.len() < usize::from(u16::MAX) {
+            return Self::Equal(Arc::new(pingora_rotation(members)));
+        }
+        let weights: Vec<u64> = members.iter().map(|m| u64::from(m.weight().get())).collect();
+        Self::Weighted { rotation: rotation(&weights), turn: AtomicUsize::new(0) }
+    }
+
+    pub(super) fn next(&self) -> usize {
+        match self {
+            Self::Equal(selector) => {
+                let mut turns = selector.iter(b"");
+                turns
+                    .next()
+                    .and_then(|backend| backend.ext.get::<Index>())
+                    .map_or(0, |index| index.0)
+            }
+            Self::Weighted { rotation, turn } => {
+                let turn = turn.fetch_add(1, Relaxed) % rotation.len().max(1);
+                rotation.get(turn).map_or(0, |&index| index as usize)
+            }
+        }
+    }
+}
+
+/// Pingora's selector over `members`. It orders backends by address, and two addresses of a pool
+/// are never equal, so it keeps every member.
+fn pingora_rotation(members: &[Arc<Member>]) -> PingoraRoundRobin {
+    let selectable = |(index, member): (usize, &Arc<Member>)| {
+        let mut selectable = backend::selectable(member.address().clone());
+        selectable.ext.insert(Index(index));
+        selectable
+    };
+    let backends: BTreeSet<Backend> = members.iter().enumerate().map(selectable).collect();
+    PingoraRoundRobin::build(&backends)
+}
+
+/// One round of turns in which each member occurs in proportion to its weight, spread as evenly as
+/// the weights allow.
+fn rotation(weights: &[u64]) -> Box<[u32]> {
+    let weights = reduced(weights);
+    let turns: u64 = weights.iter().sum();
+    if turns * weights.len() as u64 <= MAX_EXACT_STEPS {
+        smooth(&weights, turns)
+    } else {
+        strided(&weights, turns)
+    }
+}
+
+/// The weights divided by what they have in common, and scaled down if their sum is too large; a
+/// positive weight stays positive.
+fn reduced(weights: &[u64]) -> Vec<u64> {
+    let common = weights.iter().copied().fold(0, gcd).max(1);
+    let total: u64 = weights.iter().map(|weight| weight / common).sum();
+    let scaled = |weight: &u64| {
+        let weight = weight / common;
+        if total <= MAX_TURNS { weight } else { (weight * MAX_TURNS / total).max(1) }
+    };
+    weights.iter().map(scaled).collect()
+}
+
+fn gcd(a: u64, b: u64) -> u64 {
+    if b == 0 { a } else { gcd(b, a % b) }
+}
+
+/// The smooth weighted round robin of nginx (Igor Sysoev, 2012): in each turn every member gains its
+/// weight, the one that has most goes next and pays the total.
+fn smooth(weights: &[u64], turns: u64) -> Box<[u32]> {
+    let total = i64::try_from(turns).expect("at most MAX_TURNS plus one for each member");
+    let mut gained = vec![0_i64; weights.len()];
+    let turn = |_| {
+        let mut best = 0;
+        for (index, weight) in weights.iter().enumerate() {
+            gained[index] += i64::try_from(*weight).expect("at most the sum of all");
+            if gained[index] > gained[best] {
+                best = index;
+            }
+        }
+        gained[best] -= total;
+        best as u32
+    };
+    (0..turns).map(turn).collect()
+}
+
+/// Stride scheduling (Waldspurger and Weihl, 1995) for sets too large for [`smooth`]: each member
+/// comes up every `1 / weight` of a round. Starting points follow the golden ratio, so that members
+/// of equal weight do not come up together.
+fn strided(weights: &[u64], turns: u64) -> Box<[u32]> {
+    const SCALE: u64 = 1 << 40;
+    const GOLDEN: u64 = 679_535_556_991; // SCALE times the golden ratio's fraction
+    let stride = |weight: u64| SCALE / weight.max(1);
+    let start = |(index, weight): (usize, &u64)| {
+        let phase = (index as u64).wrapping_mul(GOLDEN) % SCALE;
+        Reverse((
+            (u128::from(stride(*weight)) * u128::from(phase) / u128::from(SCALE)) as u64,
+            index,
+        ))
+    };
+    let mut due: BinaryHeap<_> =
+        weights.iter().enumerate().filter(|(_, weight)| **weight > 0).map(start).collect();
+    let turn = |_| {
+        let Reverse((at, index)) = due.pop()?;
+        due.push(Reverse((at + stride(weights[index]), index)));
+        Some(index as u32)
+    };
+    (0..turns).filter_map(turn).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pool::balance::tests::member;
+
+    fn picks(members: &[Arc<Member>], count: usize) -> String {
+        let policy = RoundRobin::new(members);
+        (0..count).map(|_| members[policy.next()].name().as_str().to_owned()).collect()
+    }
+
+    #[test]
+    fn equal_weights_rotate_strictly() {
+        let mut members = [member("A", 1), member("B", 1), member("C", 1)];
+        for (port, member) in members.iter_mut().enumerate() {
+            Arc::get_mut(member).unwrap().address =
+                format!("127.0.0.1:{}", port + 1).parse().unwrap();
+        }
+        assert_eq!(picks(&members, 9), "ABCABCABC");
+    }
+
+    #[test]
+    fn unequal_weights_are_spread_as_in_nginx() {
+        let members = [member("A", 5), member("B", 1), member("C", 1)];
+        assert_eq!(picks(&members, 14), "AABACAAAABACAA");
+    }
+
+    #[test]
+    fn every_window_of_a_round_is_near_its_share() {
+        let weights = [5, 1, 1];
+        let doubled: Vec<u32> = rotation(&weights).iter().copied().cycle().take(21).collect();
+        for window in doubled.windows(7) {
+            for (index, weight) in weights.iter().enumerate() {
+                let times = window.iter().filter(|turn| **turn as usize == index).count() as u64;
+                assert!(times.abs_diff(*weight) <= 1, "{window:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn large_sets_keep_their_shares() {
+        let weights: Vec<u64> = (0..1000).map(|index| 1 + index % 97).collect();
+        let total: u64 = weights.iter().sum();
+        let turns = rotation(&weights);
+        assert_eq!(turns.len() as u64, total);
+        let mut times = vec![0_u64; weights.len()];
+        turns.iter().for_each(|index| times[*index as usize] += 1);
+        for (index, weight) in weights.iter().enumerate() {
+            assert!(times[index].abs_diff(*weight) <= 1, "{index}: {} for {weight}", times[index]);
+        }
+    }
+
+    #[test]
+    fn huge_weights_are_scaled_and_none_is_lost() {
+        let turns = rotation(&[65_535, 65_534, 1]);
+        assert!(turns.len() as u64 <= MAX_TURNS + 3);
+        assert!(turns.contains(&2));
+    }
+}

@@ -1,0 +1,162 @@
+//! Active probing: when to probe, what a probe found, and what that changes.
+//!
+//! The probes themselves are [`probe`]; the decision is the state machine in [`state`], which knows
+//! nothing of time or sockets.
+
+mod probe;
+mod state;
+
+pub(super) use state::HealthState;
+
+use super::{Member, Pool};
+use crate::model::HealthCheck;
+use probe::Prober;
+use rand::{Rng, SeedableRng, rngs::SmallRng};
+use state::Change;
+use std::{collections::HashMap, sync::Arc, time::Duration};
+use tokio::{
+    task::{AbortHandle, JoinSet},
+    time::Instant,
+};
+
+/// What one probe found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ProbeReport(Result<(), String>);
+
+impl ProbeReport {
+    /// The probe succeeded.
+    pub fn success() -> Self {
+        Self(Ok(()))
+    }
+
+    /// The probe failed, for this reason.
+    pub fn failure(reason: impl Into<String>) -> Self {
+        Self(Err(reason.into()))
+    }
+}
+
+impl Pool {
+    /// Probes the pool's backends for as long as it is polled. The first probes begin at once, all in
+    /// parallel, and [`Pool::wait_until_checked`] waits for them. From then on each backend has a
+    /// loop of its own, so that one that hangs delays no other, and a random part of the jitter is
+    /// taken off each interval, so that the probes of a large pool spread and none comes late.
+    pub async fn run_health_checks(self: Arc<Self>, seed: u64) {
+        let Some(check) = self.spec.health_check.clone() else {
+            self.mark_checked();
+            return;
+        };
+        let probing = Arc::new(Probing { prober: Prober::new(&check), check, pool: self.clone() });
+        let mut membership = self.membership.subscribe();
+        let mut rng = SmallRng::seed_from_u64(seed);
+        probing.probe_all().await;
+        self.mark_checked();
+        let mut loops = Loops::default();
+        for member in self.members().iter() {
+            loops.begin(&probing, member, probing.pause(&mut rng), rng.random());
+        }
+        loop {
+            // The sender is in the pool that we hold.
+            let _ = membership.changed().await;
+            let members = self.members();
+            loops.retain(&members);
+            for member in members.iter() {
+                loops.begin(&probing, member, Duration::ZERO, rng.random());
+            }
+        }
+    }
+
+    /// Takes in what a probe of `member` found, and makes a new view if that changed its health.
+    pub(super) fn observe(&self, member: &Member, report: ProbeReport) {
+        let Some(check) = &self.spec.health_check else { return };
+        let ok = report.0.is_ok();
+        let change = member.state.with_probing(|state| state.observe(ok, check.rise, check.fall));
+        let Some(change) = change else { return };
+        // First the effect, then the line that tells of it.
+        self.rebuild();
+        let (name, address, pool) = (member.name(), member.address(), &self.spec.name);
+        match (change, report.0) {
+            (Change::Down, Err(reason)) => {
+                log::warn!("backend {name} ({address}) of pool {pool} is DOWN: {reason}");
+            }
+            (Change::Up, _) => log::info!("backend {name} ({address}) of pool {pool} is UP"),
+            (Change::FirstUp | Change::Down, _) => {
+                log::debug!("backend {name} ({address}) of pool {pool} answers its first check");
+            }
+        }
+    }
+}
+
+/// What the probes of one pool share.
+struct Probing {
+    prober: Prober,
+    check: HealthCheck,
+    pool: Arc<Pool>,
+}
+
+impl Probing {
+    /// Probes every backend once, and returns when the last has answered or run out of time.
+    async fn probe_all(self: &Arc<Self>) {
+        let mut probes = JoinSet::new();
+        for member in self.pool.members().iter() {
+            let (probing, member) = (self.clone(), member.clone());
+            probes.spawn(async move { probing.probe(&member).await });
+        }
+        // Drained one by one: a panic in a probe must not end the others.
+        while let Some(probed) = probes.join_next().await {
+            if let Err(error) = probed {
+                let pool = &self.pool.spec.name;
+                log::error!("pool {pool}: a health check failed to run: {error}");
+            }
+        }
+    }
+
+    async fn probe(&self, member: &Member) {
+        let report = self.prober.probe(member, self.check.timeout).await;
+        self.pool.observe(member, report);
+    }
+
+    /// The time from the beginning of one probe to that of the next.
+    fn pause(&self, rng: &mut SmallRng) -> Duration {
+        let early = self.check.jitter.fraction() * rng.random_range(0.0..1.0);
+        self.check.interval.mul_f64(1.0 - early)
+    }
+
+    /// Probes one backend for ever, the first time after `first`.
+    async fn keep_probing(self: Arc<Self>, member: Arc<Member>, first: Duration, seed: u64) {
+        let mut rng = SmallRng::seed_from_u64(seed);
+        let mut next = Instant::now() + first;
+        loop {
+            tokio::time::sleep_until(next).await;
+            next = Instant::now() + self.pause(&mut rng);
+            self.probe(&member).await;
+        }
+    }
+}
+
+/// The loops that probe, by backend. Dropping this ends them.
+#[derive(Default)]
+struct Loops {
+    tasks: JoinSet<()>,
+    running: HashMap<usize, AbortHandle>,
+}
+
+impl Loops {
+    /// Begins to probe `member` unless that is done already.
+    fn begin(&mut self, probing: &Arc<Probing>, member: &Arc<Member>, first: Duration, seed: u64) {
+        let (tasks, probing) = (&mut self.tasks, probing.clone());
+        self.running
+            .entry(member.id())
+            .or_insert_with(|| tasks.spawn(probing.keep_probing(member.clone(), first, seed)));
+    }
+
+    /// Ends the loops of backends that are gone.
+    fn retain(&mut self, members: &[Arc<Member>]) {
+        self.running.retain(|id, task| {
+            let stays = members.iter().any(|member| member.id() == *id);
+            if !stays {
+                task.abort();
+            }
+            stays
+        });
+    }
+}

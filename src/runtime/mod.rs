@@ -1,0 +1,7 @@
+//! What runs: the compiled configuration that requests see, and the tasks that keep it alive.
+
+mod snapshot;
+mod supervisor;
+
+pub use snapshot::{Action, Live, Route, Snapshot, WeightedPools};
+pub use supervisor::Supervisor;

@@ -1,0 +1,143 @@
+//! The compiled, immutable form of a configuration.
+
+use crate::{
+    model,
+    observe::AccessLog,
+    pool::{Interner, Pool},
+    route::{Facts, RouteTable},
+};
+use arc_swap::ArcSwap;
+use ipnet::IpNet;
+use rand::{Rng, RngCore};
+use std::{collections::HashMap, net::IpAddr, sync::Arc, time::Duration};
+
+/// Everything a request needs to know. A request loads one and keeps it to its end, so there is no
+/// moment in which half of a configuration applies.
+#[derive(Debug)]
+pub struct Snapshot {
+    /// The listeners, in file order.
+    pub listeners: Vec<model::Listener>,
+    /// The routes, in file order.
+    pub routes: Vec<Route>,
+    /// The pools, in file order.
+    pub pools: Vec<Arc<Pool>>,
+    /// Finds a request's route.
+    table: RouteTable,
+    trusted_proxies: Vec<IpNet>,
+    /// Where requests are logged.
+    pub access_log: Option<Arc<AccessLog>>,
+}
+
+/// A route with its action resolved.
+#[derive(Debug)]
+pub struct Route {
+    /// Its name.
+    pub name: model::RouteName,
+    /// What it does.
+    pub action: Action,
+    /// Time until the response's headers.
+    pub timeout: Option<Duration>,
+}
+
+/// What a route does.
+#[derive(Debug)]
+pub enum Action {
+    /// Proxy to one of these pools.
+    Proxy(WeightedPools),
+    /// Send the client elsewhere.
+    Redirect(model::Redirect),
+    /// Answer at once.
+    Respond(model::Respond),
+}
+
+/// One pool, or several with their shares.
+#[derive(Debug)]
+pub struct WeightedPools {
+    /// Each pool with the sum of the shares up to and including its own.
+    pools: Vec<(Arc<Pool>, u32)>,
+}
+
+impl WeightedPools {
+    /// One of the pools, at random in proportion to their shares.
+    pub fn choose(&self, rng: &mut dyn RngCore) -> &Arc<Pool> {
+        let (last, total) = self.pools.last().expect("a route names at least one pool");
+        if self.pools.len() == 1 {
+            return last;
+        }
+        let ticket = rng.random_range(0..*total);
+        let chosen = self.pools.partition_point(|(_, sum)| *sum <= ticket);
+        &self.pools[chosen].0
+    }
+}
+
+impl Snapshot {
+    /// Compiles `config`. No I/O: pools have no members until the supervisor runs.
+    pub fn compile(
+        config: &model::Config,
+        interner: &Arc<Interner>,
+        access_log: Option<Arc<AccessLog>>,
+    ) -> Self {
+        let pools: Vec<_> =
+            config.pools.iter().map(|pool| Pool::new(pool.clone(), interner.clone())).collect();
+        let by_name: HashMap<_, _> =
+            pools.iter().map(|pool| (pool.spec().name.clone(), pool.clone())).collect();
+        let names: Vec<_> = config.listeners.iter().map(|l| l.name.clone()).collect();
+        Self {
+            listeners: config.listeners.clone(),
+            routes: config.routes.iter().map(|route| compile_route(route, &by_name)).collect(),
+            pools,
+            table: RouteTable::new(&config.routes, &names),
+            trusted_proxies: config.trusted_proxies.clone(),
+            access_log,
+        }
+    }
+
+    /// Finds the route of a request: its index among [`Snapshot::routes`].
+    pub fn find_route(&self, facts: &Facts<'_>) -> Option<usize> {
+        self.table.find(facts)
+    }
+
+    /// Whether `address` is a proxy whose `X-Forwarded-*` fields are believed.
+    pub fn trusts(&self, address: IpAddr) -> bool {
+        self.trusted_proxies.iter().any(|network| network.contains(&address))
+    }
+}
+
+fn compile_route(route: &model::Route, pools: &HashMap<model::PoolName, Arc<Pool>>) -> Route {
+    let pool = |name: &model::PoolName| {
+        pools
+            .get(name)
+            .expect("a validated configuration has every pool that a route names")
+            .clone()
+    };
+    let action = match &route.action {
+        model::Action::Pool(name) => Action::Proxy(WeightedPools { pools: vec![(pool(name), 1)] }),
+        model::Action::Split(model::Split(shares)) => {
+            let mut sum = 0;
+            let up_to = |(name, share): &(model::PoolName, u32)| {
+                sum += share;
+                (pool(name), sum)
+            };
+            Action::Proxy(WeightedPools { pools: shares.iter().map(up_to).collect() })
+        }
+        model::Action::Redirect(redirect) => Action::Redirect(redirect.clone()),
+        model::Action::Respond(respond) => Action::Respond(respond.clone()),
+    };
+    Route { name: route.name.clone(), action, timeout: route.timeout }
+}
+
+/// The one place that holds the snapshot in force.
+#[derive(Debug)]
+pub struct Live(ArcSwap<Snapshot>);
+
+impl Live {
+    /// Puts `snapshot` in force.
+    pub fn new(snapshot: Snapshot) -> Self {
+        Self(ArcSwap::from_pointee(snapshot))
+    }
+
+    /// The snapshot in force.
+    pub fn load(&self) -> Arc<Snapshot> {
+        self.0.load_full()
+    }
+}

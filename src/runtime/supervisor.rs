@@ -1,0 +1,68 @@
+//! The tasks that keep a snapshot's pools alive: name resolution and health checks.
+
+use super::Snapshot;
+use crate::pool::Pool;
+use std::{sync::Arc, time::Duration};
+use tokio::task::JoinSet;
+
+/// Owns the background tasks of every pool; dropping it ends them.
+#[derive(Debug)]
+pub struct Supervisor {
+    tasks: JoinSet<()>,
+    pools: Vec<Arc<Pool>>,
+}
+
+impl Supervisor {
+    /// Starts the tasks of every pool of `snapshot` on the current runtime.
+    pub fn start(snapshot: &Snapshot) -> Self {
+        let mut tasks = JoinSet::new();
+        for pool in &snapshot.pools {
+            tasks.spawn(keep(pool.clone()));
+        }
+        Self { tasks, pools: snapshot.pools.clone() }
+    }
+
+    /// Waits until every pool's first pass is over. A pass ends by the check's own timeout once
+    /// names are resolved; a resolver that hangs does not hold up the start any longer than that.
+    pub async fn wait_until_checked(&self) {
+        for pool in &self.pools {
+            let patience = pool.spec().health_check.as_ref().map_or(Duration::ZERO, |c| c.timeout);
+            let checked = tokio::time::timeout(patience + GRACE, pool.wait_until_checked()).await;
+            if checked.is_err() {
+                log::warn!(
+                    "pool {} is not checked yet; serving begins all the same",
+                    pool.spec().name
+                );
+            }
+        }
+    }
+
+    /// How many tasks are running.
+    pub fn len(&self) -> usize {
+        self.tasks.len()
+    }
+
+    /// Whether nothing runs.
+    pub fn is_empty(&self) -> bool {
+        self.tasks.is_empty()
+    }
+}
+
+/// What a probe that ends exactly at its timeout needs to be taken in.
+const GRACE: Duration = Duration::from_millis(100);
+
+/// Keeps one pool: resolves its names first, then probes and goes on resolving.
+async fn keep(pool: Arc<Pool>) {
+    pool.discover().await;
+    let resolving = async {
+        if !pool.has_host_names() {
+            std::future::pending::<()>().await;
+        }
+        loop {
+            tokio::time::sleep(pool.resolve_interval()).await;
+            pool.discover().await;
+        }
+    };
+    let probing = pool.clone().run_health_checks(rand::random());
+    tokio::join!(resolving, probing);
+}
