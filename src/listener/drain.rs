@@ -1,0 +1,133 @@
+//! Draining: who is still here, and when the last one has left.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::SeqCst},
+    },
+    time::Duration,
+};
+use tokio::sync::{Notify, watch};
+
+/// What the process is doing with its connections.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// Accepting and serving.
+    Serving,
+    /// Accepting no more; requests in flight are answered and their connections closed. An idle
+    /// connection gets this long for a request that is already on its way.
+    Draining {
+        /// How long an idle connection is kept.
+        idle_grace: Duration,
+        /// Whether a successor accepts what has not been accepted yet.
+        successor: bool,
+    },
+}
+
+impl Phase {
+    /// Whether connections are to be closed after their present request.
+    pub fn is_draining(self) -> bool {
+        matches!(self, Self::Draining { .. })
+    }
+}
+
+/// The phase of the process and the number of its connections, shared by everything that accepts
+/// or serves.
+#[derive(Clone, Debug)]
+pub struct Drain(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    phase: watch::Sender<Phase>,
+    /// The same as a flag, in the form in which Pingora takes it.
+    draining: watch::Sender<bool>,
+    connections: AtomicUsize,
+    left: Notify,
+}
+
+impl Default for Drain {
+    fn default() -> Self {
+        Self(Arc::new(Shared {
+            phase: watch::Sender::new(Phase::Serving),
+            draining: watch::Sender::new(false),
+            connections: AtomicUsize::new(0),
+            left: Notify::new(),
+        }))
+    }
+}
+
+impl Drain {
+    /// Stops accepting and has every connection close when it is done.
+    pub fn begin(&self, idle_grace: Duration, successor: bool) {
+        self.0.draining.send_replace(true);
+        self.0.phase.send_replace(Phase::Draining { idle_grace, successor });
+    }
+
+    /// Follows the phase.
+    pub fn phase(&self) -> watch::Receiver<Phase> {
+        self.0.phase.subscribe()
+    }
+
+    /// Follows whether we are draining.
+    pub fn draining(&self) -> watch::Receiver<bool> {
+        self.0.draining.subscribe()
+    }
+
+    /// Counts a connection until the guard is dropped.
+    pub fn enter(&self) -> Present {
+        self.0.connections.fetch_add(1, SeqCst);
+        Present(self.0.clone())
+    }
+
+    /// Connections that are open.
+    pub fn connections(&self) -> usize {
+        self.0.connections.load(SeqCst)
+    }
+
+    /// Resolves when no connection is open.
+    pub async fn wait_until_empty(&self) {
+        loop {
+            let left = self.0.left.notified();
+            tokio::pin!(left);
+            // Registered before looking, so that a connection that leaves in between is noticed.
+            left.as_mut().enable();
+            if self.connections() == 0 {
+                return;
+            }
+            left.await;
+        }
+    }
+}
+
+/// A connection that is counted.
+#[derive(Debug)]
+pub struct Present(Arc<Shared>);
+
+impl Drop for Present {
+    fn drop(&mut self) {
+        if self.0.connections.fetch_sub(1, SeqCst) == 1 {
+            self.0.left.notify_waiters();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn empty_when_the_last_connection_leaves() {
+        let drain = Drain::default();
+        drain.wait_until_empty().await;
+        let (first, second) = (drain.enter(), drain.enter());
+        let empty = tokio::spawn({
+            let drain = drain.clone();
+            async move { drain.wait_until_empty().await }
+        });
+        drop(first);
+        assert_eq!(drain.connections(), 1);
+        assert!(!empty.is_finished());
+        drop(second);
+        empty.await.unwrap();
+    }
+}

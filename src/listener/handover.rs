@@ -1,0 +1,256 @@
+//! Handing the listening sockets to a successor without closing them.
+//!
+//! Pingora's own exchange ends five seconds after the sockets were sent, whether or not the
+//! successor lives, and carries at most 32. Ours waits for the successor to say that it serves, and
+//! carries any number, one a message:
+//!
+//! ```text
+//! predecessor                      successor
+//!                                  listens on upgrade_sock, mode 0600
+//! connects; each checks that the other runs as the same user or root
+//! address + socket, for each --->
+//! "end"                      --->
+//!                                  accepts on the sockets
+//!                            <---  "serving"
+//! stops accepting, drains
+//! ```
+//!
+//! A predecessor that does not get its last message goes on serving.
+
+use crate::model::ListenAddress;
+use rustix::{
+    io::Errno,
+    net::{
+        self, AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags,
+        SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketAddrUnix, SocketFlags,
+        SocketType, sockopt,
+    },
+};
+use std::{
+    fs::{self, Permissions},
+    io::{self, IoSlice, IoSliceMut},
+    mem::MaybeUninit,
+    os::{
+        fd::{AsFd, OwnedFd},
+        unix::fs::PermissionsExt,
+    },
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
+
+const END: &[u8] = b"end";
+const SERVING: &[u8] = b"serving";
+/// The longest a predecessor waits for its successor to serve, and either for a single message.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// The longest message: an address.
+const MAX_MESSAGE: usize = 512;
+
+fn problem(what: &'static str) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, what)
+}
+
+fn socket() -> io::Result<OwnedFd> {
+    let flags = SocketFlags::CLOEXEC;
+    Ok(net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?)
+}
+
+/// Whoever is at the other end gets our sockets or gives us theirs: it must be us, or root.
+fn check_user(peer: &impl AsFd) -> io::Result<()> {
+    let user = sockopt::socket_peercred(peer)?.uid;
+    if user.is_root() || user == rustix::process::geteuid() {
+        return Ok(());
+    }
+    Err(io::Error::new(io::ErrorKind::PermissionDenied, "the other process is another user's"))
+}
+
+/// Sends the sockets to the successor that listens at `path`, and returns when it serves.
+///
+/// # Errors
+/// When there is none, or it does not say that it serves; its copies of the sockets are then gone.
+pub fn hand_over(path: &Path, sockets: &[(ListenAddress, OwnedFd)]) -> io::Result<()> {
+    let peer = socket()?;
+    sockopt::set_socket_timeout(&peer, sockopt::Timeout::Recv, Some(PATIENCE))?;
+    sockopt::set_socket_timeout(&peer, sockopt::Timeout::Send, Some(PATIENCE))?;
+    net::connect(&peer, &SocketAddrUnix::new(path)?)?;
+    check_user(&peer)?;
+    for (address, listening) in sockets {
+        send(&peer, address.to_string().as_bytes(), Some(listening))?;
+    }
+    send(&peer, END, None)?;
+    match receive(&peer)? {
+        (message, _) if message == SERVING => Ok(()),
+        _ => Err(problem("the successor gave up")),
+    }
+}
+
+fn send(peer: &OwnedFd, message: &[u8], descriptor: Option<&OwnedFd>) -> io::Result<()> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut ancillary = SendAncillaryBuffer::new(&mut space);
+    let descriptors = descriptor.map(AsFd::as_fd);
+    if let Some(descriptor) = &descriptors {
+        let rights = SendAncillaryMessage::ScmRights(std::slice::from_ref(descriptor));
+        if !ancillary.push(rights) {
+            return Err(problem("no room for a descriptor"));
+        }
+    }
+    net::sendmsg(peer, &[IoSlice::new(message)], &mut ancillary, SendFlags::NOSIGNAL)?;
+    Ok(())
+}
+
+/// One message and the descriptor that came with it. An empty message is the end of the connection.
+fn receive(peer: &OwnedFd) -> io::Result<(Vec<u8>, Option<OwnedFd>)> {
+    let mut message = vec![0; MAX_MESSAGE];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut ancillary = RecvAncillaryBuffer::new(&mut space);
+    let mut parts = [IoSliceMut::new(&mut message)];
+    let received = net::recvmsg(peer, &mut parts, &mut ancillary, RecvFlags::CMSG_CLOEXEC)?;
+    let mut descriptor = None;
+    for part in ancillary.drain() {
+        if let RecvAncillaryMessage::ScmRights(mut rights) = part {
+            descriptor = rights.next();
+        }
+    }
+    message.truncate(received.bytes);
+    Ok((message, descriptor))
+}
+
+/// An instance that waits to take over.
+pub struct Successor {
+    listening: OwnedFd,
+    path: PathBuf,
+}
+
+/// The instance that handed its sockets over and waits to hear that they serve.
+pub struct Predecessor(OwnedFd);
+
+impl Successor {
+    /// Listens for the running instance at `path`, in the place of a successor that is gone.
+    ///
+    /// # Errors
+    /// When `path` cannot be bound.
+    pub fn listen(path: &Path) -> io::Result<Self> {
+        let listening = socket()?;
+        match fs::remove_file(path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        net::bind(&listening, &SocketAddrUnix::new(path)?)?;
+        let successor = Self { listening, path: path.to_path_buf() };
+        fs::set_permissions(path, Permissions::from_mode(0o600))?;
+        net::listen(&successor.listening, 1)?;
+        Ok(successor)
+    }
+
+    /// Waits for the running instance and receives its sockets.
+    ///
+    /// # Errors
+    /// When nobody comes within `patience`, or what comes is not a predecessor.
+    pub fn receive(
+        self,
+        patience: Duration,
+    ) -> io::Result<(Vec<(ListenAddress, OwnedFd)>, Predecessor)> {
+        let peer = self.accept(patience)?;
+        check_user(&peer)?;
+        sockopt::set_socket_timeout(&peer, sockopt::Timeout::Recv, Some(PATIENCE))?;
+        let mut sockets = Vec::new();
+        loop {
+            match receive(&peer)? {
+                (message, None) if message == END => return Ok((sockets, Predecessor(peer))),
+                (message, Some(socket)) => sockets.push((address(&message)?, socket)),
+                _ => return Err(problem("the running instance broke off")),
+            }
+        }
+    }
+
+    fn accept(&self, patience: Duration) -> io::Result<OwnedFd> {
+        let until = Instant::now() + patience;
+        loop {
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                let what = "the running instance did not hand over in time";
+                return Err(io::Error::new(io::ErrorKind::TimedOut, what));
+            }
+            sockopt::set_socket_timeout(&self.listening, sockopt::Timeout::Recv, Some(left))?;
+            match net::accept_with(&self.listening, SocketFlags::CLOEXEC) {
+                Ok(peer) => return Ok(peer),
+                Err(Errno::INTR | Errno::AGAIN | Errno::CONNABORTED) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+}
+
+impl Drop for Successor {
+    fn drop(&mut self) {
+        // A leftover is replaced by the next successor.
+        let _ = fs::remove_file(&self.path);
+    }
+}
+
+impl Predecessor {
+    /// Tells the predecessor that we serve.
+    ///
+    /// # Errors
+    /// When it is gone.
+    pub fn ready(self) -> io::Result<()> {
+        send(&self.0, SERVING, None)
+    }
+}
+
+fn address(message: &[u8]) -> io::Result<ListenAddress> {
+    let text = std::str::from_utf8(message).ok().and_then(|text| text.parse().ok());
+    text.ok_or_else(|| problem("the running instance sent what is not an address"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::{
+        io::Write,
+        net::{TcpListener, TcpStream},
+    };
+
+    #[test]
+    fn sockets_go_over_and_the_successor_is_awaited() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("upgrade.sock");
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap();
+        let sent: Vec<_> = (0..40)
+            .map(|_| (ListenAddress::Tcp(port), OwnedFd::from(listener.try_clone().unwrap())))
+            .collect();
+        drop(listener);
+        let successor = Successor::listen(&path).unwrap();
+        let handing = std::thread::spawn({
+            let path = path.clone();
+            move || hand_over(&path, &sent)
+        });
+        let (received, predecessor) = successor.receive(Duration::from_secs(10)).unwrap();
+        assert_eq!(received.len(), 40);
+        assert!(!handing.is_finished());
+        predecessor.ready().unwrap();
+        handing.join().unwrap().unwrap();
+        let (address, socket) = received.into_iter().next().unwrap();
+        assert_eq!(address, ListenAddress::Tcp(port));
+        TcpStream::connect(port).unwrap().write_all(b"x").unwrap();
+        TcpListener::from(socket).accept().unwrap();
+        assert!(!path.exists());
+    }
+
+    #[test]
+    fn without_a_successor_nothing_is_handed_over() {
+        let folder = tempfile::tempdir().unwrap();
+        assert!(hand_over(&folder.path().join("none.sock"), &[]).is_err());
+    }
+
+    #[test]
+    fn a_successor_that_dies_is_noticed() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("upgrade.sock");
+        let successor = Successor::listen(&path).unwrap();
+        let handing = std::thread::spawn(move || hand_over(&path, &[]));
+        let (_, predecessor) = successor.receive(Duration::from_secs(10)).unwrap();
+        drop(predecessor);
+        assert!(handing.join().unwrap().is_err());
+    }
+}

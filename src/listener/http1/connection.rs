@@ -1,0 +1,403 @@
+//! The HTTP/1 connection loop.
+
+use super::{
+    head::{Framing, Head, HeadScanner, Refusal, first_words},
+    stream::{RequestStream, Slot, Socket},
+};
+use crate::{
+    listener::{Drain, Phase, transport::Transport},
+    model::{Listener, ListenerLimits},
+    proxy::{
+        Answer, BrokenOff, Exchange, Gateway, Link, Reason, Refused, RequestBody, log_abandoned,
+        log_refused, new_request_id,
+    },
+    runtime::{Live, Snapshot},
+};
+use bytes::BytesMut;
+use http::StatusCode;
+use pingora::{apps::HttpServerApp, protocols::http::ServerSession};
+use pingora_proxy::HttpProxy;
+use std::{
+    future::poll_fn,
+    io,
+    pin::Pin,
+    sync::{Arc, PoisonError},
+    task::Poll,
+    time::Duration,
+};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    sync::watch,
+    time::Instant,
+};
+
+/// A head is read in pieces of this size.
+const READ: usize = 4 * 1024;
+/// After an answer that leaves unread input behind, the rest is read and thrown away for at most
+/// this long and this much: closing at once would reset the connection and could take the answer
+/// with it.
+const LINGER: Duration = Duration::from_secs(2);
+const LINGER_BYTES: usize = 256 * 1024;
+/// The same while draining, when somebody waits for us to be gone.
+const LINGER_DRAINING: Duration = Duration::from_millis(50);
+
+/// What every HTTP/1 connection needs.
+pub(in crate::listener) struct Http1 {
+    proxy: Arc<HttpProxy<Gateway>>,
+    live: Arc<Live>,
+    drain: Drain,
+    draining: watch::Receiver<bool>,
+}
+
+impl Http1 {
+    pub(in crate::listener) fn new(
+        proxy: HttpProxy<Gateway>,
+        live: Arc<Live>,
+        drain: Drain,
+    ) -> Self {
+        let draining = drain.draining();
+        Self { proxy: Arc::new(proxy), live, drain, draining }
+    }
+
+    fn is_draining(&self) -> bool {
+        *self.draining.borrow()
+    }
+}
+
+/// Serves one connection to its end. `number` is how many its listener has.
+pub(in crate::listener) async fn serve_connection(
+    http1: &Http1,
+    transport: Transport,
+    link: Arc<Link>,
+    number: usize,
+) {
+    let snapshot = http1.live.load();
+    let listener = &snapshot.listeners[link.listener()];
+    let socket = Socket::new(transport, link.clone(), listener.timeouts);
+    let mut connection = Connection {
+        http1,
+        link,
+        socket: Some(Box::new(socket)),
+        slot: Slot::default(),
+        began: Instant::now(),
+        served: 0,
+    };
+    if listener.max_connections.is_some_and(|max| number > max.get()) {
+        let overloaded = Refusal {
+            status: StatusCode::SERVICE_UNAVAILABLE,
+            reason: Reason::Overloaded,
+            why: "the listener has as many connections as it may",
+        };
+        connection.refuse(&snapshot, overloaded, Instant::now()).await;
+        return;
+    }
+    drop(snapshot);
+    while connection.serve_one().await == After::Another {}
+}
+
+/// What becomes of a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum After {
+    Another,
+    Closed,
+}
+
+struct Connection<'a> {
+    http1: &'a Http1,
+    link: Arc<Link>,
+    /// `None` while it is lent to Pingora.
+    socket: Option<Box<Socket>>,
+    /// Where Pingora leaves it.
+    slot: Slot,
+    began: Instant,
+    served: usize,
+}
+
+/// Why no request came.
+enum NoRequest {
+    /// The client left, or was idle for too long: there is nobody to tell.
+    Gone,
+    /// It must be told what is wrong.
+    Refused(Refusal),
+}
+
+impl From<Refusal> for NoRequest {
+    fn from(refusal: Refusal) -> Self {
+        Self::Refused(refusal)
+    }
+}
+
+impl From<io::Error> for NoRequest {
+    fn from(_: io::Error) -> Self {
+        Self::Gone
+    }
+}
+
+const TOO_SLOW: Refusal = Refusal {
+    status: StatusCode::REQUEST_TIMEOUT,
+    reason: Reason::ClientTimeout,
+    why: "the head did not arrive in time",
+};
+
+impl Connection<'_> {
+    fn socket(&mut self) -> &mut Socket {
+        self.socket.as_mut().expect("the socket is here between requests")
+    }
+
+    /// Serves the next request.
+    async fn serve_one(&mut self) -> After {
+        if !self.wait_for_bytes().await {
+            return After::Closed;
+        }
+        let began = Instant::now();
+        let snapshot = self.http1.live.load();
+        let listener = &snapshot.listeners[self.link.listener()];
+        match self.read_head(listener, began).await {
+            Ok((head, prefix)) => self.exchange(&snapshot, &head, prefix).await,
+            Err(NoRequest::Gone) => After::Closed,
+            Err(NoRequest::Refused(refusal)) => self.refuse(&snapshot, refusal, began).await,
+        }
+    }
+
+    /// Waits for a request to begin, holding no buffer; `false` if none does. The first is due
+    /// within the header timeout, a later one within the keep-alive timeout, or within the grace
+    /// that draining leaves.
+    async fn wait_for_bytes(&mut self) -> bool {
+        let snapshot = self.http1.live.load();
+        let timeouts = snapshot.listeners[self.link.listener()].timeouts;
+        drop(snapshot);
+        let until = match self.served {
+            0 => self.began + timeouts.header,
+            _ => Instant::now() + timeouts.keepalive,
+        };
+        let socket = self.socket();
+        if !socket.inbound.is_empty() || socket.ended {
+            return !socket.inbound.is_empty();
+        }
+        let phase = self.http1.drain.phase();
+        let readable = self.socket().transport.readable();
+        tokio::select! {
+            biased;
+            readable = tokio::time::timeout_at(until, readable) => matches!(readable, Ok(Ok(()))),
+            () = drained(phase) => false,
+        }
+    }
+
+    /// Reads a head and takes it, and only it, off the input.
+    async fn read_head(
+        &mut self,
+        listener: &Listener,
+        began: Instant,
+    ) -> Result<(Head, BytesMut), NoRequest> {
+        let limits = &listener.limits;
+        let began = if self.served == 0 { self.began } else { began };
+        let socket = self.socket();
+        let mut scanner = HeadScanner::default();
+        let head = if let Some(head) = scanner.scan(&mut socket.inbound, limits)? {
+            head
+        } else {
+            let reading = read_rest_of_head(socket, scanner, limits);
+            let read = tokio::time::timeout_at(began + listener.timeouts.header, reading).await;
+            read.unwrap_or(Err(TOO_SLOW.into()))?
+        };
+        let prefix = if socket.inbound.len() == head.length {
+            std::mem::take(&mut socket.inbound)
+        } else {
+            socket.inbound.split_to(head.length)
+        };
+        Ok((head, prefix))
+    }
+
+    /// Has Pingora serve the request, and finds out what to do with the connection afterwards.
+    async fn exchange(&mut self, snapshot: &Arc<Snapshot>, head: &Head, prefix: BytesMut) -> After {
+        self.served += 1;
+        self.link.begin_request();
+        let prefix = match head.in_origin_form(&prefix) {
+            Ok(Some(rewritten)) => rewritten,
+            Ok(None) => prefix,
+            Err(refusal) => return self.refuse(snapshot, refusal, Instant::now()).await,
+        };
+        let session = self.session(snapshot, head, prefix);
+        let finished = {
+            let serving = self.http1.proxy.process_new_http(session, &self.http1.draining);
+            tokio::select! {
+                biased;
+                reused = serving => Some(reused.is_some()),
+                () = expired(&self.link) => None,
+            }
+        };
+        // Whatever became of the session, its stream is dropped by now and the socket is back.
+        let returned = self.slot.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let Some(socket) = returned else { return After::Closed };
+        self.socket = Some(socket);
+        match finished {
+            Some(reused) => self.after(reused).await,
+            None => self.give_up().await,
+        }
+    }
+
+    fn session(
+        &mut self,
+        snapshot: &Arc<Snapshot>,
+        head: &Head,
+        prefix: BytesMut,
+    ) -> ServerSession {
+        let limits = &snapshot.listeners[self.link.listener()].limits;
+        let mut socket = self.socket.take().expect("the socket is here between requests");
+        socket.begin_body(head.framing);
+        let body = match head.framing {
+            Framing::Length(length) if length <= socket.inbound.len() as u64 => RequestBody::Whole,
+            _ => RequestBody::Streaming,
+        };
+        let exchange = Exchange::new(self.link.clone(), snapshot.clone(), body);
+        let stream = RequestStream::new(socket, self.slot.clone());
+        let mut session = ServerSession::new_http1(Box::new(stream));
+        session.set_pipelined_prefix(prefix);
+        session.set_connection_user_context(Some(Box::new(exchange)));
+        // The stream has its own timers and its own idea of a client that half-closes.
+        session.set_read_timeout(None);
+        session.set_abort_on_close(false);
+        let last = limits.requests_per_connection.is_some_and(|max| self.served >= max.get());
+        session.set_keepalive_reuses_remaining(last.then_some(0));
+        session
+    }
+
+    /// After Pingora has served a request to its end, good or bad.
+    async fn after(&mut self, reused: bool) -> After {
+        let link = self.link.clone();
+        let socket = self.socket();
+        match link.broken_off() {
+            BrokenOff::No => {}
+            BrokenOff::Close => {
+                // Whatever arrives of it, the client sees that it is not all.
+                let _ = socket.flush().await;
+                return After::Closed;
+            }
+            BrokenOff::Reset => {
+                socket.transport.reset_on_close();
+                return After::Closed;
+            }
+        }
+        socket.release_buffers();
+        let reusable = (reused || link.is_reusable()) && socket.is_body_done();
+        if reusable && !link.is_upgraded() && !socket.ended {
+            return After::Another;
+        }
+        let may_be_sending = !socket.is_body_done() || !socket.inbound.is_empty();
+        self.close(may_be_sending).await;
+        After::Closed
+    }
+
+    /// After a deadline cut a request short: answers it if nothing was answered yet.
+    async fn give_up(&mut self) -> After {
+        let Some(exchange) = self.link.take_abandoned() else { return After::Closed };
+        let answer = Answer::error(Reason::UpstreamTimeout);
+        log_abandoned(&exchange, &answer);
+        if self.link.is_answered() {
+            self.socket().transport.reset_on_close();
+            return After::Closed;
+        }
+        let bytes = answer.to_closing_bytes(exchange.request_id(), exchange.prefers_json());
+        // The backend is released before the client takes its time to read.
+        drop(exchange);
+        self.say_goodbye(&bytes).await
+    }
+
+    /// Answers what is not a request, or not one that we take, and closes.
+    async fn refuse(&mut self, snapshot: &Snapshot, refusal: Refusal, began: Instant) -> After {
+        let id = new_request_id();
+        let (method, target) = first_words(&self.socket().inbound);
+        let refused = Refused {
+            listener: self.link.listener(),
+            client: self.link.client().map(|address| address.ip()),
+            began: began.into_std(),
+            request_id: &id,
+            method: &method,
+            target: &target,
+            status: refusal.status,
+            reason: refusal.reason,
+        };
+        log_refused(snapshot, &refused);
+        log::debug!("request {}: {}", id.to_str().unwrap_or("-"), refusal.why);
+        let bytes = Answer::refusal(refusal.status, refusal.reason).to_closing_bytes(&id, false);
+        self.say_goodbye(&bytes).await
+    }
+
+    /// Sends a last answer and closes the connection so that it arrives.
+    async fn say_goodbye(&mut self, answer: &[u8]) -> After {
+        if self.socket().write_all(answer).await.is_ok() {
+            self.close(true).await;
+        }
+        After::Closed
+    }
+
+    /// Closes in order: says that nothing more comes and, where the client may still be sending,
+    /// waits for it to stop.
+    async fn close(&mut self, may_be_sending: bool) {
+        let linger = if self.http1.is_draining() { LINGER_DRAINING } else { LINGER };
+        let socket = self.socket();
+        if socket.transport.shutdown().await.is_ok() && may_be_sending && !socket.ended {
+            let _ = tokio::time::timeout(linger, discard(&mut socket.transport)).await;
+        }
+    }
+}
+
+async fn read_rest_of_head(
+    socket: &mut Socket,
+    mut scanner: HeadScanner,
+    limits: &ListenerLimits,
+) -> Result<Head, NoRequest> {
+    loop {
+        socket.inbound.reserve(READ);
+        match socket.transport.try_read_buf(&mut socket.inbound) {
+            Ok(0) => return Err(NoRequest::Gone),
+            Ok(_) => {
+                if let Some(head) = scanner.scan(&mut socket.inbound, limits)? {
+                    return Ok(head);
+                }
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                socket.transport.readable().await?;
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+/// Reads and throws away what a client still sends, up to a bound.
+async fn discard(transport: &mut Transport) {
+    let mut piece = [0; 4096];
+    let mut discarded = 0;
+    while discarded < LINGER_BYTES {
+        match transport.read(&mut piece).await {
+            Ok(0) | Err(_) => return,
+            Ok(read) => discarded += read,
+        }
+    }
+}
+
+/// Resolves when draining has begun and its grace for idle connections is over.
+async fn drained(mut phase: watch::Receiver<Phase>) {
+    // The sender outlives every connection; were it gone, nobody would drain any more.
+    let Ok(phase) = phase.wait_for(|phase| phase.is_draining()).await.map(|phase| *phase) else {
+        return std::future::pending().await;
+    };
+    if let Phase::Draining { idle_grace, .. } = phase {
+        tokio::time::sleep(idle_grace).await;
+    }
+}
+
+/// Resolves when the exchange's deadline has passed. The proxy sets and moves it while it is polled
+/// in the same task, just before this is.
+async fn expired(link: &Link) {
+    let mut timer: Option<Pin<Box<tokio::time::Sleep>>> = None;
+    poll_fn(|cx| {
+        let Some(deadline) = link.deadline().map(Instant::from_std) else { return Poll::Pending };
+        let timer = timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(deadline)));
+        if timer.deadline() != deadline {
+            timer.as_mut().reset(deadline);
+        }
+        timer.as_mut().poll(cx)
+    })
+    .await;
+}

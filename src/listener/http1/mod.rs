@@ -1,0 +1,13 @@
+//! HTTP/1 from the client's side.
+//!
+//! [`connection`] is the loop: it reads a head under a deadline, has [`head`] check it, lends the
+//! socket to Pingora behind a [`stream`] that ends where the request's body does ([`chunked`] finds
+//! that end), and gets it back for the next request. So Pingora never sees a byte that was not
+//! checked, an idle connection holds no buffer, and every end of a connection is decided in one place.
+
+mod chunked;
+mod connection;
+mod head;
+mod stream;
+
+pub(super) use connection::{Http1, serve_connection};

@@ -1,0 +1,428 @@
+//! The client's socket as Pingora sees it for one request: it ends where the request's body does.
+//!
+//! Pingora owns a [`RequestStream`] while it serves the request. Reads give it the body and nothing
+//! beyond; what the client sends after that stays here for the next request. Whatever Pingora does
+//! with the stream, dropping it puts the [`Socket`] back where the connection loop finds it.
+
+use super::{chunked::ChunkScanner, head::Framing};
+use crate::{
+    listener::transport::Transport,
+    model::ListenerTimeouts,
+    proxy::{Fault, Link},
+};
+use async_trait::async_trait;
+use bytes::{Buf, BytesMut};
+use pingora::protocols::{
+    GetProxyDigest, GetSocketDigest, GetTimingDigest, Peek, Shutdown, SocketDigest, Ssl,
+    TimingDigest, UniqueID, UniqueIDType, raw_connect::ProxyDigest,
+};
+use std::{
+    future::Future,
+    io::{self, IoSlice},
+    pin::Pin,
+    sync::{Arc, Mutex, PoisonError},
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    time::{Instant, Sleep},
+};
+
+/// Small writes are gathered up to this, so that a head and a short body are one write.
+const GATHER: usize = 8 * 1024;
+/// What may arrive beyond the request being served: part of the next one, held for later.
+const MAX_AHEAD: usize = 16 * 1024;
+
+/// Where the request's body stands.
+#[derive(Debug)]
+enum Body {
+    Length(u64),
+    Chunked(ChunkScanner),
+}
+
+impl Body {
+    fn is_done(&self) -> bool {
+        match self {
+            Self::Length(left) => *left == 0,
+            Self::Chunked(scanner) => scanner.is_done(),
+        }
+    }
+
+    /// How many of `bytes` belong to the body; they count as read.
+    fn take(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match self {
+            Self::Length(left) => {
+                let taken = (*left).min(bytes.len() as u64);
+                *left -= taken;
+                Ok(taken as usize)
+            }
+            Self::Chunked(scanner) => scanner
+                .advance(bytes)
+                .map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "malformed chunked body")),
+        }
+    }
+}
+
+/// A client's socket with what was read ahead and what waits to be written.
+#[derive(Debug)]
+pub(super) struct Socket {
+    pub(super) transport: Transport,
+    /// Bytes that arrived and that nobody has taken yet.
+    pub(super) inbound: BytesMut,
+    outbound: BytesMut,
+    body: Body,
+    link: Arc<Link>,
+    timeouts: ListenerTimeouts,
+    /// Set while the client keeps us waiting for its body.
+    reading: Option<Pin<Box<Sleep>>>,
+    /// Set while the client does not take what we send.
+    writing: Option<Pin<Box<Sleep>>>,
+    /// Whether a read has waited since something was gathered.
+    yielded: bool,
+    /// Whether the client has closed its side.
+    pub(super) ended: bool,
+}
+
+impl Socket {
+    pub(super) fn new(transport: Transport, link: Arc<Link>, timeouts: ListenerTimeouts) -> Self {
+        Self {
+            transport,
+            inbound: BytesMut::new(),
+            outbound: BytesMut::new(),
+            body: Body::Length(0),
+            link,
+            timeouts,
+            reading: None,
+            writing: None,
+            yielded: false,
+            ended: false,
+        }
+    }
+
+    /// Prepares for a request whose body is framed like this.
+    pub(super) fn begin_body(&mut self, framing: Framing) {
+        self.body = match framing {
+            Framing::Length(length) => Body::Length(length),
+            Framing::Chunked => Body::Chunked(ChunkScanner::new()),
+        };
+    }
+
+    /// Whether the whole body was read.
+    pub(super) fn is_body_done(&self) -> bool {
+        self.body.is_done()
+    }
+
+    fn fault(&self, fault: Fault, kind: io::ErrorKind, what: &'static str) -> io::Error {
+        self.link.set_fault(fault);
+        io::Error::new(kind, what)
+    }
+
+    fn disconnected(&self, error: io::Error) -> io::Error {
+        self.link.set_fault(Fault::Disconnected);
+        error
+    }
+
+    /// The body, first what was read ahead, then from the socket.
+    fn poll_body(&mut self, cx: &mut Context<'_>, out: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if !self.inbound.is_empty() {
+            let length = self.inbound.len().min(out.remaining());
+            let taken = self.take_body(length)?;
+            out.put_slice(&self.inbound[..taken]);
+            self.inbound.advance(taken);
+            return Poll::Ready(Ok(()));
+        }
+        match self.poll_transport(cx, out)? {
+            Poll::Ready(before) => Poll::Ready(self.keep_body(out, before)),
+            Poll::Pending => self.poll_body_timeout(cx),
+        }
+    }
+
+    fn take_body(&mut self, length: usize) -> io::Result<usize> {
+        self.body.take(&self.inbound[..length]).inspect_err(|_| self.link.set_fault(Fault::BadBody))
+    }
+
+    /// Reads from the socket into `out`; ready with the number of bytes that were there before.
+    fn poll_transport(
+        &mut self,
+        cx: &mut Context<'_>,
+        out: &mut ReadBuf<'_>,
+    ) -> io::Result<Poll<usize>> {
+        let before = out.filled().len();
+        match Pin::new(&mut self.transport).poll_read(cx, out) {
+            Poll::Pending => Ok(Poll::Pending),
+            Poll::Ready(Ok(())) => {
+                self.reading = None;
+                Ok(Poll::Ready(before))
+            }
+            Poll::Ready(Err(error)) => Err(self.disconnected(error)),
+        }
+    }
+
+    /// Keeps in `out` what belongs to the body and puts aside what follows it.
+    fn keep_body(&mut self, out: &mut ReadBuf<'_>, before: usize) -> io::Result<()> {
+        let read = &out.filled()[before..];
+        if read.is_empty() {
+            self.ended = true;
+            self.link.set_fault(Fault::Disconnected);
+            return Ok(());
+        }
+        let taken = self.body.take(read).inspect_err(|_| self.link.set_fault(Fault::BadBody))?;
+        self.inbound.extend_from_slice(&read[taken..]);
+        out.set_filled(before + taken);
+        Ok(())
+    }
+
+    fn poll_body_timeout(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let patience = self.timeouts.body_idle;
+        ready!(poll_timer(&mut self.reading, patience, cx));
+        let what = "the client sent nothing of its body in time";
+        Poll::Ready(Err(self.fault(Fault::BodyTimeout, io::ErrorKind::TimedOut, what)))
+    }
+
+    /// Once the body is whole, Pingora reads on to notice a client that leaves. What arrives is the
+    /// next request's and is put aside; only the end of the connection is reported.
+    fn poll_beyond(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while self.inbound.len() < MAX_AHEAD && !self.ended {
+            let mut piece = [std::mem::MaybeUninit::uninit(); 2048];
+            let mut piece = ReadBuf::uninit(&mut piece);
+            match Pin::new(&mut self.transport).poll_read(cx, &mut piece) {
+                Poll::Pending => return Poll::Pending,
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(self.disconnected(error))),
+                Poll::Ready(Ok(())) if piece.filled().is_empty() => self.ended = true,
+                Poll::Ready(Ok(())) => self.inbound.extend_from_slice(piece.filled()),
+            }
+        }
+        // With the end seen, Pingora is told so and asks no more. With enough put aside, there is
+        // nothing to wait for: the request ends by its own doing.
+        if self.ended { Poll::Ready(Ok(())) } else { Poll::Pending }
+    }
+
+    /// After a 101 the connection is the other protocol's.
+    fn poll_raw(&mut self, cx: &mut Context<'_>, out: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if self.inbound.is_empty() {
+            return Pin::new(&mut self.transport).poll_read(cx, out);
+        }
+        let length = self.inbound.len().min(out.remaining());
+        out.put_slice(&self.inbound[..length]);
+        self.inbound.advance(length);
+        Poll::Ready(Ok(()))
+    }
+
+    /// Writes what was gathered, and as much of `bytes` with it as the socket takes. Ready when
+    /// nothing gathered is left, with the number of bytes taken of `bytes`.
+    fn poll_write_through(
+        &mut self,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        while !self.outbound.is_empty() {
+            let slices = [IoSlice::new(&self.outbound), IoSlice::new(bytes)];
+            let written = Pin::new(&mut self.transport).poll_write_vectored(cx, &slices);
+            let written = ready!(self.poll_written(cx, written))?;
+            let gathered = self.outbound.len();
+            if written >= gathered {
+                self.outbound.clear();
+                if written > gathered {
+                    return Poll::Ready(Ok(written - gathered));
+                }
+            } else {
+                self.outbound.advance(written);
+            }
+        }
+        if bytes.is_empty() {
+            return Poll::Ready(Ok(0));
+        }
+        let written = Pin::new(&mut self.transport).poll_write(cx, bytes);
+        self.poll_written(cx, written)
+    }
+
+    /// Watches over a write: a socket that takes nothing for the write timeout is a fault of the
+    /// client's.
+    fn poll_written(
+        &mut self,
+        cx: &mut Context<'_>,
+        written: Poll<io::Result<usize>>,
+    ) -> Poll<io::Result<usize>> {
+        match written {
+            Poll::Ready(Ok(0)) => {
+                Poll::Ready(Err(self.disconnected(io::ErrorKind::WriteZero.into())))
+            }
+            Poll::Ready(Ok(written)) => {
+                self.writing = None;
+                Poll::Ready(Ok(written))
+            }
+            Poll::Ready(Err(error)) => Poll::Ready(Err(self.disconnected(error))),
+            Poll::Pending => {
+                ready!(poll_timer(&mut self.writing, self.timeouts.write, cx));
+                let what = "the client does not take its response";
+                Poll::Ready(Err(self.fault(Fault::WriteTimeout, io::ErrorKind::TimedOut, what)))
+            }
+        }
+    }
+
+    /// Gives back the memory that only a request needs.
+    pub(super) fn release_buffers(&mut self) {
+        self.outbound = BytesMut::new();
+        if self.inbound.is_empty() {
+            self.inbound = BytesMut::new();
+        }
+        self.reading = None;
+        self.writing = None;
+    }
+
+    /// Writes `bytes` and flushes, as one of our own answers needs it.
+    pub(super) async fn write_all(&mut self, mut bytes: &[u8]) -> io::Result<()> {
+        while !bytes.is_empty() {
+            let written = std::future::poll_fn(|cx| self.poll_write_through(cx, bytes)).await?;
+            bytes = &bytes[written..];
+        }
+        self.flush().await
+    }
+
+    /// Sends what was gathered.
+    pub(super) async fn flush(&mut self) -> io::Result<()> {
+        std::future::poll_fn(|cx| self.poll_write_through(cx, &[])).await.map(drop)
+    }
+
+    /// Sends what was gathered once there is nothing else to do. Pingora reads from the client while
+    /// it waits for the backend, so a read that has to wait is the moment to flush: the first one
+    /// only yields, as the rest of a short response is mostly there already and then goes out with
+    /// its head in one write.
+    fn flush_when_idle(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
+        if self.outbound.is_empty() {
+            self.yielded = false;
+            return Ok(());
+        }
+        if !std::mem::replace(&mut self.yielded, true) {
+            cx.waker().wake_by_ref();
+            return Ok(());
+        }
+        match self.poll_write_through(cx, &[]) {
+            Poll::Ready(flushed) => flushed.map(drop),
+            Poll::Pending => Ok(()),
+        }
+    }
+}
+
+/// Waits for a timer that is set on first use.
+fn poll_timer(
+    timer: &mut Option<Pin<Box<Sleep>>>,
+    patience: Duration,
+    cx: &mut Context<'_>,
+) -> Poll<()> {
+    let at = || Box::pin(tokio::time::sleep_until(Instant::now() + patience));
+    timer.get_or_insert_with(at).as_mut().poll(cx)
+}
+
+/// Where a socket waits between Pingora and the connection loop.
+pub(super) type Slot = Arc<Mutex<Option<Box<Socket>>>>;
+
+/// A [`Socket`] lent out for one request.
+#[derive(Debug)]
+pub(super) struct RequestStream {
+    /// `None` only while being dropped.
+    socket: Option<Box<Socket>>,
+    home: Slot,
+}
+
+impl RequestStream {
+    pub(super) fn new(socket: Box<Socket>, home: Slot) -> Self {
+        Self { socket: Some(socket), home }
+    }
+
+    fn socket(&mut self) -> &mut Socket {
+        self.socket.as_mut().expect("the socket is there until the stream is dropped")
+    }
+}
+
+impl Drop for RequestStream {
+    fn drop(&mut self) {
+        *self.home.lock().unwrap_or_else(PoisonError::into_inner) = self.socket.take();
+    }
+}
+
+impl AsyncRead for RequestStream {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        out: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let socket = self.get_mut().socket();
+        let read = if socket.link.is_upgraded() {
+            socket.poll_raw(cx, out)
+        } else if socket.body.is_done() {
+            socket.poll_beyond(cx)
+        } else {
+            socket.poll_body(cx, out)
+        };
+        if read.is_pending() {
+            socket.flush_when_idle(cx)?;
+        }
+        read
+    }
+}
+
+impl AsyncWrite for RequestStream {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let socket = self.get_mut().socket();
+        // A client that closed its side is not read from, so nothing would flush what is gathered.
+        if socket.outbound.len() + bytes.len() <= GATHER && !socket.ended {
+            socket.yielded = false;
+            socket.outbound.extend_from_slice(bytes);
+            return Poll::Ready(Ok(bytes.len()));
+        }
+        socket.poll_write_through(cx, bytes)
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let socket = self.get_mut().socket();
+        ready!(socket.poll_write_through(cx, &[]))?;
+        Poll::Ready(Ok(()))
+    }
+
+    /// Only flushes: closing is the connection loop's business.
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.poll_flush(cx)
+    }
+}
+
+#[async_trait]
+impl Shutdown for RequestStream {
+    async fn shutdown(&mut self) {
+        let socket = self.socket();
+        // Whether it arrives or not, the loop decides what becomes of the connection.
+        let _ = std::future::poll_fn(|cx| socket.poll_write_through(cx, &[])).await;
+    }
+}
+
+impl UniqueID for RequestStream {
+    fn id(&self) -> UniqueIDType {
+        self.socket.as_ref().map_or(-1, |socket| socket.transport.raw_fd())
+    }
+}
+
+impl Ssl for RequestStream {}
+impl Peek for RequestStream {}
+
+impl GetTimingDigest for RequestStream {
+    fn get_timing_digest(&self) -> Vec<Option<TimingDigest>> {
+        Vec::new()
+    }
+}
+
+impl GetProxyDigest for RequestStream {
+    fn get_proxy_digest(&self) -> Option<Arc<ProxyDigest>> {
+        None
+    }
+}
+
+impl GetSocketDigest for RequestStream {
+    fn get_socket_digest(&self) -> Option<Arc<SocketDigest>> {
+        None
+    }
+}

@@ -1,0 +1,13 @@
+//! Listeners: accepting connections and turning their bytes into requests.
+
+mod accept;
+mod bind;
+mod drain;
+mod handover;
+mod http1;
+mod transport;
+
+pub use accept::{Accepting, serve};
+pub use bind::{BindError, Bound, bind_all};
+pub use drain::{Drain, Phase};
+pub use handover::{Predecessor, Successor, hand_over};

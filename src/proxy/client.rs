@@ -1,0 +1,84 @@
+//! Who the client is, once trusted proxies are taken at their word.
+
+use crate::runtime::Snapshot;
+use http::{HeaderMap, HeaderName, HeaderValue};
+use std::net::IpAddr;
+
+pub(super) const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+
+/// The client's address: that of the connection, or if that is a trusted proxy's, the last address
+/// in `X-Forwarded-For` that is not one.
+pub(super) fn address(
+    peer: Option<IpAddr>,
+    headers: &HeaderMap,
+    snapshot: &Snapshot,
+) -> Option<IpAddr> {
+    let mut client = peer?;
+    if !snapshot.trusts(client) {
+        return Some(client);
+    }
+    for entry in forwarded_for(headers).into_iter().rev() {
+        let Some(address) = parse(entry) else { break };
+        client = address;
+        if !snapshot.trusts(client) {
+            break;
+        }
+    }
+    Some(client)
+}
+
+/// The entries of all `X-Forwarded-For` fields, in order.
+fn forwarded_for(headers: &HeaderMap) -> Vec<&str> {
+    let fields = headers.get_all(X_FORWARDED_FOR).into_iter();
+    fields.filter_map(|value| value.to_str().ok()).flat_map(|value| value.split(',')).collect()
+}
+
+/// An entry: an address, perhaps with a port.
+fn parse(entry: &str) -> Option<IpAddr> {
+    let entry = entry.trim();
+    let bare = entry.strip_prefix('[').and_then(|rest| rest.split(']').next()).unwrap_or(entry);
+    let without_port = || bare.rsplit_once(':').and_then(|(address, _)| address.parse().ok());
+    bare.parse().ok().or_else(without_port)
+}
+
+/// Whether `value` may serve as a request id: visible ASCII of a bearable length.
+pub(super) fn is_request_id(value: &HeaderValue) -> bool {
+    let bytes = value.as_bytes();
+    (1..=128).contains(&bytes.len()) && bytes.iter().all(u8::is_ascii_graphic)
+}
+
+/// A new request id: 128 random bits in hexadecimal.
+pub fn new_request_id() -> HeaderValue {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    let bits: [u8; 16] = rand::random();
+    let mut text = [0; 32];
+    for (pair, byte) in text.chunks_exact_mut(2).zip(bits) {
+        pair[0] = DIGITS[usize::from(byte >> 4)];
+        pair[1] = DIGITS[usize::from(byte & 15)];
+    }
+    HeaderValue::from_bytes(&text).expect("hexadecimal digits are visible ASCII")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_addresses_with_and_without_ports() {
+        for text in ["192.0.2.1", " 192.0.2.1 ", "192.0.2.1:4711"] {
+            assert_eq!(parse(text), Some("192.0.2.1".parse().unwrap()), "{text}");
+        }
+        for text in ["2001:db8::1", "[2001:db8::1]", "[2001:db8::1]:80"] {
+            assert_eq!(parse(text), Some("2001:db8::1".parse().unwrap()), "{text}");
+        }
+        assert_eq!(parse("unknown"), None);
+    }
+
+    #[test]
+    fn request_ids_are_distinct_hexadecimal() {
+        let (a, b) = (new_request_id(), new_request_id());
+        assert_ne!(a, b);
+        assert_eq!(a.len(), 32);
+        assert!(is_request_id(&a));
+    }
+}

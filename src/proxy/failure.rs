@@ -1,0 +1,109 @@
+//! The one place that turns a failure into an answer.
+
+use super::{Answer, Fault, Reason, exchange::Context};
+use http::{StatusCode, header};
+use pingora::{Error, ErrorSource, ErrorType, http::ResponseHeader};
+use pingora_proxy::{FailToProxy, Session};
+
+/// Answers a request that failed, if it can still be answered, and notes why it failed.
+pub(super) async fn answer(
+    session: &mut Session,
+    error: &Error,
+    context: &mut Context,
+) -> FailToProxy {
+    let begun = session.response_written().is_some_and(is_final);
+    let reason = reason(error, context, begun);
+    context.reason = reason;
+    log_failure(error, reason, context);
+    if begun || reason == Reason::ClientAborted {
+        // The response cannot be mended any more; the client must see that it broke off.
+        context.link.break_off(session.response_written().is_some_and(tells_its_length));
+        return FailToProxy { error_code: 0, can_reuse_downstream: false };
+    }
+    let answer = Answer::error(reason);
+    let status = answer.status().as_u16();
+    let sent = context.answer(session, answer).await;
+    if sent.is_ok() && will_keep_alive(session) && session.as_mut().is_body_done() {
+        context.link.set_reusable();
+    }
+    FailToProxy { error_code: status, can_reuse_downstream: false }
+}
+
+/// Whether a response is the last one to its request: everything but 1xx, and 101, after which the
+/// connection is another protocol's.
+fn is_final(response: &ResponseHeader) -> bool {
+    !response.status.is_informational() || response.status == StatusCode::SWITCHING_PROTOCOLS
+}
+
+/// Whether a client can tell by itself that the body broke off.
+fn tells_its_length(response: &ResponseHeader) -> bool {
+    let headers = &response.headers;
+    headers.contains_key(header::CONTENT_LENGTH) || headers.contains_key(header::TRANSFER_ENCODING)
+}
+
+fn will_keep_alive(session: &Session) -> bool {
+    session
+        .as_ref()
+        .as_http1()
+        .is_some_and(pingora::protocols::http::v1::server::HttpSession::will_keepalive)
+}
+
+/// Why a request failed. What the request stream saw of the client comes first: Pingora often
+/// reports its consequences as the backend's.
+fn reason(error: &Error, context: &Context, begun: bool) -> Reason {
+    match context.link.fault() {
+        Fault::BodyTimeout | Fault::WriteTimeout => return Reason::ClientTimeout,
+        Fault::BadBody => return Reason::BadRequest,
+        Fault::Disconnected => return Reason::ClientAborted,
+        Fault::None => {}
+    }
+    match error.esource() {
+        ErrorSource::Upstream => upstream_reason(error, begun),
+        ErrorSource::Downstream => downstream_reason(error),
+        ErrorSource::Internal | ErrorSource::Unset => Reason::InternalError,
+    }
+}
+
+fn upstream_reason(error: &Error, begun: bool) -> Reason {
+    if begun {
+        return Reason::UpstreamTruncated;
+    }
+    match error.etype() {
+        ErrorType::ConnectTimedout | ErrorType::ReadTimedout | ErrorType::WriteTimedout => {
+            Reason::UpstreamTimeout
+        }
+        ErrorType::ReadError
+        | ErrorType::WriteError
+        | ErrorType::ConnectionClosed
+        | ErrorType::InvalidHTTPHeader => Reason::UpstreamReset,
+        _ => Reason::ConnectFailed,
+    }
+}
+
+fn downstream_reason(error: &Error) -> Reason {
+    match error.etype() {
+        ErrorType::ReadTimedout | ErrorType::WriteTimedout => Reason::ClientTimeout,
+        ErrorType::ReadError | ErrorType::WriteError | ErrorType::ConnectionClosed => {
+            Reason::ClientAborted
+        }
+        _ => Reason::BadRequest,
+    }
+}
+
+/// Failures of backends and of ours are worth a line; those of clients are theirs.
+fn log_failure(error: &Error, reason: Reason, context: &Context) {
+    let id = String::from_utf8_lossy(context.request_id.as_bytes());
+    let client_side =
+        matches!(reason, Reason::ClientAborted | Reason::ClientTimeout | Reason::BadRequest);
+    if client_side {
+        log::debug!("request {id}: {}: {error}", reason.as_str());
+        return;
+    }
+    let pool = context.pool.as_ref().map_or("-", |pool| pool.spec().name.as_str());
+    let backend = context.lease.as_ref().map_or("-", |lease| lease.name().as_str());
+    let tries = context.tries;
+    log::warn!(
+        "request {id}: {} after {tries} tries, last on backend {backend} of pool {pool}: {error}",
+        reason.as_str()
+    );
+}

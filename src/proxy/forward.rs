@@ -1,0 +1,92 @@
+//! What a backend is told that the client did not say.
+
+use super::{answer::X_REQUEST_ID, client::X_FORWARDED_FOR, exchange::Context};
+use crate::model::HostHeader;
+use http::{HeaderName, HeaderValue, header};
+use pingora::{Result, http::RequestHeader};
+
+pub(super) const FORWARDED_PROTO: &str = "http";
+const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+const X_REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
+const HTTP: HeaderValue = HeaderValue::from_static(FORWARDED_PROTO);
+
+/// Makes the request that a backend sees out of the one the client sent. Pingora has taken the
+/// hop-by-hop fields out.
+pub(super) fn prepare(request: &mut RequestHeader, context: &Context) -> Result<()> {
+    if let Some(target) = &context.rewritten {
+        request.set_raw_path(target.as_bytes())?;
+    }
+    remove_ambiguous_names(request);
+    set_forwarded(request, context)?;
+    request.insert_header(X_REQUEST_ID, &context.request_id)?;
+    set_host(request, context)
+}
+
+/// `X_Forwarded_For` and `X-Forwarded-For` are the same to many a backend (CGI maps both to one
+/// name), so fields with underscores could smuggle what we replace. nginx drops them as well.
+fn remove_ambiguous_names(request: &mut RequestHeader) {
+    let ambiguous: Vec<HeaderName> =
+        request.headers.keys().filter(|name| name.as_str().contains('_')).cloned().collect();
+    for name in ambiguous {
+        request.remove_header(&name);
+    }
+}
+
+fn set_forwarded(request: &mut RequestHeader, context: &Context) -> Result<()> {
+    let trusted = context.from_trusted;
+    let host = request.headers.get(header::HOST).cloned();
+    match context.link.client() {
+        Some(peer) => {
+            let peer = peer.ip().to_string();
+            request.insert_header(X_FORWARDED_FOR, appended(request, trusted, &peer))?;
+        }
+        None => {
+            request.remove_header(&X_FORWARDED_FOR);
+        }
+    }
+    match context.client {
+        Some(client) => request.insert_header(X_REAL_IP, client.to_string())?,
+        None => drop(request.remove_header(&X_REAL_IP)),
+    }
+    if !trusted {
+        // An untrusted client's word on any of these is worth nothing.
+        request.remove_header(&header::FORWARDED);
+        request.remove_header(&X_FORWARDED_PROTO);
+        request.remove_header(&X_FORWARDED_HOST);
+    }
+    if !request.headers.contains_key(X_FORWARDED_PROTO) {
+        request.insert_header(X_FORWARDED_PROTO, HTTP)?;
+    }
+    if let Some(host) = host.filter(|_| !request.headers.contains_key(X_FORWARDED_HOST)) {
+        request.insert_header(X_FORWARDED_HOST, host)?;
+    }
+    Ok(())
+}
+
+/// The client's `X-Forwarded-For` with `peer` appended if it comes from a trusted proxy, else `peer`
+/// alone.
+fn appended(request: &RequestHeader, trusted: bool, peer: &str) -> String {
+    let mut list = String::new();
+    if trusted {
+        for value in request.headers.get_all(X_FORWARDED_FOR) {
+            list.push_str(&String::from_utf8_lossy(value.as_bytes()));
+            list.push_str(", ");
+        }
+    }
+    list.push_str(peer);
+    list
+}
+
+fn set_host(request: &mut RequestHeader, context: &Context) -> Result<()> {
+    let (Some(pool), Some(lease)) = (&context.pool, &context.lease) else { return Ok(()) };
+    match &pool.spec().host_header {
+        HostHeader::Literal(host) => request.insert_header(header::HOST, host),
+        HostHeader::Backend => request.insert_header(header::HOST, lease.authority()),
+        // HTTP/1.0 clients may send none, but a backend that we ask in HTTP/1.1 must get one.
+        HostHeader::Preserve if !request.headers.contains_key(header::HOST) => {
+            request.insert_header(header::HOST, lease.authority())
+        }
+        HostHeader::Preserve => Ok(()),
+    }
+}

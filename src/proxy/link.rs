@@ -1,0 +1,201 @@
+//! What the connection loop and the proxy tell each other about one client connection.
+//!
+//! Pingora stands between the two: the loop sees bytes, the proxy sees requests. Each field says who
+//! writes it and who reads it. All of it is used by one task at a time, so the atomics are only there
+//! to make it shareable and relaxed ordering is enough.
+
+use super::Exchange;
+use std::{
+    net::SocketAddr,
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering::Relaxed},
+    },
+    time::{Duration, Instant},
+};
+
+/// What went wrong on the client's side of a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Fault {
+    /// Nothing.
+    None,
+    /// No piece of the request body came in time.
+    BodyTimeout,
+    /// The client did not take what we sent.
+    WriteTimeout,
+    /// The request body's framing is malformed.
+    BadBody,
+    /// The client broke off.
+    Disconnected,
+}
+
+impl Fault {
+    fn from_u8(value: u8) -> Self {
+        match value {
+            1 => Self::BodyTimeout,
+            2 => Self::WriteTimeout,
+            3 => Self::BadBody,
+            4 => Self::Disconnected,
+            _ => Self::None,
+        }
+    }
+}
+
+/// Whether a response broke off, and how its connection must end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum BrokenOff {
+    /// It did not.
+    No,
+    /// By closing it: the client can tell that something is missing.
+    Close,
+    /// By resetting it: an orderly end would look like the end of the response.
+    Reset,
+}
+
+/// One client connection.
+#[derive(Debug)]
+pub struct Link {
+    /// The listener's index in the snapshot.
+    listener: usize,
+    /// The client's address; `None` on a unix socket.
+    client: Option<SocketAddr>,
+    /// Instants are kept as nanoseconds since this.
+    epoch: Instant,
+    /// Written by the request stream, read by the proxy.
+    fault: AtomicU8,
+    /// Written by the proxy when it passes on a 101, read by the request stream.
+    upgraded: AtomicBool,
+    /// Written by the proxy when it answered in full and Pingora gives the connection up anyway.
+    reusable: AtomicBool,
+    /// Written by the proxy when a response broke off, with what the client must see of it.
+    broken_off: AtomicU8,
+    /// Whether the head of a final response went out. Written by the proxy, read by the loop.
+    answered: AtomicBool,
+    /// When the loop gives the exchange up, in nanoseconds since `epoch`; 0 is never. Written by
+    /// the proxy, read by the loop.
+    deadline: AtomicU64,
+    /// An exchange that was given up before it was logged. Written when it is dropped, read by the
+    /// loop.
+    abandoned: Mutex<Option<Box<Exchange>>>,
+}
+
+impl Link {
+    /// A connection of `client` on the listener with this index.
+    pub fn new(listener: usize, client: Option<SocketAddr>) -> Self {
+        Self {
+            listener,
+            client,
+            epoch: Instant::now(),
+            fault: AtomicU8::new(Fault::None as u8),
+            upgraded: AtomicBool::new(false),
+            reusable: AtomicBool::new(false),
+            broken_off: AtomicU8::new(BrokenOff::No as u8),
+            answered: AtomicBool::new(false),
+            deadline: AtomicU64::new(0),
+            abandoned: Mutex::new(None),
+        }
+    }
+
+    /// Forgets what was said of the request before.
+    pub fn begin_request(&self) {
+        self.fault.store(Fault::None as u8, Relaxed);
+        self.broken_off.store(BrokenOff::No as u8, Relaxed);
+        for flag in [&self.upgraded, &self.reusable, &self.answered] {
+            flag.store(false, Relaxed);
+        }
+        self.deadline.store(0, Relaxed);
+    }
+
+    /// The listener's index in the snapshot.
+    pub fn listener(&self) -> usize {
+        self.listener
+    }
+
+    /// The client's address; `None` on a unix socket.
+    pub fn client(&self) -> Option<SocketAddr> {
+        self.client
+    }
+
+    /// Notes a fault on the client's side. The first stands: what follows is its consequence.
+    pub fn set_fault(&self, fault: Fault) {
+        if self.fault() == Fault::None {
+            self.fault.store(fault as u8, Relaxed);
+        }
+    }
+
+    /// The fault noted for this request.
+    pub fn fault(&self) -> Fault {
+        Fault::from_u8(self.fault.load(Relaxed))
+    }
+
+    /// The connection carries another protocol from here on.
+    pub fn set_upgraded(&self) {
+        self.upgraded.store(true, Relaxed);
+    }
+
+    /// Whether the connection carries another protocol.
+    pub fn is_upgraded(&self) -> bool {
+        self.upgraded.load(Relaxed)
+    }
+
+    /// The response went out whole and the request was read whole, whatever Pingora says.
+    pub fn set_reusable(&self) {
+        self.reusable.store(true, Relaxed);
+    }
+
+    /// Whether the connection may serve another request though Pingora gave it up.
+    pub fn is_reusable(&self) -> bool {
+        self.reusable.load(Relaxed)
+    }
+
+    /// The response broke off. A client that knows how long it should be gets what there was, then
+    /// the end of the connection; one that takes that end for the response's gets a reset.
+    pub fn break_off(&self, client_knows_length: bool) {
+        let how = if client_knows_length { BrokenOff::Close } else { BrokenOff::Reset };
+        self.broken_off.store(how as u8, Relaxed);
+    }
+
+    /// Whether the response broke off, and how the connection must end.
+    pub fn broken_off(&self) -> BrokenOff {
+        match self.broken_off.load(Relaxed) {
+            1 => BrokenOff::Close,
+            2 => BrokenOff::Reset,
+            _ => BrokenOff::No,
+        }
+    }
+
+    /// The head of a final response went out.
+    pub fn set_answered(&self) {
+        self.answered.store(true, Relaxed);
+    }
+
+    /// Whether the head of a final response went out.
+    pub fn is_answered(&self) -> bool {
+        self.answered.load(Relaxed)
+    }
+
+    /// Has the loop give up the exchange at `at`; `None` takes that back.
+    pub fn set_deadline(&self, at: Option<Instant>) {
+        let nanos = at.map_or(0, |at| at.saturating_duration_since(self.epoch).as_nanos().max(1));
+        self.deadline.store(u64::try_from(nanos).unwrap_or(u64::MAX), Relaxed);
+    }
+
+    /// When the exchange is given up.
+    pub fn deadline(&self) -> Option<Instant> {
+        match self.deadline.load(Relaxed) {
+            0 => None,
+            nanos => Some(self.epoch + Duration::from_nanos(nanos)),
+        }
+    }
+
+    pub(super) fn abandon(&self, exchange: Box<Exchange>) {
+        *self.abandoned.lock().unwrap_or_else(PoisonError::into_inner) = Some(exchange);
+    }
+
+    /// The exchange that was given up, if one was.
+    pub fn take_abandoned(&self) -> Option<Box<Exchange>> {
+        self.abandoned.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+}

@@ -1,0 +1,144 @@
+//! From an exchange to its line in the access log.
+
+use super::{Answer, Exchange, Reason, exchange};
+use crate::{observe::AccessRecord, runtime::Snapshot};
+use http::{HeaderName, HeaderValue, StatusCode, header};
+use pingora_proxy::Session;
+use std::{
+    net::IpAddr,
+    time::{Duration, Instant, SystemTime},
+};
+
+/// Logs an exchange that Pingora saw to its end.
+pub(super) fn log(session: &Session, exchange: &Exchange) {
+    let Some(access_log) = &exchange.snapshot.access_log else { return };
+    let request = session.req_header();
+    let written = session.response_written().map(|response| response.status);
+    let field = |name: HeaderName| request.headers.get(name).map(HeaderValue::as_bytes);
+    let target = String::from_utf8_lossy(request.raw_path());
+    let status = match exchange.reason {
+        Reason::ClientAborted => Reason::ClientAborted.status(),
+        reason => written.or(exchange.own_status).unwrap_or(reason.status()),
+    };
+    access_log.log(&AccessRecord {
+        method: request.method.as_str(),
+        host: &exchange::host(request),
+        path: &target,
+        bytes_in: session.body_bytes_read() as u64,
+        bytes_out: session.body_bytes_sent() as u64,
+        protocol: protocol(request.version),
+        user_agent: field(header::USER_AGENT),
+        referer: field(header::REFERER),
+        ..record(exchange, status, exchange.reason)
+    });
+}
+
+/// Logs an exchange that the connection loop gave up and answers itself.
+pub fn log_abandoned(exchange: &Exchange, answer: &Answer) {
+    let (id, reason) = (exchange.request_id.to_str().unwrap_or("-"), answer.reason());
+    log::warn!("request {id}: {} after {} tries", reason.as_str(), exchange.tries);
+    let Some(access_log) = &exchange.snapshot.access_log else { return };
+    let Some(sketch) = &exchange.sketch else { return };
+    access_log.log(&AccessRecord {
+        method: sketch.method.as_str(),
+        host: &sketch.host,
+        path: &sketch.target,
+        ..record(exchange, answer.status(), reason)
+    });
+}
+
+fn record(exchange: &Exchange, status: StatusCode, reason: Reason) -> AccessRecord<'_> {
+    AccessRecord {
+        time: exchange.time,
+        duration: exchange.received.elapsed(),
+        connect: exchange.connect_time,
+        upstream: exchange.upstream_time,
+        client_ip: exchange.client,
+        route: exchange.matched().map(|route| route.name.as_str()),
+        pool: exchange.pool.as_ref().map(|pool| pool.spec().name.as_str()),
+        backend: exchange.lease.as_ref().map(|lease| lease.name().as_str()),
+        tries: exchange.tries,
+        ..blank(exchange.listener().name.as_str(), status, reason, &exchange.request_id)
+    }
+}
+
+fn protocol(version: http::Version) -> &'static str {
+    match version {
+        http::Version::HTTP_10 => "HTTP/1.0",
+        _ => "HTTP/1.1",
+    }
+}
+
+/// A request that was refused before it became an exchange.
+#[derive(Debug)]
+pub struct Refused<'a> {
+    /// The listener's index in the snapshot.
+    pub listener: usize,
+    /// The address of the connection.
+    pub client: Option<IpAddr>,
+    /// When its first byte was seen.
+    pub began: Instant,
+    /// The id it was answered with.
+    pub request_id: &'a HeaderValue,
+    /// The method, as far as it can be told, or `-`.
+    pub method: &'a str,
+    /// The target, as far as it can be told, or `-`.
+    pub target: &'a str,
+    /// The status it was answered with.
+    pub status: StatusCode,
+    /// Why.
+    pub reason: Reason,
+}
+
+/// Logs a request that was refused before it became an exchange.
+pub fn log_refused(snapshot: &Snapshot, refused: &Refused<'_>) {
+    let Some(access_log) = &snapshot.access_log else { return };
+    let duration = refused.began.elapsed();
+    access_log.log(&AccessRecord {
+        time: SystemTime::now().checked_sub(duration).unwrap_or(SystemTime::UNIX_EPOCH),
+        method: refused.method,
+        path: refused.target,
+        duration,
+        client_ip: refused.client,
+        ..blank(
+            snapshot.listeners[refused.listener].name.as_str(),
+            refused.status,
+            refused.reason,
+            refused.request_id,
+        )
+    });
+}
+
+/// A record of which nothing more is known.
+fn blank<'a>(
+    listener: &'a str,
+    status: StatusCode,
+    reason: Reason,
+    request_id: &'a HeaderValue,
+) -> AccessRecord<'a> {
+    AccessRecord {
+        time: SystemTime::UNIX_EPOCH,
+        method: "-",
+        host: "-",
+        path: "-",
+        status: status.as_u16(),
+        bytes_in: 0,
+        bytes_out: 0,
+        duration: Duration::ZERO,
+        queue: None,
+        connect: None,
+        upstream: None,
+        client_ip: None,
+        listener,
+        route: None,
+        pool: None,
+        backend: None,
+        tries: 0,
+        reason: reason.as_str(),
+        request_id: request_id.to_str().unwrap_or("-"),
+        protocol: "HTTP/1.1",
+        tls: None,
+        user_agent: None,
+        referer: None,
+    }
+}

@@ -1,0 +1,215 @@
+//! The proxy: what happens between a request's head and its log line.
+//!
+//! [`Gateway`] is the only implementation of Pingora's `ProxyHttp`; its hooks delegate. A request is
+//! an [`Exchange`], made by the connection loop in `listener` and carried here in Pingora's
+//! per-connection user context, so it is whole from the first hook on.
+
+mod answer;
+mod client;
+mod exchange;
+mod failure;
+mod forward;
+mod link;
+mod log_line;
+mod peer;
+mod reason;
+mod response;
+mod retry;
+
+pub use answer::Answer;
+pub use client::new_request_id;
+pub use exchange::{Exchange, RequestBody};
+pub use link::{BrokenOff, Fault, Link};
+pub use log_line::{Refused, log_abandoned, log_refused};
+pub use reason::Reason;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use exchange::Context;
+use pingora::{
+    BError, Error, Result,
+    http::{RequestHeader, ResponseHeader},
+    protocols::Digest,
+    upstreams::peer::HttpPeer,
+};
+use pingora_proxy::{FailToProxy, ProxyHttp, ProxyWarnLogContext, Session};
+use std::any::Any;
+use tokio::sync::watch;
+
+/// The proxy that serves every HTTP listener.
+#[derive(Debug)]
+pub struct Gateway {
+    /// Whether we are draining: answers then close their connections.
+    draining: watch::Receiver<bool>,
+}
+
+impl Gateway {
+    /// A proxy whose answers close their connections once `draining` says so.
+    pub fn new(draining: watch::Receiver<bool>) -> Self {
+        Self { draining }
+    }
+
+    fn is_draining(&self) -> bool {
+        *self.draining.borrow()
+    }
+}
+
+#[async_trait]
+impl ProxyHttp for Gateway {
+    type CTX = Context;
+
+    fn new_ctx(&self) -> Context {
+        Context::default()
+    }
+
+    fn init_downstream_modules(&self, _: &mut pingora::modules::http::HttpModules) {
+        // Pingora would add its compression module, which costs a little on every request.
+    }
+
+    fn on_connection_reuse(
+        &self,
+        session: &mut Session,
+        context: &mut Context,
+        exchange: Box<dyn Any + Send + Sync>,
+    ) {
+        context.begin(exchange.downcast().expect("the connection loop passes an Exchange"));
+        context.settle(session);
+    }
+
+    async fn request_filter(&self, session: &mut Session, context: &mut Context) -> Result<bool> {
+        match context.route(session.req_header()) {
+            Ok(()) => Ok(false),
+            Err(answer) => {
+                context.answer(session, *answer).await?;
+                Ok(true)
+            }
+        }
+    }
+
+    async fn proxy_upstream_filter(
+        &self,
+        session: &mut Session,
+        context: &mut Context,
+    ) -> Result<bool> {
+        if context.pick_first() {
+            return Ok(true);
+        }
+        context.answer(session, Answer::error(Reason::NoHealthyBackend)).await?;
+        Ok(false)
+    }
+
+    async fn upstream_peer(&self, _: &mut Session, context: &mut Context) -> Result<Box<HttpPeer>> {
+        context.begin_try()
+    }
+
+    fn fail_to_connect(
+        &self,
+        session: &mut Session,
+        _: &HttpPeer,
+        context: &mut Context,
+        mut error: BError,
+    ) -> BError {
+        context.after_connect_failure(session, &mut error);
+        error
+    }
+
+    async fn connected_to_upstream(
+        &self,
+        _: &mut Session,
+        reused: bool,
+        _: &HttpPeer,
+        _: std::os::unix::io::RawFd,
+        _: Option<&Digest>,
+        context: &mut Context,
+    ) -> Result<()> {
+        context.connected(reused);
+        Ok(())
+    }
+
+    async fn upstream_request_filter(
+        &self,
+        _: &mut Session,
+        request: &mut RequestHeader,
+        context: &mut Context,
+    ) -> Result<()> {
+        forward::prepare(request, context)
+    }
+
+    async fn request_body_filter(
+        &self,
+        _: &mut Session,
+        _: &mut Option<Bytes>,
+        end_of_stream: bool,
+        context: &mut Context,
+    ) -> Result<()> {
+        if end_of_stream {
+            context.request_sent();
+        }
+        Ok(())
+    }
+
+    async fn upstream_response_filter(
+        &self,
+        _: &mut Session,
+        response: &mut ResponseHeader,
+        context: &mut Context,
+    ) -> Result<()> {
+        if !response.status.is_informational() {
+            context.upstream_answered();
+        }
+        Ok(())
+    }
+
+    async fn response_filter(
+        &self,
+        session: &mut Session,
+        response: &mut ResponseHeader,
+        context: &mut Context,
+    ) -> Result<()> {
+        response::prepare(session, response, context, self.is_draining())
+    }
+
+    fn error_while_proxy(
+        &self,
+        _: &HttpPeer,
+        session: &mut Session,
+        mut error: BError,
+        context: &mut Context,
+        reused: bool,
+    ) -> BError {
+        context.after_proxy_failure(session, &mut error, reused);
+        error
+    }
+
+    async fn fail_to_proxy(
+        &self,
+        session: &mut Session,
+        error: &Error,
+        context: &mut Context,
+    ) -> FailToProxy {
+        if self.is_draining() {
+            session.set_keepalive(None);
+        }
+        failure::answer(session, error, context).await
+    }
+
+    async fn logging(&self, session: &mut Session, _: Option<&Error>, context: &mut Context) {
+        if let Some(exchange) = context.finish() {
+            log_line::log(session, &exchange);
+        }
+    }
+
+    fn suppress_error_log(&self, _: &Session, _: &Context, _: &Error) -> bool {
+        true // `failure::answer` logs what is worth logging, with the request's id.
+    }
+
+    fn suppress_proxy_warn_log(
+        &self,
+        _: &Session,
+        _: &Context,
+        _: &Error,
+        _: ProxyWarnLogContext,
+    ) -> bool {
+        true // `retry` logs each failed try.
+    }
+}

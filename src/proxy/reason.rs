@@ -1,0 +1,70 @@
+//! The one table of reason codes and the statuses that go with them.
+
+use http::StatusCode;
+
+/// Why a request ended as it did; `reason` in the access log and `error` in our own answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reason {
+    /// As it should.
+    Ok,
+    /// No route matches.
+    NoRoute,
+    /// No usable backend in the pool.
+    NoHealthyBackend,
+    /// Every try failed to connect.
+    ConnectFailed,
+    /// Connecting or the first byte timed out.
+    UpstreamTimeout,
+    /// The backend broke off, or answered what is not HTTP, before its headers were whole.
+    UpstreamReset,
+    /// The backend broke off in the body.
+    UpstreamTruncated,
+    /// A limit of ours is reached.
+    Overloaded,
+    /// The request is malformed.
+    BadRequest,
+    /// The client was too slow.
+    ClientTimeout,
+    /// The client went away.
+    ClientAborted,
+    /// A fault of our own.
+    InternalError,
+}
+
+impl Reason {
+    /// The code.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Ok => "ok",
+            Self::NoRoute => "no_route",
+            Self::NoHealthyBackend => "no_healthy_backend",
+            Self::ConnectFailed => "connect_failed",
+            Self::UpstreamTimeout => "upstream_timeout",
+            Self::UpstreamReset => "upstream_reset",
+            Self::UpstreamTruncated => "upstream_truncated",
+            Self::Overloaded => "overloaded",
+            Self::BadRequest => "bad_request",
+            Self::ClientTimeout => "client_timeout",
+            Self::ClientAborted => "client_aborted",
+            Self::InternalError => "internal_error",
+        }
+    }
+
+    /// The status that goes with it where nothing more exact is known.
+    pub fn status(self) -> StatusCode {
+        match self {
+            Self::Ok => StatusCode::OK,
+            Self::NoRoute => StatusCode::NOT_FOUND,
+            Self::NoHealthyBackend | Self::Overloaded => StatusCode::SERVICE_UNAVAILABLE,
+            Self::ConnectFailed | Self::UpstreamReset | Self::UpstreamTruncated => {
+                StatusCode::BAD_GATEWAY
+            }
+            Self::UpstreamTimeout => StatusCode::GATEWAY_TIMEOUT,
+            Self::BadRequest => StatusCode::BAD_REQUEST,
+            Self::ClientTimeout => StatusCode::REQUEST_TIMEOUT,
+            // nginx's code for a client that went away; never sent, only logged.
+            Self::ClientAborted => StatusCode::from_u16(499).expect("499 is a status"),
+            Self::InternalError => StatusCode::INTERNAL_SERVER_ERROR,
+        }
+    }
+}

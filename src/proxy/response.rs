@@ -1,0 +1,71 @@
+//! What a client gets that the backend did not say, and what it does not get.
+
+use super::{answer::X_REQUEST_ID, exchange::Context};
+use http::{HeaderName, StatusCode, Version, header};
+use pingora::{Result, http::ResponseHeader};
+use pingora_proxy::Session;
+
+const X_BACKEND_SERVER: HeaderName = HeaderName::from_static("x-backend-server");
+const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
+const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
+
+/// Makes the response that the client sees out of the backend's.
+pub(super) fn prepare(
+    session: &mut Session,
+    response: &mut ResponseHeader,
+    context: &Context,
+    draining: bool,
+) -> Result<()> {
+    if response.status == StatusCode::SWITCHING_PROTOCOLS {
+        context.link.set_upgraded();
+    } else if response.status.is_informational() {
+        return Ok(());
+    } else {
+        // A 1xx passed on before the body was whole has made Pingora give the connection up.
+        session.set_keepalive(context.keepalive.filter(|_| !draining));
+        remove_hop_by_hop(response);
+        frame(session, response);
+    }
+    context.link.set_answered();
+    if let (Some(pool), Some(lease)) = (&context.pool, &context.lease)
+        && pool.spec().reveal_backend
+    {
+        response.insert_header(X_BACKEND_SERVER, lease.name_value())?;
+    }
+    response.insert_header(X_REQUEST_ID, &context.request_id)
+}
+
+/// Removes the fields that concern the connection to the backend only. `Transfer-Encoding` stays:
+/// Pingora frames the response by it.
+fn remove_hop_by_hop(response: &mut ResponseHeader) {
+    for name in nominated(response) {
+        response.remove_header(&name);
+    }
+    for name in [header::CONNECTION, header::UPGRADE, KEEP_ALIVE, PROXY_CONNECTION] {
+        response.remove_header(&name);
+    }
+}
+
+/// The fields that `Connection` names. Those that frame the message or that every response needs
+/// are not a backend's to take away.
+fn nominated(response: &ResponseHeader) -> Vec<HeaderName> {
+    let essential = [header::TRANSFER_ENCODING, header::CONTENT_LENGTH];
+    let fields = response.headers.get_all(header::CONNECTION).into_iter();
+    fields
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .filter_map(|name| name.trim().parse::<HeaderName>().ok())
+        .filter(|name| !essential.contains(name))
+        .collect()
+}
+
+/// An HTTP/1.0 client cannot read chunks: its response ends when the connection does. And a
+/// connection on which an upgrade was refused may have bytes of the other protocol on it.
+fn frame(session: &mut Session, response: &mut ResponseHeader) {
+    if session.req_header().version == Version::HTTP_10 {
+        response.remove_header(&header::TRANSFER_ENCODING);
+    }
+    if session.is_upgrade_req() {
+        session.set_keepalive(None);
+    }
+}
