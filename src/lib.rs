@@ -1,5 +1,35 @@
 //! A load balancer and programmable reverse proxy built on Pingora.
+//!
+//! The `pingora-lb` binary is [`App`] with nothing added. This page is the map of the library; the
+//! same with its reasons is in `docs/architecture.md`.
+//!
+//! # The life of a request
+//!
+//! 1. [`listener`] accepts the connection, reads the request's head under a deadline and checks it
+//!    byte for byte. What is malformed is answered there.
+//! 2. The [`runtime::Snapshot`] in force is loaded, once, for the whole of the request.
+//! 3. [`proxy`] takes over through Pingora's hooks: [`route`] finds the route, the route's pool is
+//!    asked for a backend.
+//! 4. [`pool`] picks: the policy, over the backends that are usable now.
+//! 5. Pingora connects and streams; [`proxy`] decides on retries, sets and removes header fields.
+//! 6. The request is logged ([`observe`]) and the backend is released, on whatever path.
+//!
+//! # What lives where
+//!
+//! | module | what |
+//! |---|---|
+//! | [`config`] | file to validated [`model`], all errors at once |
+//! | [`model`] | plain validated values |
+//! | [`route`] | request facts to route, pure |
+//! | [`pool`] | backends, health, balancing policies |
+//! | [`listener`] | sockets, the HTTP/1 connection loop, draining, hand-over |
+//! | [`proxy`] | Pingora's hooks, header fields, retries, failures to answers |
+//! | [`runtime`] | the compiled configuration and its background tasks |
+//! | [`observe`] | access log and error log |
+//! | [`cli`] | arguments and subcommands |
 
+mod app;
+pub mod cli;
 pub mod config;
 pub mod listener;
 pub mod model;
@@ -8,3 +38,8 @@ pub mod pool;
 pub mod proxy;
 pub mod route;
 pub mod runtime;
+
+pub use app::{App, Mode, StartError};
+/// The version of Pingora that this library is built on, so that a program that uses both agrees
+/// with it.
+pub use pingora;

@@ -36,12 +36,6 @@ pub(super) fn defaults() -> HealthCheck {
     HealthCheck { probe: Probe::Tcp, interval, timeout: TIMEOUT, rise, fall, jitter }
 }
 
-/// How long a probe may take when only the interval is given: two seconds, or the interval if that
-/// is shorter, as a probe ends before the next one starts.
-pub fn default_health_timeout(interval: Duration) -> Duration {
-    TIMEOUT.min(interval)
-}
-
 /// Reads `health_check:`. The inner `None` is a check that is off.
 #[allow(clippy::option_option, reason = "off, and unreadable, are two things")]
 pub(super) fn read(field: &Field<'_>) -> Option<Option<HealthCheck>> {
@@ -55,26 +49,14 @@ pub(super) fn read(field: &Field<'_>) -> Option<Option<HealthCheck>> {
         Some((_, field)) => field.section(&TCP).map(|_| Probe::Tcp),
         None => Some(Probe::Tcp),
     };
-    let interval = section.or("interval", defaults.interval, Field::positive_duration);
     Some(Some(HealthCheck {
         probe: probe.unwrap_or(Probe::Tcp),
-        interval,
-        timeout: section.or("timeout", default_health_timeout(interval), |f| timeout(f, interval)),
+        interval: section.or("interval", defaults.interval, Field::positive_duration),
+        timeout: section.or("timeout", defaults.timeout, Field::positive_duration),
         rise: section.or("rise", defaults.rise, in_a_row),
         fall: section.or("fall", defaults.fall, in_a_row),
         jitter: section.or("jitter", defaults.jitter, percent),
     }))
-}
-
-/// A probe ends before the next one starts, so it takes at most the interval.
-fn timeout(field: &Field<'_>, interval: Duration) -> Option<Duration> {
-    field.scalar(scalar::DURATION, |text| {
-        let timeout = scalar::positive_duration(text)?;
-        if timeout > interval {
-            return Err(Hint::expected(format!("at most the interval, {interval:?}")));
-        }
-        Ok(timeout)
-    })
 }
 
 fn in_a_row(field: &Field<'_>) -> Option<NonZeroU32> {

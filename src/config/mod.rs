@@ -35,7 +35,6 @@ mod warnings;
 mod tests;
 
 pub use diagnostic::{ConfigErrors, Diagnostic, Fault, Position};
-pub use health_check::default_health_timeout;
 pub use quick::{Quick, quick};
 pub use scalar::{parse_duration, parse_percent};
 

@@ -582,11 +582,6 @@ fn health_checks_are_checked() {
                 "3:26: pools.app.health_check.tcp.port: unknown key \"port\"; expected no key here",
             ),
             (
-                "{ interval: 1s, timeout: 2s }",
-                "3:42: pools.app.health_check.timeout: found \"2s\"; \
-                 expected at most the interval, 1s",
-            ),
-            (
                 "{ rise: 0 }",
                 "3:25: pools.app.health_check.rise: found \"0\"; \
                  expected a whole number from 1 to 1000",

@@ -1,6 +1,6 @@
 use super::{LISTENERS, POOLS, config, errors, parse};
 use crate::{
-    config::{Quick, default_health_timeout, quick},
+    config::{Quick, quick},
     model::{
         AccessLog, AccessLogFormat, Action, BackendAddress, BalancePolicy, HostHeader, HostPattern,
         LogTarget, PathMatch, Probe, RouteListeners, StatusRange, ValueMatch,
@@ -213,14 +213,6 @@ fn http_checks_are_read() {
 }
 
 #[test]
-fn a_check_with_a_short_interval_ends_within_it() {
-    let text = "pools: { app: { backends: [a:1], health_check: { interval: 500ms } } }\n";
-    let check = config(&format!("{LISTENERS}{text}")).pools[0].health_check.clone().unwrap();
-    assert_eq!(check.timeout, Duration::from_millis(500));
-    assert_eq!(default_health_timeout(10 * SECOND), 2 * SECOND);
-}
-
-#[test]
 fn routes_that_need_no_pool_need_no_pools() {
     let text = "routes: [{ respond: { status: 200 } }]\n";
     assert!(config(&format!("{LISTENERS}{text}")).pools.is_empty());
@@ -279,10 +271,6 @@ fn flags_are_checked_like_a_file() {
         ),
         (Quick { backends: vec![], ..flags() }, "found no backend; expected at least one"),
         (Quick { max_retries: 11, ..flags() }, "found 11 retries; expected at most 10"),
-        (
-            Quick { health_interval: SECOND, ..flags() },
-            "found a health timeout of 3s; expected at most the interval, 1s",
-        ),
         (
             Quick { health_interval: Duration::ZERO, ..flags() },
             "found a health interval or timeout of 0; expected durations above zero",

@@ -1,0 +1,123 @@
+//! The files a server needs besides its configuration, tried out while there is still a terminal to
+//! complain on.
+
+use super::StartError;
+use crate::model::{self, AccessLog, Config, LogTarget};
+use nix::unistd::{Gid, Group, Uid, User, geteuid};
+use std::{
+    fs::{self, DirBuilder, OpenOptions},
+    io,
+    os::unix::fs::{DirBuilderExt, MetadataExt},
+    path::{Path, PathBuf},
+};
+
+/// Makes or checks what the server will need.
+pub(super) fn prepare(config: &Config, daemon: bool, upgrade: bool) -> Result<(), StartError> {
+    let server = &config.server;
+    let owner = if daemon { Owner::find(server)? } else { Owner::default() };
+    if daemon {
+        usable(&server.pid_file, private_parent(&server.pid_file))?;
+        if let Some(path) = &server.error_log {
+            usable(path, owner.appendable(path))?;
+        }
+    }
+    if upgrade {
+        usable(&server.upgrade_sock, private_parent(&server.upgrade_sock))?;
+    }
+    match config.access_log.as_ref().map(|log| &log.path) {
+        Some(LogTarget::File(path)) => usable(path, owner.appendable(path)),
+        Some(LogTarget::Stdout) | None => Ok(()),
+    }
+}
+
+fn usable(path: &Path, tried: io::Result<()>) -> Result<(), StartError> {
+    tried.map_err(|source| StartError::File { path: path.to_path_buf(), source })
+}
+
+/// Whom the log files must belong to: the account a daemon runs as opens them again after it has
+/// given up root's rights.
+#[derive(Default)]
+struct Owner {
+    user: Option<Uid>,
+    group: Option<Gid>,
+}
+
+impl Owner {
+    fn find(server: &model::Server) -> Result<Self, StartError> {
+        let user = match &server.user {
+            Some(name) => Some(account("user", name, User::from_name(name), |user| user.uid)?),
+            None => None,
+        };
+        let group = match &server.group {
+            Some(name) => Some(account("group", name, Group::from_name(name), |group| group.gid)?),
+            None => None,
+        };
+        Ok(Self { user, group })
+    }
+
+    /// Opens `path` for appending as a server would, and sees to it that the server may.
+    fn appendable(&self, path: &Path) -> io::Result<()> {
+        let file = OpenOptions::new().append(true).create(true).open(path)?;
+        let (user, group) = (self.user.map(Uid::as_raw), self.group.map(Gid::as_raw));
+        let meta = file.metadata()?;
+        let changes = user.is_some_and(|user| user != meta.uid())
+            || group.is_some_and(|group| group != meta.gid());
+        if changes && meta.is_file() {
+            std::os::unix::fs::fchown(&file, user, group)?;
+        }
+        Ok(())
+    }
+}
+
+/// Looks an account up, and makes sure that we can become it.
+fn account<A, I>(
+    kind: &'static str,
+    name: &str,
+    found: nix::Result<Option<A>>,
+    id: impl Fn(&A) -> I,
+) -> Result<I, StartError> {
+    let error = |problem: String| StartError::Account { kind, name: name.to_owned(), problem };
+    match found {
+        Ok(Some(account)) if geteuid().is_root() => Ok(id(&account)),
+        Ok(Some(_)) => Err(error("only root can run as another account".to_owned())),
+        Ok(None) => Err(error("there is no such account".to_owned())),
+        Err(problem) => Err(error(problem.desc().to_owned())),
+    }
+}
+
+/// Makes the folder of `path` if it is missing, for nobody but us. A folder in a place that
+/// everyone can write to must not be somebody else's: the default for users without a runtime
+/// directory lies in one.
+fn private_parent(path: &Path) -> io::Result<()> {
+    let Some(folder) = path.parent() else { return Ok(()) };
+    match DirBuilder::new().mode(0o700).create(folder) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+        other => return other,
+    }
+    let meta = fs::metadata(folder)?;
+    let ours = [0, geteuid().as_raw()].contains(&meta.uid());
+    if ours {
+        return Ok(());
+    }
+    let problem = "its folder belongs to another user";
+    Err(io::Error::new(io::ErrorKind::PermissionDenied, problem))
+}
+
+/// Removes the pid file if it is ours: a successor writes its own.
+pub(super) fn remove_pid_file(config: &Config) {
+    let path = &config.server.pid_file;
+    let ours =
+        fs::read_to_string(path).is_ok_and(|text| text.trim() == std::process::id().to_string());
+    if ours {
+        // Nobody waits for this; a leftover pid file is replaced by the next start.
+        let _ = fs::remove_file(path);
+    }
+}
+
+/// The name of the access log for an error message.
+pub(super) fn access_log_path(settings: &AccessLog) -> PathBuf {
+    match &settings.path {
+        LogTarget::Stdout => PathBuf::from("stdout"),
+        LogTarget::File(path) => path.clone(),
+    }
+}

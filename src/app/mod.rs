@@ -1,0 +1,148 @@
+//! From a configuration to a running server.
+//!
+//! [`App`] is what a `main` holds: the shipped binary's and that of anyone who builds on the library.
+//! Everything that can fail at the start fails before the process goes to the background: the
+//! configuration is compiled, the log files are opened and every address is bound first. The server
+//! itself is Pingora's; it daemonizes, runs our one [`service`] on its worker threads, and ends when
+//! our [`signals`] say so.
+
+mod files;
+mod service;
+mod signals;
+
+use crate::{
+    config::Checked,
+    listener::{self, BindError, Bound},
+    model::Config,
+    observe::{AccessLog, error_log},
+    pool::Interner,
+    runtime::Snapshot,
+};
+use pingora::server::{RunArgs, Server, configuration::ServerConf};
+use service::{Service, Start};
+use signals::{Control, Signals};
+use std::{io, path::PathBuf, sync::Arc};
+
+/// A balancer that is to run. It is made in `main` and consumed by `run`.
+#[derive(Debug, Default)]
+pub struct App {}
+
+/// How a configuration is to be served.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Mode {
+    /// Go to the background, whatever the configuration says.
+    pub daemon: bool,
+    /// Take the listening sockets over from the running instance.
+    pub upgrade: bool,
+}
+
+/// Why a server could not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// An address cannot be listened on.
+    #[error(transparent)]
+    Bind(#[from] BindError),
+    /// A file that is needed cannot be used.
+    #[error("cannot use {path}: {source}")]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+    /// The user or group to run as is unknown.
+    #[error("{kind} {name}: {problem}")]
+    Account {
+        /// `user` or `group`.
+        kind: &'static str,
+        /// As configured.
+        name: String,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// The log could not be set up.
+    #[error("cannot set up logging: {0}")]
+    Logging(io::Error),
+    /// It failed after it began to start; the log says why.
+    #[error("{0}")]
+    Failed(String),
+}
+
+impl App {
+    /// A balancer with the built-in parts.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Compiles `config` as a start would, and throws the result away: what `-t` runs.
+    pub fn check(&self, config: &Config) {
+        drop(Snapshot::compile(config, &Arc::new(Interner::default()), None));
+    }
+
+    /// Serves a configuration until the process is told to end, and returns when it may.
+    ///
+    /// # Errors
+    /// When it cannot start.
+    pub fn serve(&self, checked: &Checked, mode: Mode) -> Result<(), StartError> {
+        let config = &checked.config;
+        let daemon = mode.daemon || config.server.daemon;
+        files::prepare(config, daemon, mode.upgrade)?;
+        let error_file = config.server.error_log.as_deref().filter(|_| daemon);
+        let error_log =
+            error_log::init(config.server.log_level, error_file).map_err(StartError::Logging)?;
+        for warning in &checked.warnings {
+            log::warn!("{warning}");
+        }
+        let sockets = if mode.upgrade { Vec::new() } else { bind(config)? };
+        let control = Arc::new(Control::new(config, error_log));
+        let mut server = Server::new_with_opt_and_conf(None, server_conf(config, daemon));
+        let start = Start {
+            config: config.clone(),
+            upgrade: mode.upgrade,
+            sockets,
+            control: control.clone(),
+            conf: server.configuration.clone(),
+        };
+        server.add_service(Service::new(start));
+        server.run(RunArgs { shutdown_signal: Box::new(Signals::new(control.clone())) });
+        control.finish(config, daemon)
+    }
+}
+
+fn bind(config: &Config) -> Result<Vec<Bound>, StartError> {
+    Ok(listener::bind_all(&config.listeners, |_| None)?)
+}
+
+/// Opens the access log as the configuration says.
+fn open_access_log(config: &Config) -> Result<Option<Arc<AccessLog>>, StartError> {
+    let Some(settings) = &config.access_log else { return Ok(None) };
+    match AccessLog::open(settings) {
+        Ok(log) => Ok(Some(Arc::new(log))),
+        Err(source) => Err(StartError::File { path: files::access_log_path(settings), source }),
+    }
+}
+
+/// The most tries of one request that Pingora allows; how many there are is our decision.
+const MAX_TRIES: usize = 64;
+/// Idle connections to backends that each worker thread keeps.
+const UPSTREAM_POOL: usize = 1024;
+
+fn server_conf(config: &Config, daemon: bool) -> ServerConf {
+    let server = &config.server;
+    let text = |path: &PathBuf| path.to_string_lossy().into_owned();
+    ServerConf {
+        daemon,
+        threads: server.threads,
+        pid_file: text(&server.pid_file),
+        upgrade_sock: text(&server.upgrade_sock),
+        error_log: server.error_log.as_ref().map(text).filter(|_| daemon),
+        user: server.user.clone().filter(|_| daemon),
+        group: server.group.clone().filter(|_| daemon),
+        // By the time Pingora is told to end, we have drained.
+        grace_period_seconds: Some(0),
+        graceful_shutdown_timeout_seconds: Some(0),
+        upstream_keepalive_pool_size: UPSTREAM_POOL,
+        max_retries: MAX_TRIES,
+        ..ServerConf::default()
+    }
+}

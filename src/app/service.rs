@@ -1,0 +1,109 @@
+//! The one service that Pingora's server runs for us: everything from the first health check to the
+//! last connection, on one set of worker threads.
+
+use super::{StartError, open_access_log, signals::Control};
+use crate::{
+    listener::{self, Accepting, Bound, Successor},
+    model::{Config, ListenAddress},
+    pool::Interner,
+    runtime::{Live, Snapshot, Supervisor},
+};
+use async_trait::async_trait;
+use pingora::{
+    server::{ListenFds, ShutdownWatch, configuration::ServerConf},
+    services,
+};
+use std::{collections::HashMap, os::fd::OwnedFd, sync::Arc, time::Duration};
+
+/// How long a successor waits for the running instance to be told to hand over.
+const HAND_OVER_PATIENCE: Duration = Duration::from_secs(120);
+
+/// What a start needs.
+pub(super) struct Start {
+    pub(super) config: Config,
+    pub(super) upgrade: bool,
+    /// Bound already, unless they are to be taken over.
+    pub(super) sockets: Vec<Bound>,
+    pub(super) control: Arc<Control>,
+    pub(super) conf: Arc<ServerConf>,
+}
+
+/// The service; what it starts with is consumed by the first start.
+pub(super) struct Service(Option<Start>);
+
+impl Service {
+    pub(super) fn new(start: Start) -> Self {
+        Self(Some(start))
+    }
+}
+
+#[async_trait]
+impl services::Service for Service {
+    async fn start_service(&mut self, _: Option<ListenFds>, _: ShutdownWatch, _: usize) {
+        let Some(start) = self.0.take() else { return };
+        let control = start.control.clone();
+        if let Err(error) = run(start).await {
+            log::error!("{error}");
+            control.fail(error.to_string());
+        }
+    }
+
+    fn name(&self) -> &'static str {
+        "pingora-lb"
+    }
+}
+
+async fn run(start: Start) -> Result<(), StartError> {
+    let Start { config, upgrade, sockets, control, conf } = start;
+    let access_log = open_access_log(&config)?;
+    control.set_access_log(access_log.clone());
+    let snapshot = Snapshot::compile(&config, &Arc::new(Interner::default()), access_log);
+    let supervisor = Supervisor::start(&snapshot);
+    supervisor.wait_until_checked().await;
+    let (sockets, predecessor) = if upgrade {
+        let (sockets, predecessor) = take_over(&config).await?;
+        (sockets, Some(predecessor))
+    } else {
+        (sockets, None)
+    };
+    control.set_sockets(&sockets).map_err(|error| StartError::Failed(error.to_string()))?;
+    for bound in &sockets {
+        log::info!("listener {}: listening on {}", bound.name, bound.local_address());
+    }
+    let drain = control.drain().clone();
+    let accepting = Accepting { live: Arc::new(Live::new(snapshot)), drain, conf };
+    let serving = listener::serve(sockets, accepting);
+    if let Some(predecessor) = predecessor {
+        // From here on both accept; the predecessor stops when it has read this.
+        let ready = tokio::task::spawn_blocking(move || predecessor.ready()).await;
+        match ready {
+            Ok(Ok(())) => log::info!("took over from the running instance"),
+            Ok(Err(error)) => {
+                log::error!("the instance before us did not hear that we serve: {error}");
+            }
+            Err(error) => log::error!("hand-over: {error}"),
+        }
+    }
+    serving.await.map_err(|error| StartError::Failed(error.to_string()))?;
+    // Connections go on after their listeners have closed; so do the health checks that they need.
+    std::future::pending::<()>().await;
+    drop(supervisor);
+    Ok(())
+}
+
+/// Receives the sockets of the running instance, and binds what it does not have.
+async fn take_over(config: &Config) -> Result<(Vec<Bound>, listener::Predecessor), StartError> {
+    let path = config.server.upgrade_sock.clone();
+    let failed = |error: std::io::Error| StartError::File {
+        path: config.server.upgrade_sock.clone(),
+        source: error,
+    };
+    log::info!("waiting for the running instance to hand over (send it QUIT)");
+    let received =
+        tokio::task::spawn_blocking(move || Successor::listen(&path)?.receive(HAND_OVER_PATIENCE));
+    let received = received.await.map_err(|error| StartError::Failed(error.to_string()))?;
+    let (handed, predecessor) = received.map_err(failed)?;
+    let mut handed: HashMap<ListenAddress, OwnedFd> = handed.into_iter().collect();
+    let sockets = listener::bind_all(&config.listeners, |address| handed.remove(address))?;
+    Ok((sockets, predecessor))
+}

@@ -1,0 +1,221 @@
+//! Signals, and what they set in motion: draining, handing over, reopening logs.
+
+use super::{StartError, files};
+use crate::{
+    listener::{Bound, Drain, hand_over},
+    model::{Config, ListenAddress},
+    observe::{AccessLog, error_log::ErrorLog},
+};
+use async_trait::async_trait;
+use pingora::server::{ShutdownSignal, ShutdownSignalWatch};
+use std::{
+    fs, io,
+    os::fd::OwnedFd,
+    path::PathBuf,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+use tokio::{
+    signal::unix::{Signal, SignalKind, signal},
+    sync::watch,
+};
+
+/// How long an idle connection is kept after TERM, for a request that is already on its way.
+const IDLE_GRACE: Duration = Duration::from_millis(100);
+
+type Sockets = Vec<(ListenAddress, OwnedFd)>;
+
+/// What the signals act on, shared with the service.
+pub(super) struct Control {
+    drain: Drain,
+    drain_timeout: Duration,
+    upgrade_sock: PathBuf,
+    error_log: ErrorLog,
+    access_log: Mutex<Option<Arc<AccessLog>>>,
+    /// Second handles on the listening sockets, to hand over. Dropped when draining begins: while
+    /// one is open, the kernel goes on accepting.
+    sockets: Mutex<Sockets>,
+    /// Whether a successor has the listening sockets.
+    handed_over: Mutex<bool>,
+    /// Why the service could not start.
+    failure: watch::Sender<Option<String>>,
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Control {
+    pub(super) fn new(config: &Config, error_log: ErrorLog) -> Self {
+        Self {
+            drain: Drain::default(),
+            drain_timeout: config.server.drain_timeout,
+            upgrade_sock: config.server.upgrade_sock.clone(),
+            error_log,
+            access_log: Mutex::new(None),
+            sockets: Mutex::new(Vec::new()),
+            handed_over: Mutex::new(false),
+            failure: watch::Sender::new(None),
+        }
+    }
+
+    pub(super) fn drain(&self) -> &Drain {
+        &self.drain
+    }
+
+    pub(super) fn set_access_log(&self, log: Option<Arc<AccessLog>>) {
+        *locked(&self.access_log) = log;
+    }
+
+    pub(super) fn set_sockets(&self, sockets: &[Bound]) -> io::Result<()> {
+        let duplicate = |bound: &Bound| Ok((bound.address.clone(), bound.duplicate()?));
+        *locked(&self.sockets) = sockets.iter().map(duplicate).collect::<io::Result<_>>()?;
+        Ok(())
+    }
+
+    /// Ends the process with an error.
+    pub(super) fn fail(&self, why: String) {
+        self.failure.send_replace(Some(why));
+    }
+
+    /// The last things before the process ends.
+    pub(super) fn finish(&self, config: &Config, daemon: bool) -> Result<(), StartError> {
+        if let Some(log) = &*locked(&self.access_log) {
+            log.flush();
+        }
+        if daemon {
+            files::remove_pid_file(config);
+        }
+        if !*locked(&self.handed_over) {
+            remove_socket_files(config);
+        }
+        match self.failure.borrow().clone() {
+            Some(why) => Err(StartError::Failed(why)),
+            None => Ok(()),
+        }
+    }
+
+    fn reopen_logs(&self) {
+        self.error_log.reopen();
+        if let Some(log) = &*locked(&self.access_log) {
+            log.reopen();
+        }
+        log::info!("log files reopened");
+    }
+
+    /// Stops accepting, and resolves when the last connection is gone or out of time.
+    async fn drain_out(&self, idle_grace: Duration, successor: bool) {
+        locked(&self.sockets).clear();
+        let connections = self.drain.connections();
+        log::info!("draining: {connections} connections are open");
+        self.drain.begin(idle_grace, successor);
+        let drained = tokio::time::timeout(self.drain_timeout, self.drain.wait_until_empty()).await;
+        if drained.is_ok() {
+            log::info!("drained");
+        } else {
+            let left = self.drain.connections();
+            log::warn!("drain_timeout is over: {left} connections are cut off");
+        }
+    }
+
+    /// Hands the listening sockets to a successor that waits for them; `false` if there is none or
+    /// it failed, and we go on serving.
+    async fn hand_over(&self) -> bool {
+        let sockets: io::Result<Sockets> = locked(&self.sockets)
+            .iter()
+            .map(|(address, socket)| Ok((address.clone(), socket.try_clone()?)))
+            .collect();
+        let path = self.upgrade_sock.clone();
+        let handing = tokio::task::spawn_blocking(move || hand_over(&path, &sockets?));
+        match handing.await {
+            Ok(Ok(())) => {
+                log::info!("the successor serves");
+                *locked(&self.handed_over) = true;
+                true
+            }
+            Ok(Err(error)) => {
+                let path = self.upgrade_sock.display();
+                log::error!(
+                    "QUIT refused, still serving: no successor took over at {path}: {error}"
+                );
+                false
+            }
+            Err(error) => {
+                log::error!("QUIT refused, still serving: {error}");
+                false
+            }
+        }
+    }
+}
+
+/// Removes the files of unix-socket listeners, which would outlive us.
+fn remove_socket_files(config: &Config) {
+    for listener in &config.listeners {
+        if let ListenAddress::Unix(path) = &listener.address {
+            // A leftover is recognised as stale by the next start.
+            let _ = fs::remove_file(path);
+        }
+    }
+}
+
+/// Our signals in place of Pingora's: when this returns, we have drained, and Pingora ends at once.
+pub(super) struct Signals(Arc<Control>);
+
+impl Signals {
+    pub(super) fn new(control: Arc<Control>) -> Self {
+        Self(control)
+    }
+
+    async fn watch(&self) -> io::Result<()> {
+        let control = &self.0;
+        let mut terminate = signal(SignalKind::terminate())?;
+        let mut interrupt = signal(SignalKind::interrupt())?;
+        let mut quit = signal(SignalKind::quit())?;
+        let mut hang_up = signal(SignalKind::hangup())?;
+        let mut user_1 = signal(SignalKind::user_defined1())?;
+        let mut failure = control.failure.subscribe();
+        loop {
+            tokio::select! {
+                _ = interrupt.recv() => return Ok(()),
+                () = failed(&mut failure) => return Ok(()),
+                _ = hang_up.recv() => control.reopen_logs(),
+                _ = user_1.recv() => control.reopen_logs(),
+                _ = terminate.recv() => {
+                    unless_interrupted(&mut interrupt, control.drain_out(IDLE_GRACE, false)).await;
+                    return Ok(());
+                }
+                _ = quit.recv() => {
+                    if control.hand_over().await {
+                        // Idle clients keep their connection for as long as we may stay: what they
+                        // still send is answered, and only then closed.
+                        let stay = control.drain_out(control.drain_timeout, true);
+                        unless_interrupted(&mut interrupt, stay).await;
+                        return Ok(());
+                    }
+                }
+            }
+        }
+    }
+}
+
+async fn failed(failure: &mut watch::Receiver<Option<String>>) {
+    // The sender is in the control that we hold.
+    let _ = failure.wait_for(Option::is_some).await.map(drop);
+}
+
+async fn unless_interrupted(interrupt: &mut Signal, work: impl Future<Output = ()>) {
+    tokio::select! {
+        () = work => {}
+        _ = interrupt.recv() => {}
+    }
+}
+
+#[async_trait]
+impl ShutdownSignalWatch for Signals {
+    async fn recv(&self) -> ShutdownSignal {
+        if let Err(error) = self.watch().await {
+            self.0.fail(format!("cannot listen for signals: {error}"));
+        }
+        ShutdownSignal::FastShutdown
+    }
+}

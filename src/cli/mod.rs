@@ -1,0 +1,62 @@
+//! The command line: arguments, and one file per subcommand.
+
+mod arguments;
+pub mod backend;
+mod demo;
+
+use crate::{App, Mode, config, config::Checked};
+use arguments::{Arguments, Command};
+use clap::{CommandFactory, Parser, error::ErrorKind};
+use std::{path::Path, process::ExitCode};
+
+impl App {
+    /// Reads the process's arguments and does what they say: serves a configuration, checks one, or
+    /// runs a subcommand. Returns the process's exit code: 0 for success, 1 for failure. Wrong usage
+    /// ends the process with 2 and says what is wrong.
+    pub fn run(self) -> ExitCode {
+        let arguments = Arguments::parse();
+        let done = match &arguments.command {
+            Some(Command::Backend(backend)) => backend.run(),
+            Some(Command::Demo(demo)) => demo.run(&self),
+            None => self.run_server(&arguments),
+        };
+        match done {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(problem) => {
+                eprintln!("{problem}");
+                ExitCode::FAILURE
+            }
+        }
+    }
+
+    fn run_server(&self, arguments: &Arguments) -> Result<(), String> {
+        let checked = match &arguments.conf {
+            Some(path) if arguments.test => return self.test(path),
+            Some(path) => config::load(path).map_err(|errors| errors.to_string())?,
+            None => from_flags(arguments)?,
+        };
+        let mode = Mode { daemon: arguments.daemon, upgrade: arguments.upgrade };
+        self.serve(&checked, mode).map_err(|error| format!("pingora-lb: {error}"))
+    }
+
+    /// `-t`: reads and compiles the file, and says what is wrong with it.
+    fn test(&self, path: &Path) -> Result<(), String> {
+        let checked = config::load(path).map_err(|errors| errors.to_string())?;
+        self.check(&checked.config);
+        for warning in &checked.warnings {
+            eprintln!("warning: {warning}");
+        }
+        println!("{}: the configuration is valid", path.display());
+        Ok(())
+    }
+}
+
+/// The file-less form: a balancer from flags alone.
+fn from_flags(arguments: &Arguments) -> Result<Checked, String> {
+    let Some(quick) = arguments.quick() else {
+        let what = "one of --conf FILE or --backends ADDRESS,... is required";
+        Arguments::command().error(ErrorKind::MissingRequiredArgument, what).exit()
+    };
+    let config = config::quick(&quick)?;
+    Ok(Checked { config, warnings: Vec::new() })
+}
