@@ -1,0 +1,253 @@
+//! The command line, as a person or a script uses it.
+
+use crate::support::{Address, Config, Origin, Program, Reserved, eventually, get, request, tally};
+use std::{
+    ffi::OsStr,
+    net::TcpListener,
+    time::{Duration, Instant},
+};
+
+#[test]
+fn help_mentions_every_flag_and_subcommand() {
+    let (code, help, _) = Program::run(["--help"]);
+    assert_eq!(code, 0);
+    let words = "-c --conf -d --daemon -u --upgrade -t --test --port --listen --backends \
+                 --algorithm --health-interval --health-timeout --max-retries demo backend \
+                 --help --version round_robin random least_connections";
+    for word in words.split_whitespace() {
+        assert!(help.contains(word), "{word} is missing in\n{help}");
+    }
+    let (code, help, _) = Program::run(["backend", "--help"]);
+    assert_eq!(code, 0);
+    for word in ["--port", "--name", "--latency", "--fail-rate"] {
+        assert!(help.contains(word), "{word} is missing in\n{help}");
+    }
+    let (code, help, _) = Program::run(["demo", "--help"]);
+    assert_eq!(code, 0);
+    assert!(help.contains("--port"), "{help}");
+}
+
+#[test]
+fn version_is_the_packages() {
+    for flag in ["--version", "-V"] {
+        let (code, version, _) = Program::run([flag]);
+        assert_eq!((code, version.trim()), (0, concat!("pingora-lb ", env!("CARGO_PKG_VERSION"))));
+    }
+}
+
+#[test]
+fn wrong_usage_exits_with_2_and_says_what_is_wrong() {
+    let cases: &[(&[&str], &str)] = &[
+        (&["--nonsense"], "--nonsense"),
+        (&["nonsense"], "nonsense"),
+        (&[], "--help"),
+        (&["-t"], "--conf"),
+        (&["--port", "8080"], "--backends"),
+        (&["--port", "99999", "--backends", "127.0.0.1:1"], "99999"),
+        (&["--port", "1", "--backends", "127.0.0.1:1", "--algorithm", "nonsense"], "nonsense"),
+        (&["--port", "1", "--backends", "no port"], "no port"),
+        (&["--port", "1", "--backends", "127.0.0.1:1", "--max-retries", "x"], "x"),
+        (&["--port", "1", "--backends", "127.0.0.1:1", "--health-interval", "10q"], "10q"),
+        (&["-c", "lb.yaml", "--backends", "127.0.0.1:1"], "--backends"),
+        (&["backend", "--port", "1", "--name", "a", "--latency", "fast"], "fast"),
+        (&["backend", "--port", "1", "--name", "a", "--fail-rate", "120%"], "120%"),
+    ];
+    for (args, mentioned) in cases {
+        let (code, stdout, stderr) = Program::run(*args);
+        assert_eq!(code, 2, "{args:?}\n{stdout}\n{stderr}");
+        assert!(stderr.contains(mentioned), "{args:?} should mention {mentioned}\n{stderr}");
+    }
+}
+
+#[test]
+fn a_good_configuration_passes_the_test_without_being_run() {
+    let files = Config::new("pools:\n  app: { backends: [127.0.0.1:1] }\n").write();
+    // It is only read: an address in use is no matter of the configuration.
+    let Address::Tcp(web) = files.web() else { unreachable!() };
+    let _taken = TcpListener::bind(web).unwrap();
+    for flag in ["-t", "--test"] {
+        let (code, stdout, stderr) =
+            Program::run([OsStr::new("-c"), files.path().as_os_str(), OsStr::new(flag)]);
+        assert_eq!(code, 0, "{stderr}");
+        let said = format!("{stdout}{stderr}").to_lowercase();
+        assert!(said.contains("ok") || said.contains("valid"), "{said}");
+    }
+}
+
+#[test]
+fn every_error_of_a_configuration_is_reported_at_its_place() {
+    let text = "\
+listeners:
+  web: { address: 127.0.0.1:18080, adress: x }
+pools:
+  app:
+    backends: [127.0.0.1:9001]
+    balance: round_robbin
+    retry: { attempts: many }
+routes:
+  - pool: ap
+server:
+  threads: 1
+";
+    let files = Config::new(text).write();
+    for flag in [Some("-t"), None] {
+        let mut args = vec![OsStr::new("-c"), files.path().as_os_str()];
+        args.extend(flag.map(OsStr::new));
+        let (code, stdout, stderr) = Program::run(args);
+        assert_eq!(code, 1, "{stdout}\n{stderr}");
+        for place in ["lb.yaml:2:36", "lb.yaml:6:14", "lb.yaml:7:24", "lb.yaml:9:11"] {
+            assert!(stderr.contains(place), "{place} is missing in\n{stderr}");
+        }
+        for word in ["adress", "address", "round_robbin", "round_robin", "attempts", "many", "app"]
+        {
+            assert!(stderr.contains(word), "{word} is missing in\n{stderr}");
+        }
+    }
+}
+
+#[test]
+fn the_example_configurations_pass_the_test() {
+    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("conf");
+    for entry in std::fs::read_dir(folder).into_iter().flatten() {
+        let path = entry.unwrap().path();
+        if path.extension().is_some_and(|extension| extension == "yaml") {
+            let (code, _, stderr) =
+                Program::run([OsStr::new("-t"), OsStr::new("-c"), path.as_os_str()]);
+            assert_eq!(code, 0, "{}\n{stderr}", path.display());
+        }
+    }
+}
+
+#[test]
+fn a_missing_file_is_a_failure_that_names_it() {
+    for args in [&["-c", "/nonexistent/lb.yaml"][..], &["-t", "-c", "/nonexistent/lb.yaml"]] {
+        let (code, _, stderr) = Program::run(args);
+        assert_eq!(code, 1, "{stderr}");
+        assert!(stderr.contains("/nonexistent/lb.yaml"), "{stderr}");
+    }
+}
+
+/// Starts the balancer without a file, and waits until it listens.
+fn without_a_file(args: &[&str], address: &Address) -> Program {
+    let mut program = Program::start(args);
+    eventually("it listens", || {
+        program.assert_running();
+        address.connect().is_ok()
+    });
+    program
+}
+
+#[test]
+fn no_file_is_needed() {
+    let origins = ["a", "b"].map(Origin::named);
+    let port = Reserved::new();
+    let backends = format!("{},http://{}", origins[0].address(), origins[1].address());
+    let number = port.port().to_string();
+    let _program = without_a_file(&["--port", &number, "--backends", &backends], &port.address());
+    let names: Vec<String> = (0..6).map(|_| get(&port.address(), "/").text()).collect();
+    assert_eq!(tally(&names), [("a".to_owned(), 3), ("b".to_owned(), 3)].into());
+}
+
+#[test]
+fn the_interface_to_listen_on_can_be_chosen() {
+    let origin = Origin::named("a");
+    let port = Reserved::new();
+    let (listen, backend) = (port.address().to_string(), origin.address().to_string());
+    let _program = without_a_file(&["--listen", &listen, "--backends", &backend], &port.address());
+    assert_eq!(get(&port.address(), "/").text(), "a");
+}
+
+#[test]
+fn every_algorithm_and_its_aliases_work() {
+    let origins = ["a", "b"].map(Origin::named);
+    let backends = format!("{},{}", origins[0].address(), origins[1].address());
+    for algorithm in ["round_robin", "roundrobin", "random", "least_connections", "leastconn"] {
+        let port = Reserved::new();
+        let number = port.port().to_string();
+        let args = ["--port", &number, "--backends", &backends, "--algorithm", algorithm];
+        let _program = without_a_file(&args, &port.address());
+        let names: Vec<String> = (0..40).map(|_| get(&port.address(), "/").text()).collect();
+        assert_eq!(tally(&names).len(), 2, "{algorithm}");
+    }
+}
+
+#[test]
+fn health_and_retries_can_be_set_without_a_file() {
+    let origin = Origin::named("a");
+    let dead = Reserved::new();
+    let port = Reserved::new();
+    let number = port.port().to_string();
+    let backends = format!("{},{}", origin.address(), dead.address());
+    let flags = ["--health-interval", "100ms", "--health-timeout", "100ms", "--max-retries", "0"];
+    let mut args = vec!["--port", &number, "--backends", &backends];
+    args.extend(flags);
+    let program = without_a_file(&args, &port.address());
+    program.stderr.wait_for("is DOWN: connection refused");
+    for _ in 0..4 {
+        assert_eq!(get(&port.address(), "/").status, 200);
+    }
+    let checks = origin.accepted();
+    eventually("checks go on at the pace asked for", || origin.accepted() > checks + 3);
+}
+
+#[test]
+fn an_address_in_use_is_an_error_within_a_second() {
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let started = Instant::now();
+    let (code, _, stderr) = Program::run(["--listen", &address, "--backends", "127.0.0.1:1"]);
+    let took = started.elapsed();
+    assert_eq!(code, 1, "{stderr}");
+    assert!(stderr.contains(&address), "{stderr}");
+    assert!(took < Duration::from_secs(1), "{took:?}");
+}
+
+#[test]
+fn one_address_in_use_among_several_fails_the_start() {
+    let text = "listeners:\n  web: { address: \"@WEB@\" }\n  two: { address: \"@2@\" }\n\
+                pools:\n  app: { backends: [127.0.0.1:1] }\n";
+    let files = Config::new(text).write();
+    let Address::Tcp(second) = files.extra(2) else { unreachable!() };
+    let _taken = TcpListener::bind(second).unwrap();
+    let (code, _, stderr) = Program::run([OsStr::new("-c"), files.path().as_os_str()]);
+    assert_eq!(code, 1, "{stderr}");
+    assert!(stderr.contains(&second.to_string()), "{stderr}");
+}
+
+#[test]
+fn the_backend_subcommand_is_a_backend() {
+    let port = Reserved::new();
+    let number = port.port().to_string();
+    let args = ["backend", "--port", &number, "--name", "app-1", "--latency", "50ms"];
+    let _program = without_a_file(&args, &port.address());
+    let asked = Instant::now();
+    let response = get(&port.address(), "/x");
+    assert!(asked.elapsed() >= Duration::from_millis(50));
+    assert_eq!(response.headers.get("x-served-by"), Some("app-1"));
+    assert!(response.text().contains("app-1"), "{}", response.text());
+    assert_eq!(get(&port.address(), "/health").text().trim(), "ok");
+}
+
+#[test]
+fn the_backend_fails_as_often_as_told() {
+    let port = Reserved::new();
+    let number = port.port().to_string();
+    let args = ["backend", "--port", &number, "--name", "app-1", "--fail-rate", "100%"];
+    let _program = without_a_file(&args, &port.address());
+    assert_eq!(get(&port.address(), "/").status, 500);
+    assert_eq!(get(&port.address(), "/health").status, 200);
+}
+
+#[test]
+fn the_demo_starts_by_itself_and_says_what_to_try() {
+    let port = Reserved::new();
+    let number = port.port().to_string();
+    let program = without_a_file(&["demo", "--port", &number], &port.address());
+    let mut client = crate::support::Client::connect(&port.address());
+    let names: Vec<String> = (0..3).map(|_| client.get("/").backend()).collect();
+    assert_eq!(tally(&names).len(), 3, "{names:?}");
+    program.stdout.wait_for(&number);
+    // What to try first: see the rotation.
+    program.stdout.wait_for("curl");
+    assert_eq!(client.ask(request("POST", "/echo", &[], b"said")).text(), "said");
+}

@@ -1,0 +1,35 @@
+//! The acceptance suite: drives the real binary over real sockets, as its users do.
+//!
+//! One test binary, so that it links once. Nothing here uses a fixed port or waits for a fixed
+//! time: ports are taken from the system and kept (see `support::address`), and every wait is for
+//! a condition, with a deadline. Whatever a test starts, it stops when it ends, however it ends.
+#![allow(
+    missing_docs,
+    unreachable_pub,
+    dead_code,
+    // A test tells its story in one piece: splitting it for length hides the sequence.
+    clippy::too_many_lines,
+    // `expect` and `unwrap` are how a test says what it relies on.
+    clippy::missing_panics_doc,
+    // Configuration snippets quote addresses and names; one form for all of them reads best.
+    clippy::needless_raw_string_hashes,
+    clippy::needless_pass_by_value,
+    // Addresses and counts are named by what they are: `a`, `b`, `c` are the three backends.
+    clippy::many_single_char_names,
+    clippy::similar_names
+)]
+
+mod support;
+
+mod access_log;
+mod balancing;
+mod cli;
+mod health;
+mod layers;
+mod listeners;
+mod proxying;
+mod retry;
+mod routes;
+mod signals;
+mod strictness;
+mod support_tests;

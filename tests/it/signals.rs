@@ -1,0 +1,329 @@
+//! Signals, the daemon and the hand-over.
+
+use crate::support::{
+    Config, Lb, Load, Origin, Program, Reply, SOON, eventually, get, lb::server, request, within,
+};
+use rustix::process::{Pid, Signal, kill_process, test_kill_process};
+use std::{
+    ffi::OsStr,
+    fs,
+    time::{Duration, Instant},
+};
+
+const UNCHECKED: &str = "health_check: off";
+
+/// A balancer with a request on its way that the origin has seen.
+fn with_a_request_in_flight(origin: &Origin, keys: &str) -> (Lb, crate::support::Client) {
+    let lb = Config::pool(&[origin.entry()], UNCHECKED).and(&server(keys)).start();
+    let mut client = lb.client();
+    client.send(request("GET", "/in-flight", &[], b""));
+    eventually("the request arrives", || origin.count() == 1);
+    (lb, client)
+}
+
+#[test]
+fn term_lets_a_request_in_flight_finish_and_then_exits_at_once() {
+    let origin = Origin::slow("app-1", Duration::from_secs(3));
+    let (mut lb, mut client) = with_a_request_in_flight(&origin, "drain_timeout: 30s");
+    lb.signal(Signal::TERM);
+    let response = client.response();
+    let answered = Instant::now();
+    assert_eq!((response.status, response.text().as_str()), (200, "app-1"));
+    assert!(response.headers.lists("connection", "close"), "{:?}", response.headers);
+    let status = lb.program.wait_for_exit(SOON).expect("it exits");
+    let took = answered.elapsed();
+    assert!(took < Duration::from_millis(200), "gone {took:?} after the answer");
+    assert_eq!(status.code(), Some(0));
+}
+
+#[test]
+fn new_connections_are_refused_while_draining() {
+    let origin = Origin::slow("app-1", Duration::from_secs(2));
+    let (mut lb, mut client) = with_a_request_in_flight(&origin, "drain_timeout: 30s");
+    lb.signal(Signal::TERM);
+    let web = lb.web();
+    assert!(
+        within(Duration::from_millis(1500), || web.connect().is_err()),
+        "connections are accepted while draining"
+    );
+    lb.program.assert_running();
+    assert_eq!(client.response().status, 200);
+}
+
+#[test]
+fn term_exits_at_once_when_nothing_is_in_flight() {
+    let origin = Origin::named("app-1");
+    let mut lb = Config::pool(&[origin.entry()], UNCHECKED).start();
+    // Idle keep-alive connections are no work.
+    let mut idle = lb.client();
+    idle.get("/");
+    let fresh = lb.client();
+    let signalled = Instant::now();
+    lb.signal(Signal::TERM);
+    let status = lb.program.wait_for_exit(SOON).expect("it exits");
+    let took = signalled.elapsed();
+    assert!(took < Duration::from_millis(500), "{took:?}");
+    assert_eq!(status.code(), Some(0));
+    assert!(idle.is_closed());
+    drop(fresh);
+}
+
+#[test]
+fn requests_that_keep_coming_do_not_fail_during_a_drain() {
+    let origin = Origin::slow("app-1", Duration::from_millis(20));
+    let mut lb = Config::pool(&[origin.entry()], UNCHECKED).start();
+    let mut clients: Vec<_> = (0..8).map(|_| lb.client()).collect();
+    let asked = request("GET", "/", &[], b"");
+    for client in &mut clients {
+        client.get("/");
+        client.send(&asked);
+    }
+    eventually("the second round arrives", || origin.count() == 16);
+    lb.signal(Signal::TERM);
+    for client in &mut clients {
+        assert_eq!(client.response().status, 200);
+    }
+    assert!(lb.program.wait_for_exit(SOON).is_some());
+}
+
+#[test]
+fn drain_timeout_cuts_what_is_left() {
+    let origin = Origin::scripted("app-1", |_| Reply::Hang);
+    let (mut lb, mut client) = with_a_request_in_flight(&origin, "drain_timeout: 500ms");
+    let signalled = Instant::now();
+    lb.signal(Signal::TERM);
+    lb.program.wait_for_exit(SOON).expect("it exits");
+    let took = signalled.elapsed();
+    assert!(took >= Duration::from_millis(450) && took < Duration::from_secs(2), "{took:?}");
+    assert!(client.is_closed());
+}
+
+#[test]
+fn a_download_in_flight_is_work_too() {
+    let origin = Origin::scripted("app-1", |_| Reply::EchoStream);
+    let lb = Config::pool(&[origin.entry()], UNCHECKED).start();
+    let mut client = lb.client();
+    client.send(request("POST", "/", &["Transfer-Encoding: chunked"], b"3\r\none\r\n"));
+    client.head();
+    assert_eq!(client.chunk(), b"one");
+    lb.signal(Signal::TERM);
+    eventually("it drains", || lb.web().connect().is_err());
+    client.send("3\r\ntwo\r\n0\r\n\r\n");
+    assert_eq!(client.chunk(), b"two");
+    assert_eq!(client.chunk(), b"");
+}
+
+#[test]
+fn int_exits_at_once() {
+    let origin = Origin::scripted("app-1", |_| Reply::Hang);
+    let (mut lb, _client) = with_a_request_in_flight(&origin, "drain_timeout: 30s");
+    let signalled = Instant::now();
+    lb.signal(Signal::INT);
+    lb.program.wait_for_exit(SOON).expect("it exits");
+    let took = signalled.elapsed();
+    assert!(took < Duration::from_secs(1), "{took:?}");
+}
+
+#[test]
+fn quit_without_a_successor_is_refused() {
+    let origin = Origin::named("app-1");
+    let mut lb = Config::pool(&[origin.entry()], UNCHECKED).start();
+    lb.signal(Signal::QUIT);
+    lb.wait_for_line("ERROR");
+    lb.program.assert_running();
+    assert_eq!(lb.get("/").status, 200);
+    // It is still all there: a TERM ends it as ever.
+    lb.signal(Signal::TERM);
+    assert!(lb.program.wait_for_exit(SOON).is_some());
+}
+
+#[test]
+fn a_hand_over_loses_no_request() {
+    let origin = Origin::scripted("app-1", |request| match request.path() {
+        "/slow" => Reply::text("slow").after(Duration::from_secs(1)),
+        _ => Reply::text("app-1"),
+    });
+    let Lb { program: mut first, files } =
+        Config::pool(&[origin.entry()], UNCHECKED).and(&server("drain_timeout: 20s")).start();
+    let load = Load::start(&files.web(), 8, "/");
+    load.wait_for_more(200);
+
+    let conf = files.path().as_os_str();
+    let mut second = Program::start([OsStr::new("-c"), conf, OsStr::new("-u")]);
+    let socket = files.directory().join("upgrade.sock");
+    eventually("the successor waits", || socket.exists());
+    let mut slow = crate::support::Client::connect(&files.web());
+    slow.send(request("GET", "/slow", &[], b""));
+    eventually("the slow request arrives", || {
+        origin.requests().iter().any(|seen| seen.path() == "/slow")
+    });
+    hand_over(&mut first);
+    load.wait_for_more(500);
+    assert_eq!(slow.response().text(), "slow");
+
+    let (_, _, failures) = load.stop();
+    assert_eq!(failures, Vec::<String>::new());
+    second.assert_running();
+    assert_eq!(get(&files.web(), "/").text(), "app-1");
+    // The successor can be drained like any other.
+    second.signal(Signal::TERM);
+    assert!(second.wait_for_exit(SOON).is_some());
+}
+
+/// Tells the old instance to hand over until it is gone. A successor that has only just started
+/// may not be waiting yet; then the signal is refused, and sent again.
+#[track_caller]
+fn hand_over(first: &mut Program) {
+    let deadline = Instant::now() + SOON;
+    loop {
+        first.signal(Signal::QUIT);
+        if let Some(status) = first.wait_for_exit(Duration::from_secs(3)) {
+            assert_eq!(status.code(), Some(0));
+            return;
+        }
+        assert!(Instant::now() < deadline, "the old instance does not hand over");
+    }
+}
+
+#[test]
+fn a_unix_listener_is_handed_over_too() {
+    let origin = Origin::named("app-1");
+    let text = format!(
+        "listeners:\n  web: {{ address: \"@WEB@\" }}\n  local: {{ address: \"unix:@DIR@/lb.sock\" }}\n\
+         pools:\n  app: {{ backends: [{}], {UNCHECKED} }}\n",
+        origin.entry()
+    );
+    let Lb { program: mut first, files } = Config::new(text).start();
+    let conf = files.path().as_os_str();
+    let _second = Program::start([OsStr::new("-c"), conf, OsStr::new("-u")]);
+    let socket = files.directory().join("upgrade.sock");
+    eventually("the successor waits", || socket.exists());
+    hand_over(&mut first);
+    let local = crate::support::Address::Unix(files.directory().join("lb.sock"));
+    assert_eq!(get(&local, "/").text(), "app-1");
+    assert_eq!(get(&files.web(), "/").text(), "app-1");
+}
+
+/// A daemon, killed when dropped.
+struct Daemon(Pid);
+
+impl Daemon {
+    fn is_alive(&self) -> bool {
+        // An orphan that nobody reaps, as in a container without an init, is a zombie: gone.
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.0)).unwrap_or_default();
+        test_kill_process(self.0).is_ok() && !stat.contains(") Z ")
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        let _ = kill_process(self.0, Signal::KILL);
+    }
+}
+
+/// Starts a daemon with these further `server` keys, and returns it with its files once it serves.
+fn daemon(origin: &Origin, keys: &str) -> (Daemon, crate::support::lb::Files) {
+    let keys = format!("error_log: error.log\n{keys}");
+    let files = Config::pool(&[origin.entry()], UNCHECKED).and(&server(&keys)).access_log().write();
+    // For those who run it as another user.
+    let open = std::os::unix::fs::PermissionsExt::from_mode(0o777);
+    fs::set_permissions(files.directory(), open).unwrap();
+    // Its end is the end of what it wrote here too: a daemon holds no stream of its starter.
+    let (code, _, stderr) =
+        Program::run([OsStr::new("-c"), files.path().as_os_str(), OsStr::new("-d")]);
+    assert_eq!(code, 0, "{stderr}");
+    let pid = || files.read("lb.pid").trim().parse().ok().and_then(Pid::from_raw);
+    eventually("the pid file", || pid().is_some());
+    let daemon = Daemon(pid().unwrap());
+    eventually("it serves", || crate::support::lb::answers(&files.web()));
+    (daemon, files)
+}
+
+#[test]
+fn a_daemon_detaches_and_leaves_nothing_behind() {
+    let origin = Origin::named("app-1");
+    let (daemon, files) = daemon(&origin, "");
+    assert_eq!(get(&files.web(), "/").text(), "app-1");
+    assert_eq!(files.wait_for_entries(1)[0]["path"], "/");
+    assert!(daemon.is_alive());
+    kill_process(daemon.0, Signal::TERM).unwrap();
+    eventually("it is gone", || !daemon.is_alive());
+    eventually("the pid file is removed", || !files.directory().join("lb.pid").exists());
+}
+
+#[test]
+fn a_daemon_writes_its_errors_to_its_log() {
+    let origin = Origin::named("app-1");
+    let (daemon, files) = daemon(&origin, "");
+    kill_process(daemon.0, Signal::QUIT).unwrap();
+    eventually("the refusal is logged", || files.read("error.log").contains("ERROR"));
+    assert!(daemon.is_alive());
+}
+
+#[test]
+fn a_daemon_runs_as_the_user_it_is_told() {
+    if !rustix::process::getuid().is_root() {
+        // Nobody else may change users.
+        return;
+    }
+    let origin = Origin::named("app-1");
+    let (daemon, _files) = daemon(&origin, "user: nobody\ngroup: nogroup");
+    let status = fs::read_to_string(format!("/proc/{}/status", daemon.0)).unwrap();
+    for key in ["Uid:", "Gid:"] {
+        let line = status.lines().find(|line| line.starts_with(key)).unwrap();
+        assert!(!line.split_whitespace().any(|id| id == "0"), "{line}");
+    }
+}
+
+#[test]
+fn a_daemon_that_cannot_bind_says_so_to_its_starter() {
+    let files = Config::new("pools:\n  app: { backends: [127.0.0.1:1] }\n").write();
+    let crate::support::Address::Tcp(web) = files.web() else { unreachable!() };
+    let _taken = std::net::TcpListener::bind(web).unwrap();
+    let (code, _, stderr) =
+        Program::run([OsStr::new("-c"), files.path().as_os_str(), OsStr::new("-d")]);
+    assert_eq!(code, 1, "{stderr}");
+    assert!(stderr.contains(&web.to_string()), "{stderr}");
+    assert!(!files.directory().join("lb.pid").exists());
+}
+
+#[test]
+fn hup_and_usr1_reopen_the_access_log() {
+    for signal in [Signal::HUP, Signal::USR1] {
+        let origin = Origin::named("app-1");
+        let mut lb = Config::pool(&[origin.entry()], UNCHECKED).access_log().start();
+        lb.get("/before");
+        assert_eq!(lb.wait_for_entries(1)[0]["path"], "/before");
+        let (log, rotated) =
+            (lb.directory().join("access.log"), lb.directory().join("access.log.1"));
+        fs::rename(&log, &rotated).unwrap();
+        lb.signal(signal);
+        eventually("the log is opened anew", || log.exists());
+        lb.get("/after");
+        assert_eq!(lb.wait_for_entries(1)[0]["path"], "/after");
+        assert!(!lb.read("access.log.1").contains("/after"));
+        lb.program.assert_running();
+    }
+}
+
+#[test]
+fn no_line_is_lost_when_the_access_log_is_reopened_under_load() {
+    let origin = Origin::named("app-1");
+    let lb = Config::pool(&[origin.entry()], UNCHECKED).access_log().start();
+    let load = Load::start(&lb.web(), 4, "/");
+    load.wait_for_more(100);
+    for turn in 0..3 {
+        let to = lb.directory().join(format!("access.log.{turn}"));
+        fs::rename(lb.directory().join("access.log"), to).unwrap();
+        lb.signal(Signal::HUP);
+        load.wait_for_more(100);
+        eventually("the log is opened anew", || lb.directory().join("access.log").exists());
+    }
+    let (done, _, failures) = load.stop();
+    assert_eq!(failures, Vec::<String>::new());
+    let lines = || -> usize {
+        let names = ["access.log", "access.log.0", "access.log.1", "access.log.2"];
+        names.iter().map(|name| lb.read(name).matches("\"reason\":\"ok\"").count()).sum()
+    };
+    eventually("a line for each request", || lines() == done);
+}

@@ -1,0 +1,402 @@
+//! Malformed and hostile requests. None of them may reach a backend.
+
+use crate::support::{Client, Config, Lb, Origin, request};
+use std::time::{Duration, Instant};
+
+fn in_front_of(origin: &Origin) -> Lb {
+    Config::pool(&[origin.entry()], "health_check: off").start()
+}
+
+/// Sends bytes on a connection of their own: the status of the answer, 0 for a close without one,
+/// and whether the connection was closed behind it.
+fn status_of(lb: &Lb, bytes: &[u8]) -> (u16, bool) {
+    let mut client = lb.client();
+    client.set_patience(Duration::from_secs(3));
+    if client.try_send(bytes).is_err() {
+        // Closed before it was all sent; an answer may be on its way all the same.
+    }
+    let status = client.try_response().map_or(0, |response| response.status);
+    (status, client.is_closed())
+}
+
+/// A case: what it is, its bytes, the status it must get.
+type Case<'a> = (&'a str, Vec<u8>, u16);
+
+/// Checks all cases before it complains about any.
+#[track_caller]
+fn assert_refused(cases: &[Case<'_>]) {
+    let origin = Origin::named("app-1");
+    let lb = in_front_of(&origin);
+    let mut wrong = Vec::new();
+    for (what, bytes, expected) in cases {
+        let (status, closed) = status_of(&lb, bytes);
+        if status != *expected {
+            wrong.push(format!("{what}: {status} instead of {expected}"));
+        }
+        if *expected == 400 && !closed {
+            wrong.push(format!("{what}: the connection goes on"));
+        }
+    }
+    for request in origin.requests() {
+        wrong
+            .push(format!("reached the backend: {:?}", String::from_utf8_lossy(&request.raw_head)));
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+/// `GET /` with these header lines, each as it stands.
+fn with_lines(lines: &[&str]) -> Vec<u8> {
+    format!("GET / HTTP/1.1\r\n{}\r\n\r\n", lines.join("\r\n")).into_bytes()
+}
+
+/// `POST /` with these header lines and a body.
+fn post(lines: &[&str], body: &str) -> Vec<u8> {
+    format!("POST / HTTP/1.1\r\nHost: a\r\n{}\r\n\r\n{body}", lines.join("\r\n")).into_bytes()
+}
+
+/// A GET of this target.
+fn target(target: &str) -> Vec<u8> {
+    format!("GET {target} HTTP/1.1\r\nHost: a\r\n\r\n").into_bytes()
+}
+
+#[test]
+fn a_request_needs_exactly_one_valid_host() {
+    assert_refused(&[
+        ("no Host", with_lines(&["X-A: 1"]), 400),
+        ("two Hosts", with_lines(&["Host: a", "Host: b"]), 400),
+        ("the same Host twice", with_lines(&["Host: a", "Host: a"]), 400),
+        ("a Host with a space", with_lines(&["Host: a b"]), 400),
+        ("a Host with a slash", with_lines(&["Host: a/b"]), 400),
+        ("a Host with an at", with_lines(&["Host: user@a"]), 400),
+    ]);
+}
+
+#[test]
+fn a_body_has_one_length() {
+    let chunks = "1\r\nx\r\n0\r\n\r\n";
+    let chunked = "Transfer-Encoding: chunked";
+    assert_refused(&[
+        ("length and chunks", post(&["Content-Length: 5", chunked], chunks), 400),
+        ("chunks and length", post(&[chunked, "Content-Length: 5"], chunks), 400),
+        ("two lengths", post(&["Content-Length: 1", "Content-Length: 2"], "xx"), 400),
+        ("a list of lengths", post(&["Content-Length: 2, 2"], "xx"), 400),
+        ("a signed length", post(&["Content-Length: +2"], "xx"), 400),
+        ("a negative length", post(&["Content-Length: -1"], "xx"), 400),
+        ("a hexadecimal length", post(&["Content-Length: 0x2"], "xx"), 400),
+        ("an empty length", post(&["Content-Length:"], "xx"), 400),
+        ("a length over 64 bits", post(&["Content-Length: 18446744073709551618"], "xx"), 400),
+        ("chunks not last", post(&["Transfer-Encoding: chunked, gzip"], chunks), 400),
+        ("chunks twice", post(&[chunked, chunked], chunks), 400),
+        ("chunks with a tab", post(&["Transfer-Encoding: \u{b}chunked"], chunks), 400),
+        ("an unknown coding", post(&["Transfer-Encoding: br"], chunks), 501),
+        (
+            "chunks in HTTP/1.0",
+            format!("POST / HTTP/1.0\r\nHost: a\r\n{chunked}\r\n\r\n{chunks}").into_bytes(),
+            400,
+        ),
+    ]);
+}
+
+#[test]
+fn chunks_are_well_formed() {
+    let origin = Origin::named("app-1");
+    let lb = in_front_of(&origin);
+    let long_extension = format!("1;{}\r\nx\r\n0\r\n\r\n", "e".repeat(5000));
+    let cases = [
+        ("a size with a prefix", "0x2\r\nxx\r\n0\r\n\r\n"),
+        ("a size that overflows", "10000000000000000\r\nx\r\n0\r\n\r\n"),
+        ("a bare line feed", "1\nx\r\n0\r\n\r\n"),
+        ("data without its end", "1\r\nxx\r\n0\r\n\r\n"),
+        ("no size", "\r\nx\r\n0\r\n\r\n"),
+        ("a long extension", long_extension.as_str()),
+    ];
+    for (what, chunks) in cases {
+        let (status, closed) = status_of(&lb, &post(&["Transfer-Encoding: chunked"], chunks));
+        assert_eq!((status, closed), (400, true), "{what}");
+    }
+    // The head may have been on its way when the chunk came; no body may look whole.
+    assert!(origin.requests().iter().all(|request| !request.complete), "{:?}", origin.requests());
+}
+
+#[test]
+fn lines_and_fields_are_well_formed() {
+    assert_refused(&[
+        ("a folded field", with_lines(&["Host: a", "X-A: 1", "  2"]), 400),
+        ("a space before the first field", b"GET / HTTP/1.1\r\n Host: a\r\n\r\n".to_vec(), 400),
+        ("bare line feeds", b"GET / HTTP/1.1\nHost: a\n\n".to_vec(), 400),
+        ("one bare line feed", b"GET / HTTP/1.1\r\nHost: a\nX-A: 1\r\n\r\n".to_vec(), 400),
+        ("a bare carriage return", with_lines(&["Host: a", "X-A: 1\r2"]), 400),
+        ("a NUL in a value", with_lines(&["Host: a", "X-A: 1\x002"]), 400),
+        ("a space before the colon", with_lines(&["Host: a", "X-A : 1"]), 400),
+        ("a space before the colon of Host", with_lines(&["Host : a"]), 400),
+        ("an empty name", with_lines(&["Host: a", ": 1"]), 400),
+        ("no colon", with_lines(&["Host: a", "X-A"]), 400),
+        ("a name that is no token", with_lines(&["Host: a", "X(A): 1"]), 400),
+        ("a method that is no token", b"G{T / HTTP/1.1\r\nHost: a\r\n\r\n".to_vec(), 400),
+        ("no version", b"GET /\r\n\r\n".to_vec(), 400),
+        ("a version in lower case", b"GET / http/1.1\r\nHost: a\r\n\r\n".to_vec(), 400),
+        ("a later version", b"GET / HTTP/2.0\r\nHost: a\r\n\r\n".to_vec(), 505),
+        ("TLS", b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n".to_vec(), 400),
+    ]);
+}
+
+#[test]
+fn targets_are_well_formed() {
+    assert_refused(&[
+        ("a space", target("/a b"), 400),
+        ("a fragment", target("/a#b"), 400),
+        ("an encoded NUL", target("/a%00b"), 400),
+        ("above the root", target("/../etc/passwd"), 400),
+        ("above the root later", target("/a/../../b"), 400),
+        ("above the root, encoded", target("/%2e%2e/b"), 400),
+        ("no path", target("a"), 400),
+        ("an asterisk with GET", target("*"), 400),
+    ]);
+}
+
+#[test]
+fn methods_that_are_not_for_a_reverse_proxy_are_refused() {
+    let trace = b"TRACE / HTTP/1.1\r\nHost: a\r\n\r\n".to_vec();
+    let connect = b"CONNECT a:443 HTTP/1.1\r\nHost: a:443\r\n\r\n".to_vec();
+    assert_refused(&[("TRACE", trace, 405), ("CONNECT", connect, 405)]);
+}
+
+#[test]
+fn what_is_too_much_has_its_own_status() {
+    let many: Vec<String> = (0..120).map(|n| format!("X-{n}: 1")).collect();
+    let mut lines = vec!["Host: a"];
+    lines.extend(many.iter().map(String::as_str));
+    let large = format!("X-Large: {}", "x".repeat(70_000));
+    assert_refused(&[
+        ("a long target", target(&format!("/{}", "x".repeat(9000))), 414),
+        ("a large head", with_lines(&["Host: a", &large]), 431),
+        ("many fields", with_lines(&lines), 431),
+    ]);
+}
+
+#[test]
+fn limits_are_as_configured() {
+    let origin = Origin::named("app-1");
+    let lb = Config::pool(&[origin.entry()], "health_check: off")
+        .listener("limits: { header_bytes: 2KiB, headers: 5, uri_bytes: 1KiB }")
+        .start();
+    let fields = |count: usize| -> Vec<u8> {
+        let lines: Vec<String> = (1..count).map(|n| format!("X-{n}: 1")).collect();
+        let mut all = vec!["Host: a"];
+        all.extend(lines.iter().map(String::as_str));
+        with_lines(&all)
+    };
+    let large = |size: usize| with_lines(&["Host: a", &format!("X-L: {}", "x".repeat(size))]);
+    let cases = [
+        ("the longest target", target(&format!("/{}", "x".repeat(1023))), 200),
+        ("a longer target", target(&format!("/{}", "x".repeat(1024))), 414),
+        ("a large head", large(1900), 200),
+        ("a larger head", large(2048), 431),
+        ("the most fields", fields(5), 200),
+        ("one more", fields(6), 431),
+    ];
+    for (what, bytes, expected) in cases {
+        let status = lb.client().ask(bytes).status;
+        assert_eq!(status, expected, "{what}");
+    }
+}
+
+#[test]
+fn refusals_say_what_they_are_and_carry_a_request_id() {
+    let origin = Origin::named("app-1");
+    let lb = Config::pool(&[origin.entry()], "health_check: off").access_log().start();
+    let response = lb.client().ask(with_lines(&["Host: a", "X-A : 1"]));
+    assert_eq!(response.status, 400);
+    assert!(response.text().contains("bad_request"), "{}", response.text());
+    let id = response.headers.get("x-request-id").unwrap();
+    let entries = lb.wait_for_entries(1);
+    assert_eq!(entries[0]["reason"], "bad_request");
+    assert_eq!(entries[0]["status"], 400);
+    assert_eq!(entries[0]["request_id"].as_str(), Some(id));
+}
+
+#[test]
+fn a_request_behind_a_refused_one_is_not_served() {
+    let origin = Origin::named("app-1");
+    let lb = in_front_of(&origin);
+    let mut bytes = post(&["Content-Length: 5", "Transfer-Encoding: chunked"], "0\r\n\r\n");
+    bytes.extend(target("/smuggled"));
+    let mut client = lb.client();
+    client.send(bytes);
+    assert_eq!(client.response().status, 400);
+    assert_eq!(client.rest(), b"");
+    assert_eq!(origin.count(), 0);
+}
+
+#[test]
+fn dot_segments_are_resolved_and_forwarded_so() {
+    let origin = Origin::named("app-1");
+    let lb = in_front_of(&origin);
+    let cases = [
+        ("/a/../b", "/b"),
+        ("/a/./b", "/a/b"),
+        ("/a/b/..", "/a/"),
+        ("/a/%2e%2e/b?x=/../y", "/b?x=/../y"),
+        ("/a%2Fb", "/a%2Fb"),
+        ("/plain/path?q=1&r=%20", "/plain/path?q=1&r=%20"),
+        ("/", "/"),
+    ];
+    for (sent, seen) in cases {
+        assert_eq!(lb.client().ask(target(sent)).status, 200, "{sent}");
+        assert_eq!(origin.last_request().target, seen, "{sent}");
+    }
+}
+
+#[test]
+fn an_absolute_target_decides_the_host_and_is_forwarded_as_a_path() {
+    let origin = Origin::named("app-1");
+    let lb = in_front_of(&origin);
+    let bytes = b"GET http://real.example/p?q=1 HTTP/1.1\r\nHost: real.example\r\n\r\n";
+    assert_eq!(lb.client().ask(bytes).status, 200);
+    let seen = origin.last_request();
+    assert_eq!((seen.target.as_str(), seen.headers.get("host")), ("/p?q=1", Some("real.example")));
+
+    let bytes = b"GET http://real.example/ HTTP/1.1\r\nHost: other.example\r\n\r\n";
+    let status = lb.client().ask(bytes).status;
+    if status == 200 {
+        assert_eq!(origin.last_request().headers.get("host"), Some("real.example"));
+    } else {
+        assert_eq!((status, origin.count()), (400, 1));
+    }
+}
+
+#[test]
+fn options_of_the_whole_server_is_understood() {
+    let origin = Origin::named("app-1");
+    let lb = in_front_of(&origin);
+    assert_eq!(lb.client().ask("OPTIONS * HTTP/1.1\r\nHost: a\r\n\r\n").status, 200);
+    assert_eq!(origin.last_request().target, "*");
+}
+
+#[test]
+fn names_with_underscores_are_dropped() {
+    let origin = Origin::named("app-1");
+    let lb = in_front_of(&origin);
+    let fields = ["X-Fwd: 1", "X_Fwd: 2", "X_Forwarded_For: 192.0.2.1"];
+    assert_eq!(lb.client().ask(request("GET", "/", &fields, b"")).status, 200);
+    let seen = origin.only_request().headers;
+    assert_eq!(seen.get("x-fwd"), Some("1"));
+    assert!(!seen.has("x_fwd") && !seen.has("x_forwarded_for"), "{seen:?}");
+}
+
+#[test]
+fn a_slow_head_is_cut_off_however_steadily_it_drips() {
+    let origin = Origin::named("app-1");
+    let lb = Config::pool(&[origin.entry()], "health_check: off")
+        .listener("timeouts: { header: 500ms }")
+        .start();
+    let mut client = lb.client();
+    let started = Instant::now();
+    client.send("GET / HTTP/1.1\r\nX: ");
+    client.set_patience(Duration::from_millis(50));
+    let answer = loop {
+        match client.try_response() {
+            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
+            other => break other,
+        }
+        assert!(started.elapsed() < Duration::from_secs(5), "still listening");
+        if client.try_send(b"x").is_err() {
+            break client.try_response();
+        }
+    };
+    let took = started.elapsed();
+    if let Ok(response) = answer {
+        assert_eq!(response.status, 408);
+    }
+    assert!(took >= Duration::from_millis(400) && took < Duration::from_secs(2), "{took:?}");
+    assert_eq!(origin.count(), 0);
+}
+
+#[test]
+fn a_silent_client_does_not_keep_its_connection() {
+    let origin = Origin::named("app-1");
+    let lb = Config::pool(&[origin.entry()], "health_check: off")
+        .listener("timeouts: { header: 300ms, keepalive: 60s }")
+        .start();
+    let mut client = lb.client();
+    client.rest();
+    let started = Instant::now();
+    let mut client = lb.client();
+    client.rest();
+    assert!(started.elapsed() < Duration::from_secs(2));
+}
+
+#[test]
+fn an_idle_connection_is_closed_after_its_keepalive_time() {
+    let origin = Origin::named("app-1");
+    let lb = Config::pool(&[origin.entry()], "health_check: off")
+        .listener("timeouts: { keepalive: 300ms, header: 10s }")
+        .start();
+    let mut client = lb.client();
+    assert_eq!(client.get("/").status, 200);
+    let idle = Instant::now();
+    assert!(client.is_closed());
+    let took = idle.elapsed();
+    assert!(took >= Duration::from_millis(250) && took < Duration::from_secs(2), "{took:?}");
+}
+
+#[test]
+fn a_body_that_stalls_is_cut_off() {
+    let origin = Origin::named("app-1");
+    let lb = Config::pool(&[origin.entry()], "health_check: off")
+        .listener("timeouts: { body_idle: 300ms }")
+        .access_log()
+        .start();
+    let started = Instant::now();
+    let mut client = lb.client();
+    client.send(request("POST", "/", &["Content-Length: 10"], b"half"));
+    if let Ok(response) = client.try_response() {
+        assert_eq!(response.status, 408);
+    }
+    assert!(client.is_closed());
+    assert!(started.elapsed() < Duration::from_secs(2));
+    assert_eq!(lb.wait_for_entries(1)[0]["reason"], "client_timeout");
+}
+
+#[test]
+fn a_client_that_does_not_read_is_cut_off() {
+    let origin = Origin::scripted("app-1", |_| crate::support::Reply::Zeros(1 << 30));
+    let lb = Config::pool(&[origin.entry()], "health_check: off")
+        .listener("timeouts: { write: 300ms }")
+        .access_log()
+        .start();
+    let mut client = lb.client();
+    client.send(request("GET", "/", &[], b""));
+    assert_eq!(lb.wait_for_entries(1)[0]["reason"], "client_timeout");
+    drop(client);
+}
+
+#[test]
+fn requests_on_a_connection_can_be_limited() {
+    let origin = Origin::named("app-1");
+    let lb = Config::pool(&[origin.entry()], "health_check: off")
+        .listener("limits: { requests_per_connection: 3 }")
+        .start();
+    let mut client = lb.client();
+    for last in [false, false, true] {
+        let response = client.get("/");
+        assert_eq!(response.headers.lists("connection", "close"), last);
+    }
+    assert!(client.is_closed());
+}
+
+#[test]
+fn an_answer_that_comes_before_the_body_was_read_does_not_make_the_body_a_request() {
+    let origin = Origin::named("app-1");
+    let lb = Config::pool(&[origin.entry()], "health_check: off")
+        .and("routes:\n  - match: { path: /early }\n    respond: { status: 403, body: no }\n  - pool: app")
+        .start();
+    let inner = request("GET", "/smuggled", &[], b"");
+    let mut client = Client::connect(&lb.web());
+    client.send(request("POST", "/early", &[], &inner));
+    assert_eq!(client.response().status, 403);
+    if client.try_send(&request("GET", "/next", &[], b"")).is_ok() {
+        let _ = client.try_response();
+    }
+    assert!(origin.requests().iter().all(|seen| seen.path() != "/smuggled"));
+}

@@ -1,0 +1,177 @@
+//! A client that sends what it is told, byte for byte.
+
+use super::{
+    SOON,
+    address::Address,
+    http::{Framing, Incoming, KEPT_BODY, Response},
+};
+use socket2::Socket;
+use std::{
+    io::{self, Write},
+    net::Shutdown,
+    time::Duration,
+};
+
+/// One connection.
+pub struct Client {
+    incoming: Incoming<Socket>,
+}
+
+impl Client {
+    #[track_caller]
+    pub fn connect(address: &Address) -> Self {
+        Self::try_connect(address).unwrap_or_else(|error| panic!("connect to {address}: {error}"))
+    }
+
+    pub fn try_connect(address: &Address) -> io::Result<Self> {
+        let socket = address.connect()?;
+        socket.set_read_timeout(Some(SOON))?;
+        socket.set_write_timeout(Some(SOON))?;
+        Ok(Self { incoming: Incoming::new(socket) })
+    }
+
+    /// How long a read may wait; `SOON` unless told.
+    pub fn set_patience(&self, patience: Duration) {
+        self.incoming.stream.set_read_timeout(Some(patience)).unwrap();
+    }
+
+    /// Our end of the connection.
+    pub fn local_address(&self) -> std::net::SocketAddr {
+        self.incoming.stream.local_addr().unwrap().as_socket().unwrap()
+    }
+
+    pub fn try_send(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.incoming.stream.write_all(bytes)
+    }
+
+    #[track_caller]
+    pub fn send(&mut self, bytes: impl AsRef<[u8]>) {
+        self.try_send(bytes.as_ref()).expect("the balancer takes the bytes");
+    }
+
+    /// Sends a request made by [`request`] and returns its response.
+    #[track_caller]
+    pub fn ask(&mut self, request: impl AsRef<[u8]>) -> Response {
+        self.send(request);
+        self.response()
+    }
+
+    /// `GET path` with nothing but a Host.
+    #[track_caller]
+    pub fn get(&mut self, path: &str) -> Response {
+        self.ask(request("GET", path, &[], b""))
+    }
+
+    /// The next final response.
+    #[track_caller]
+    pub fn response(&mut self) -> Response {
+        self.try_response().expect("a response")
+    }
+
+    pub fn try_response(&mut self) -> io::Result<Response> {
+        self.read_response(false)
+    }
+
+    /// The next final response, to a HEAD.
+    #[track_caller]
+    pub fn response_to_head(&mut self) -> Response {
+        self.read_response(true).expect("a response")
+    }
+
+    fn read_response(&mut self, to_head: bool) -> io::Result<Response> {
+        loop {
+            let response = self.incoming.response_head()?;
+            if response.status >= 200 || response.status == 101 {
+                return self.read_body(response, to_head);
+            }
+        }
+    }
+
+    /// The next response's head, an interim one's included.
+    #[track_caller]
+    pub fn head(&mut self) -> Response {
+        self.incoming.response_head().expect("a response's head")
+    }
+
+    fn read_body(&mut self, mut response: Response, to_head: bool) -> io::Result<Response> {
+        let framing = Framing::of_response(&response.headers, response.status, to_head);
+        let (body, length) = (&mut response.body, &mut response.body_length);
+        response.complete = self.incoming.body(framing, &mut |piece| {
+            *length += piece.len() as u64;
+            body.extend_from_slice(&piece[..piece.len().min(KEPT_BODY - body.len())]);
+        })?;
+        Ok(response)
+    }
+
+    /// Exactly that many raw bytes.
+    #[track_caller]
+    pub fn exactly(&mut self, length: usize) -> Vec<u8> {
+        self.incoming.exactly(length).expect("the bytes")
+    }
+
+    /// One chunk of a chunked body, which must be in one piece.
+    #[track_caller]
+    pub fn chunk(&mut self) -> Vec<u8> {
+        let mut line = Vec::new();
+        while !line.ends_with(b"\r\n") {
+            line.extend(self.exactly(1));
+        }
+        let size = usize::from_str_radix(String::from_utf8_lossy(&line).trim(), 16).unwrap();
+        let data = self.exactly(size);
+        assert_eq!(self.exactly(2), b"\r\n");
+        data
+    }
+
+    /// All that still comes, to the end of the stream.
+    pub fn rest(&mut self) -> Vec<u8> {
+        self.incoming.rest()
+    }
+
+    /// Whether the other side has closed; waits for it up to the client's patience.
+    pub fn is_closed(&mut self) -> bool {
+        match self.incoming.some() {
+            Ok(bytes) => bytes.is_empty(),
+            Err(error) => super::http::broke_off(&error),
+        }
+    }
+
+    /// Says that nothing more will be sent, and goes on reading.
+    pub fn half_close(&self) {
+        self.incoming.stream.shutdown(Shutdown::Write).unwrap();
+    }
+
+    /// Closes with a reset.
+    pub fn reset(self) {
+        self.incoming.stream.set_linger(Some(Duration::ZERO)).unwrap();
+    }
+}
+
+/// A request with a Host of `test.example`, unless `fields` has one, and a Content-Length if
+/// there is a body.
+pub fn request(method: &str, target: &str, fields: &[&str], body: &[u8]) -> Vec<u8> {
+    let mut bytes = format!("{method} {target} HTTP/1.1\r\n").into_bytes();
+    let names = |name: &str| {
+        fields.iter().any(|field| {
+            field.split(':').next().is_some_and(|field| field.eq_ignore_ascii_case(name))
+        })
+    };
+    if !names("host") {
+        bytes.extend_from_slice(b"Host: test.example\r\n");
+    }
+    for field in fields {
+        bytes.extend_from_slice(field.as_bytes());
+        bytes.extend_from_slice(b"\r\n");
+    }
+    if !body.is_empty() && !names("content-length") && !names("transfer-encoding") {
+        bytes.extend_from_slice(format!("Content-Length: {}\r\n", body.len()).as_bytes());
+    }
+    bytes.extend_from_slice(b"\r\n");
+    bytes.extend_from_slice(body);
+    bytes
+}
+
+/// `GET path` on a connection of its own.
+#[track_caller]
+pub fn get(address: &Address, path: &str) -> Response {
+    Client::connect(address).get(path)
+}
