@@ -236,3 +236,12 @@ fn a_backend_is_named_by_its_address_unless_it_has_a_name() {
     let lb = Config::pool(&[origin.address().to_string()], "").start();
     assert_eq!(lb.get("/").backend(), origin.address().to_string());
 }
+
+#[test]
+fn the_policy_can_be_given_as_a_map() {
+    let [a, b, _] = three();
+    let backends = [a.entry_with("weight: 3"), b.entry()];
+    let lb = Config::pool(&backends, "balance: { policy: random }").start();
+    let names = ask(&lb, 300);
+    assert!(names.windows(5).any(|five| tally(five).len() == 1), "{names:?}");
+}

@@ -30,6 +30,7 @@ mod listeners;
 mod proxying;
 mod retry;
 mod routes;
+mod server;
 mod signals;
 mod strictness;
 mod support_tests;

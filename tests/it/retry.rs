@@ -244,6 +244,23 @@ fn a_connection_that_is_never_made_is_tried_elsewhere() {
 }
 
 #[test]
+fn a_backend_that_does_not_take_the_request_is_a_504_after_the_write_timeout() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let keys = "timeouts: { write: 300ms, read: 60s }\nretry: { attempts: 0 }";
+    let lb = unchecked(&[address], keys);
+    let mut client = lb.client();
+    client.send(request("POST", "/", &[&format!("Content-Length: {}", 1 << 30)], b""));
+    // It accepts and never reads, so at some point nothing more can be sent to it.
+    let (_held, _) = listener.accept().unwrap();
+    client.set_write_patience(Duration::from_secs(2));
+    let block = vec![0; 1 << 20];
+    while client.try_send(&block).is_ok() {}
+    assert_eq!(last_reason(&lb, 1), "upstream_timeout");
+    assert_eq!(lb.entries()[0]["status"], 504);
+}
+
+#[test]
 fn a_slow_backend_within_its_timeout_is_waited_for() {
     let slow = Origin::slow("slow", Duration::from_millis(300));
     let lb = unchecked(&[slow.entry()], "timeouts: { read: 3s }");

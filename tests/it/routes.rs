@@ -101,6 +101,8 @@ fn methods_headers_and_queries_are_conditions() {
         says("present", "path: /h, headers: { x-canary: { present: true } }"),
         says("both", "path: /q, query: { debug: \"1\", mode: x }"),
         says("query", "path: /q, query: { debug: \"1\" }"),
+        says("number", "path: /q, query: { page: { regex: \"^[0-9]+$\" } }"),
+        says("given", "path: /q, query: { page: { present: true } }"),
     ]);
     assert_routed(
         &lb,
@@ -115,6 +117,9 @@ fn methods_headers_and_queries_are_conditions() {
             ("GET", "/q?debug=1", &[], "query"),
             ("GET", "/q?a=b&debug=1&c", &[], "query"),
             ("GET", "/q?mode=x&debug=1", &[], "both"),
+            ("GET", "/q?page=12", &[], "number"),
+            ("GET", "/q?page=x", &[], "given"),
+            ("GET", "/q?page", &[], "given"),
             ("GET", "/q?debug=11", &[], "404"),
             ("GET", "/q?xdebug=1", &[], "404"),
             ("GET", "/q", &[], "404"),

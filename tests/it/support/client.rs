@@ -35,6 +35,11 @@ impl Client {
         self.incoming.stream.set_read_timeout(Some(patience)).unwrap();
     }
 
+    /// How long a write may wait; `SOON` unless told.
+    pub fn set_write_patience(&self, patience: Duration) {
+        self.incoming.stream.set_write_timeout(Some(patience)).unwrap();
+    }
+
     /// Our end of the connection.
     pub fn local_address(&self) -> std::net::SocketAddr {
         self.incoming.stream.local_addr().unwrap().as_socket().unwrap()
