@@ -363,6 +363,23 @@ fn bodies_stream_both_ways_while_they_are_being_sent() {
     assert_eq!((response.text().as_str(), response.complete), ("again", true));
 }
 
+#[test]
+fn what_a_backend_has_sent_is_not_held_back_until_there_is_more() {
+    for head in ["content-length: 8", "transfer-encoding: chunked", "x-until: close"] {
+        let half = if head.contains("chunked") { "4\r\nhalf\r\n" } else { "half" };
+        let bytes = format!("HTTP/1.1 200 OK\r\n{head}\r\n\r\n{half}");
+        let origin = Origin::scripted("app-1", move |_| Reply::raw(bytes.clone()));
+        let lb = in_front_of(&origin);
+        let mut client = lb.client();
+        client.send(request("GET", "/", &[], b""));
+        let response = client.head();
+        assert_eq!(response.status, 200, "{head}");
+        let chunked = response.headers.has("transfer-encoding");
+        let half = if chunked { client.chunk() } else { client.exactly(4) };
+        assert_eq!(half, b"half", "{head}");
+    }
+}
+
 /// How much "much" is: what the contract says, or less where an unoptimised build would take
 /// minutes over it.
 fn much() -> u64 {

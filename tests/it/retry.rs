@@ -283,8 +283,9 @@ fn the_route_timeout_covers_all_tries() {
 
 #[test]
 fn the_route_timeout_ends_with_the_response_headers() {
-    let origin =
-        Origin::scripted("a", |_| Reply::raw("HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\nha"));
+    let origin = Origin::scripted("a", |_| {
+        Reply::raw("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n4\r\nhalf\r\n")
+    });
     let lb = Config::pool(&[origin.entry()], &format!("{UNCHECKED}\ntimeouts: {{ read: 1s }}"))
         .and("routes:\n  - { timeout: 200ms, pool: app }")
         .start();
