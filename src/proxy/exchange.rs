@@ -269,13 +269,19 @@ impl Exchange {
         self.connect_time = Some(took);
     }
 
-    /// The whole request is on its way. While the client was sending, Pingora's read timeout had to
-    /// be lenient; from here on the backend has its own time for the first byte.
-    pub(super) fn request_sent(&mut self) {
+    /// A piece of the body, or its end, is on its way. Pingora notices a backend that does not take
+    /// it only when its read timeout is over, and while the client sends that has to be lenient; so
+    /// the backend's times are kept here: to take more, and once it has all, to begin its answer.
+    pub(super) fn passed_on_body(&mut self, end: bool) {
         if self.body == RequestBody::Whole || self.upstream_time.is_some() {
             return;
         }
         let Some(pool) = &self.pool else { return };
+        if !end {
+            self.link.set_stalled(Some(Instant::now() + pool.spec().timeouts.write));
+            return;
+        }
+        self.link.set_stalled(None);
         let first_byte = Instant::now() + pool.spec().timeouts.read;
         let earliest = self.route_deadline.map_or(first_byte, |route| route.min(first_byte));
         self.link.set_deadline(Some(earliest));
@@ -284,6 +290,7 @@ impl Exchange {
     /// The backend's answer has begun: no deadline of ours holds any more.
     pub(super) fn upstream_answered(&mut self) {
         self.upstream_time = Some(self.try_began.elapsed());
+        self.link.set_stalled(None);
         self.link.set_deadline(None);
     }
 

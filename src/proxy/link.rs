@@ -76,6 +76,9 @@ pub struct Link {
     /// When the loop gives the exchange up, in nanoseconds since `epoch`; 0 is never. Written by
     /// the proxy, read by the loop.
     deadline: AtomicU64,
+    /// When it does because the backend does not take the request's body. Written by the proxy when
+    /// it passes a piece on, taken back by the request stream when it is the client that is slow.
+    stalled: AtomicU64,
     /// An exchange that was given up before it was logged. Written when it is dropped, read by the
     /// loop.
     abandoned: Mutex<Option<Box<Exchange>>>,
@@ -94,6 +97,7 @@ impl Link {
             broken_off: AtomicU8::new(BrokenOff::No as u8),
             answered: AtomicBool::new(false),
             deadline: AtomicU64::new(0),
+            stalled: AtomicU64::new(0),
             abandoned: Mutex::new(None),
         }
     }
@@ -106,6 +110,7 @@ impl Link {
             flag.store(false, Relaxed);
         }
         self.deadline.store(0, Relaxed);
+        self.stalled.store(0, Relaxed);
     }
 
     /// The listener's index in the snapshot.
@@ -178,16 +183,25 @@ impl Link {
 
     /// Has the loop give up the exchange at `at`; `None` takes that back.
     pub fn set_deadline(&self, at: Option<Instant>) {
+        self.deadline.store(self.nanos(at), Relaxed);
+    }
+
+    /// Has the loop give up the exchange at `at` unless the backend takes more of the body by then;
+    /// `None` takes that back.
+    pub fn set_stalled(&self, at: Option<Instant>) {
+        self.stalled.store(self.nanos(at), Relaxed);
+    }
+
+    fn nanos(&self, at: Option<Instant>) -> u64 {
         let nanos = at.map_or(0, |at| at.saturating_duration_since(self.epoch).as_nanos().max(1));
-        self.deadline.store(u64::try_from(nanos).unwrap_or(u64::MAX), Relaxed);
+        u64::try_from(nanos).unwrap_or(u64::MAX)
     }
 
     /// When the exchange is given up.
     pub fn deadline(&self) -> Option<Instant> {
-        match self.deadline.load(Relaxed) {
-            0 => None,
-            nanos => Some(self.epoch + Duration::from_nanos(nanos)),
-        }
+        let set = |deadline: &AtomicU64| Some(deadline.load(Relaxed)).filter(|nanos| *nanos != 0);
+        let earliest = set(&self.deadline).into_iter().chain(set(&self.stalled)).min();
+        earliest.map(|nanos| self.epoch + Duration::from_nanos(nanos))
     }
 
     pub(super) fn abandon(&self, exchange: Box<Exchange>) {

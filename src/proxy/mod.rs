@@ -142,9 +142,7 @@ impl ProxyHttp for Gateway {
         end_of_stream: bool,
         context: &mut Context,
     ) -> Result<()> {
-        if end_of_stream {
-            context.request_sent();
-        }
+        context.passed_on_body(end_of_stream);
         Ok(())
     }
 

@@ -32,7 +32,7 @@ impl Exchange {
     }
 
     /// While a client is still sending, Pingora's read timeout runs as well, restarted by every
-    /// piece; the deadline that [`Exchange::request_sent`] sets takes over afterwards.
+    /// piece; the deadline that [`Exchange::passed_on_body`] sets takes over afterwards.
     fn read_timeout(&self, read: Duration) -> Duration {
         match self.body {
             RequestBody::Whole => read,

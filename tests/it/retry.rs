@@ -359,23 +359,6 @@ fn garbage_from_a_backend_is_a_502_and_its_connection_is_not_used_again() {
     }
 }
 
-/// Pingora drops the Content-Length before any hook of ours sees the response, as RFC 9112 section
-/// 6.3 allows, so the answer passes; what may follow it on that connection must not be believed.
-#[test]
-fn a_connection_with_two_framings_in_one_response_is_not_used_again() {
-    let origin = Origin::scripted("app-1", |request| match request.path() {
-        "/two" => Reply::raw(
-            "HTTP/1.1 200 OK\r\ncontent-length: 1\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n",
-        ),
-        _ => Reply::text("fine"),
-    });
-    let lb = unchecked(&[origin.entry()], "");
-    let response = lb.get("/two");
-    assert_eq!((response.body_length, response.complete), (0, true));
-    assert_eq!(lb.get("/").text(), "fine");
-    assert_eq!(origin.connections(), 2);
-}
-
 #[test]
 fn bytes_after_an_answer_are_never_delivered() {
     let origin = Origin::scripted("app-1", |request| match request.path() {

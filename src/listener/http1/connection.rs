@@ -175,10 +175,10 @@ impl Connection<'_> {
             return !socket.inbound.is_empty();
         }
         let phase = self.http1.drain.phase();
-        let readable = self.socket().transport.readable();
+        let reading = tokio::time::timeout_at(until, read_some(self.socket()));
         tokio::select! {
             biased;
-            readable = tokio::time::timeout_at(until, readable) => matches!(readable, Ok(Ok(()))),
+            read = reading => matches!(read, Ok(Ok(()))),
             () = drained(phase) => false,
         }
     }
@@ -342,24 +342,33 @@ impl Connection<'_> {
     }
 }
 
+/// Reads what comes next, and holds a buffer only once there is something to read. A socket that is
+/// said to be readable may turn out not to be.
+async fn read_some(socket: &mut Socket) -> io::Result<()> {
+    loop {
+        socket.inbound.reserve(READ);
+        match socket.transport.try_read_buf(&mut socket.inbound) {
+            Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+            Ok(_) => return Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(error) => return Err(error),
+        }
+        if socket.inbound.is_empty() {
+            socket.inbound = BytesMut::new();
+        }
+        socket.transport.readable().await?;
+    }
+}
+
 async fn read_rest_of_head(
     socket: &mut Socket,
     mut scanner: HeadScanner,
     limits: &ListenerLimits,
 ) -> Result<Head, NoRequest> {
     loop {
-        socket.inbound.reserve(READ);
-        match socket.transport.try_read_buf(&mut socket.inbound) {
-            Ok(0) => return Err(NoRequest::Gone),
-            Ok(_) => {
-                if let Some(head) = scanner.scan(&mut socket.inbound, limits)? {
-                    return Ok(head);
-                }
-            }
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                socket.transport.readable().await?;
-            }
-            Err(error) => return Err(error.into()),
+        read_some(socket).await?;
+        if let Some(head) = scanner.scan(&mut socket.inbound, limits)? {
+            return Ok(head);
         }
     }
 }

@@ -174,6 +174,7 @@ impl Socket {
     }
 
     fn poll_body_timeout(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.link.set_stalled(None);
         let patience = self.timeouts.body_idle;
         ready!(poll_timer(&mut self.reading, patience, cx));
         let what = "the client sent nothing of its body in time";
