@@ -1,0 +1,52 @@
+# `make` alone says what there is to make.
+
+CARGO ?= cargo
+# Cargo.lock says which versions were tested; nothing here changes it.
+LOCKED := --locked
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint build clean prerequisites
+
+help: ## say what can be made
+	@echo 'make TARGET, where TARGET is one of'
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  \1 \2/p' $(MAKEFILE_LIST) | awk '{ printf "  %-7s", $$1; $$1 = ""; print }'
+
+# The development profile: it compiles soonest, as it does not optimize, and `make test` uses what
+# it compiled. Fat LTO is for `make build`.
+demo: prerequisites ## build in the quick way, and run three backends with a balancer in front
+	@$(CARGO) run $(LOCKED) -- demo
+
+test: prerequisites ## run all tests, those in the documentation included
+	$(CARGO) test $(LOCKED)
+
+lint: prerequisites ## check formatting, lints and documentation; a warning is an error
+	$(CARGO) fmt --check
+	$(CARGO) clippy $(LOCKED) --all-targets -- -D warnings
+	RUSTDOCFLAGS='-D warnings' $(CARGO) doc $(LOCKED) --no-deps
+
+build: prerequisites ## build the release, target/release/pingora-lb, which takes its time
+	$(CARGO) build $(LOCKED) --release
+
+clean: ## remove what was built
+	$(CARGO) clean
+
+# Besides Rust, a build needs a C compiler and cmake, for the C libraries in Pingora (zlib-ng, zstd)
+# and the allocator. Where apt-get may be used without a password, what is missing is installed;
+# elsewhere it is named.
+prerequisites:
+	@command -v $(CARGO) >/dev/null || { echo 'Rust is missing. Install it as https://rustup.rs says.' >&2; exit 1; }
+	@missing=; \
+	command -v cc >/dev/null || missing="$$missing gcc libc6-dev"; \
+	command -v cmake >/dev/null || missing="$$missing cmake"; \
+	if [ -z "$$missing" ]; then exit 0; fi; \
+	root=none; \
+	if [ "$$(id -u)" = 0 ]; then root=; elif sudo -n true 2>/dev/null; then root=sudo; fi; \
+	if command -v apt-get >/dev/null && [ "$$root" != none ]; then \
+	    echo "Installing$$missing"; \
+	    $$root apt-get update -q && \
+	    $$root env DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends $$missing </dev/null; \
+	else \
+	    echo "Missing:$$missing. Install them first; on Debian and Ubuntu:" >&2; \
+	    echo "  sudo apt-get install$$missing" >&2; \
+	    exit 1; \
+	fi
