@@ -1,11 +1,12 @@
 //! A pool at run time: its backends, their shared state, and which of them gets the next request.
 //!
 //! Membership comes from Pingora's [`Backends`] through our [`Discovery`]; health comes from
-//! [`health`]. Both meet in an immutable [`View`], rebuilt when either changes and swapped in whole,
+//! `health`. Both meet in an immutable `View`, rebuilt when either changes and swapped in whole,
 //! so that a pick reads one pointer and takes no lock. Pingora's `LoadBalancer` is its `Backends`
-//! plus a selector that it rebuilds on membership changes only; we need the selector rebuilt on
-//! health changes as well (a rotation that skips the dead hands their turns to their neighbours),
-//! which is why the two halves are used separately here.
+//! plus a selector that it rebuilds on membership changes only. A pick from it searches for a
+//! healthy backend, in a bounded number of steps that concurrent picks share, so it may find none
+//! where there is one; and what it falls back to ignores weights. We make the selector of usable
+//! backends alone, which is why the two halves are used separately here.
 //!
 //! Nothing here knows of HTTP sessions, and nothing here reads a clock or a random number on its
 //! own: both are arguments.
