@@ -113,11 +113,15 @@ fn header_bytes(field: &Field<'_>) -> Option<usize> {
     usize::try_from(size).ok()
 }
 
+/// The longest target that the `http` crate takes.
+const LONGEST_TARGET: usize = 65_534;
+
 /// The request target is part of the head, so it is never allowed more than the head.
 fn uri_bytes(section: &Section<'_>, header_bytes: usize, default: usize) -> usize {
-    let expected = "a size from 64B to that of header_bytes";
+    let expected = "a size from 64B to that of header_bytes, at most 65534B";
     let read = |field: &Field<'_>| {
-        usize::try_from(field.size(&(64..=header_bytes as u64), expected)?).ok()
+        let most = header_bytes.min(LONGEST_TARGET) as u64;
+        usize::try_from(field.size(&(64..=most), expected)?).ok()
     };
     section.or("uri_bytes", default.min(header_bytes), read)
 }

@@ -347,6 +347,7 @@ pub struct Context(Option<Box<Exchange>>);
 
 impl Context {
     pub(super) fn begin(&mut self, exchange: Box<Exchange>) {
+        exchange.link.set_begun();
         self.0 = Some(exchange);
     }
 

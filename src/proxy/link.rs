@@ -63,6 +63,8 @@ pub struct Link {
     client: Option<SocketAddr>,
     /// Instants are kept as nanoseconds since this.
     epoch: Instant,
+    /// Whether the exchange has reached our hooks. Written by the proxy, read by the loop.
+    begun: AtomicBool,
     /// Written by the request stream, read by the proxy.
     fault: AtomicU8,
     /// Written by the proxy when it passes on a 101, read by the request stream.
@@ -91,6 +93,7 @@ impl Link {
             listener,
             client,
             epoch: Instant::now(),
+            begun: AtomicBool::new(false),
             fault: AtomicU8::new(Fault::None as u8),
             upgraded: AtomicBool::new(false),
             reusable: AtomicBool::new(false),
@@ -106,7 +109,7 @@ impl Link {
     pub fn begin_request(&self) {
         self.fault.store(Fault::None as u8, Relaxed);
         self.broken_off.store(BrokenOff::No as u8, Relaxed);
-        for flag in [&self.upgraded, &self.reusable, &self.answered] {
+        for flag in [&self.begun, &self.upgraded, &self.reusable, &self.answered] {
             flag.store(false, Relaxed);
         }
         self.deadline.store(0, Relaxed);
@@ -121,6 +124,16 @@ impl Link {
     /// The client's address; `None` on a unix socket.
     pub fn client(&self) -> Option<SocketAddr> {
         self.client
+    }
+
+    /// The exchange has reached our hooks: whatever becomes of it, it is logged there.
+    pub(super) fn set_begun(&self) {
+        self.begun.store(true, Relaxed);
+    }
+
+    /// Whether the exchange has reached our hooks.
+    pub fn is_begun(&self) -> bool {
+        self.begun.load(Relaxed)
     }
 
     /// Notes a fault on the client's side. The first stands: what follows is its consequence.

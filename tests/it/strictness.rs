@@ -400,3 +400,47 @@ fn an_answer_that_comes_before_the_body_was_read_does_not_make_the_body_a_reques
     }
     assert!(origin.requests().iter().all(|seen| seen.path() != "/smuggled"));
 }
+
+/// What Pingora would refuse after us gets an answer without an id and no line in the log, so
+/// everything that gets no backend must have been refused by our own check.
+#[test]
+fn every_refusal_has_an_id_and_a_line_in_the_log() {
+    let origin = Origin::named("app-1");
+    let lb = Config::pool(&[origin.entry()], "health_check: off")
+        .listener("limits: { header_bytes: 1MiB, uri_bytes: 65534B, headers: 256 }")
+        .access_log()
+        .start();
+    let mut heads: Vec<Vec<u8>> = Vec::new();
+    for byte in 0..=255 {
+        let around = |before: &str, after: &str| {
+            [before.as_bytes(), &[byte], after.as_bytes(), b"Connection: close\r\n\r\n"].concat()
+        };
+        heads.push(around("GET /", " HTTP/1.1\r\nHost: a\r\n"));
+        heads.push(around("GET /?", "x HTTP/1.1\r\nHost: a\r\n"));
+        heads.push(around("GET / HTTP/1.1\r\nHost: a", "\r\n"));
+        heads.push(around("GET / HTTP/1.1\r\nHost: a\r\nX: a", "b\r\n"));
+    }
+    let fields = |count: usize| "A: b\r\n".repeat(count);
+    let long = |length: usize| "a".repeat(length);
+    for head in [
+        format!("GET http://a/ HTTP/1.0\r\n{}\r\n", fields(256)),
+        format!("GET http://a/ HTTP/1.0\r\n{}\r\n", fields(255)),
+        format!("GET /{} HTTP/1.0\r\n\r\n", long(65_533)),
+        format!("GET /{} HTTP/1.0\r\n\r\n", long(65_534)),
+        format!("GET / HTTP/1.0\r\n{}: b\r\n\r\n", long(65_535)),
+        format!("GET / HTTP/1.0\r\n{}: b\r\n\r\n", long(65_536)),
+        format!("GET http://a HTTP/1.0\r\nX: {}\r\n\r\n", long((1 << 20) - 31)),
+    ] {
+        heads.push(head.into_bytes());
+    }
+    for head in &heads {
+        let shown = String::from_utf8_lossy(&head[..head.len().min(80)]);
+        let mut client = lb.client();
+        // Refused before it was all sent, some of it may have nowhere to go.
+        let _ = client.try_send(head);
+        let response = client.try_response().unwrap_or_else(|error| panic!("{error}: {shown}"));
+        assert!(response.headers.get("x-request-id").is_some(), "{}: {shown}", response.status);
+    }
+    lb.wait_for_entries(heads.len());
+    assert_eq!(lb.lines_with("Pingora refused"), 0);
+}

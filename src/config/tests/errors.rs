@@ -244,7 +244,7 @@ fn listeners_are_checked() {
             (
                 "  web: { address: 0.0.0.0:80, limits: { header_bytes: 4KiB, uri_bytes: 5KiB } }",
                 "3:72: listeners.web.limits.uri_bytes: found \"5KiB\"; \
-                 expected a size from 64B to that of header_bytes",
+                 expected a size from 64B to that of header_bytes, at most 65534B",
             ),
         ],
         listeners,

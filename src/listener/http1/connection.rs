@@ -153,7 +153,7 @@ impl Connection<'_> {
         let snapshot = self.http1.live.load();
         let listener = &snapshot.listeners[self.link.listener()];
         match self.read_head(listener, began).await {
-            Ok((head, prefix)) => self.exchange(&snapshot, &head, prefix).await,
+            Ok((head, prefix)) => self.exchange(&snapshot, &head, prefix, began).await,
             Err(NoRequest::Gone) => After::Closed,
             Err(NoRequest::Refused(refusal)) => self.refuse(&snapshot, refusal, began).await,
         }
@@ -209,13 +209,23 @@ impl Connection<'_> {
     }
 
     /// Has Pingora serve the request, and finds out what to do with the connection afterwards.
-    async fn exchange(&mut self, snapshot: &Arc<Snapshot>, head: &Head, prefix: BytesMut) -> After {
+    async fn exchange(
+        &mut self,
+        snapshot: &Arc<Snapshot>,
+        head: &Head,
+        prefix: BytesMut,
+        began: Instant,
+    ) -> After {
         self.served += 1;
         self.link.begin_request();
         let prefix = match head.in_origin_form(&prefix) {
             Ok(Some(rewritten)) => rewritten,
             Ok(None) => prefix,
-            Err(refusal) => return self.refuse(snapshot, refusal, Instant::now()).await,
+            Err(refusal) => {
+                // For its line in the log.
+                self.socket().inbound = prefix;
+                return self.refuse(snapshot, refusal, began).await;
+            }
         };
         let session = self.session(snapshot, head, prefix);
         let finished = {
@@ -231,7 +241,12 @@ impl Connection<'_> {
         let Some(socket) = returned else { return After::Closed };
         self.socket = Some(socket);
         match finished {
-            Some(reused) => self.after(reused).await,
+            Some(reused) => {
+                if !self.link.is_begun() {
+                    self.log_unseen(snapshot, began);
+                }
+                self.after(reused).await
+            }
             None => self.give_up().await,
         }
     }
@@ -286,6 +301,29 @@ impl Connection<'_> {
         let may_be_sending = !socket.is_body_done() || !socket.inbound.is_empty();
         self.close(may_be_sending).await;
         After::Closed
+    }
+
+    /// After Pingora refused a head that we took for a good one, before any hook of ours was called.
+    /// Our check is meant to leave nothing to refuse; a gap in it must not go unnoticed.
+    fn log_unseen(&self, snapshot: &Snapshot, began: Instant) {
+        let id = new_request_id();
+        log_refused(
+            snapshot,
+            &Refused {
+                listener: self.link.listener(),
+                client: self.link.client().map(|address| address.ip()),
+                began: began.into_std(),
+                request_id: &id,
+                method: "-",
+                target: "-",
+                status: StatusCode::BAD_REQUEST,
+                reason: Reason::BadRequest,
+            },
+        );
+        log::warn!(
+            "request {}: Pingora refused a head that we did not",
+            id.to_str().unwrap_or("-")
+        );
     }
 
     /// After a deadline cut a request short: answers it if nothing was answered yet.
