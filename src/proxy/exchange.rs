@@ -35,9 +35,11 @@ pub struct Exchange {
     pub(super) link: Arc<Link>,
     pub(super) snapshot: Arc<Snapshot>,
     pub(super) body: RequestBody,
-    /// When the head was whole, on both clocks.
-    pub(super) received: Instant,
+    /// When its first byte was seen, on both clocks.
+    pub(super) began: Instant,
     pub(super) time: SystemTime,
+    /// When the head was whole.
+    received: Instant,
     /// Index into the snapshot's routes.
     pub(super) route: Option<usize>,
     pub(super) pool: Option<Arc<Pool>>,
@@ -76,15 +78,22 @@ pub(super) struct Sketch {
 }
 
 impl Exchange {
-    /// A request that arrived over `link` just now.
-    pub fn new(link: Arc<Link>, snapshot: Arc<Snapshot>, body: RequestBody) -> Self {
+    /// A request whose head arrived over `link` just now. Its first byte was seen when it `began`.
+    pub fn new(
+        link: Arc<Link>,
+        snapshot: Arc<Snapshot>,
+        body: RequestBody,
+        began: Instant,
+    ) -> Self {
         let now = Instant::now();
+        let arrival = now.saturating_duration_since(began);
         Self {
             link,
             snapshot,
             body,
+            began,
+            time: SystemTime::now().checked_sub(arrival).unwrap_or(SystemTime::UNIX_EPOCH),
             received: now,
-            time: SystemTime::now(),
             route: None,
             pool: None,
             client: None,

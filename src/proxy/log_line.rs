@@ -50,7 +50,7 @@ pub fn log_abandoned(exchange: &Exchange, answer: &Answer) {
 fn record(exchange: &Exchange, status: StatusCode, reason: Reason) -> AccessRecord<'_> {
     AccessRecord {
         time: exchange.time,
-        duration: exchange.received.elapsed(),
+        duration: exchange.began.elapsed(),
         connect: exchange.connect_time,
         upstream: exchange.upstream_time,
         client_ip: exchange.client,

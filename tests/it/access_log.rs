@@ -51,6 +51,25 @@ fn a_json_line_has_every_key_and_says_what_happened() {
 }
 
 #[test]
+fn the_time_of_a_request_begins_with_its_first_byte() {
+    let origin = Origin::slow("app-1", Duration::from_millis(100));
+    let lb = logged(&origin);
+    let mut client = lb.client();
+    client.send("GET /first HTTP/1.1\r\n");
+    // Two other requests are the clock. The first byte is surely seen before the second of them.
+    lb.get("/second");
+    lb.get("/third");
+    client.send("Host: a\r\n\r\n");
+    assert_eq!(client.response().status, 200);
+    let entries = lb.wait_for_entries(3);
+    let (third, first) = (&entries[1], &entries[2]);
+    assert_eq!((&third["path"], &first["path"]), (&"/third".into(), &"/first".into()));
+    // As long as the third, and then its own time at the backend.
+    assert!(first["duration_ms"].as_f64().unwrap() >= 199.0, "{first}");
+    assert!(first["time"].as_str() <= third["time"].as_str(), "{first} {third}");
+}
+
+#[test]
 fn every_request_has_one_line_in_order() {
     let origin = Origin::named("app-1");
     let lb = logged(&origin);

@@ -227,7 +227,7 @@ impl Connection<'_> {
                 return self.refuse(snapshot, refusal, began).await;
             }
         };
-        let session = self.session(snapshot, head, prefix);
+        let session = self.session(snapshot, head, prefix, began);
         let finished = {
             let serving = self.http1.proxy.process_new_http(session, &self.http1.draining);
             tokio::select! {
@@ -256,6 +256,7 @@ impl Connection<'_> {
         snapshot: &Arc<Snapshot>,
         head: &Head,
         prefix: BytesMut,
+        began: Instant,
     ) -> ServerSession {
         let limits = &snapshot.listeners[self.link.listener()].limits;
         let mut socket = self.socket.take().expect("the socket is here between requests");
@@ -264,7 +265,7 @@ impl Connection<'_> {
             Framing::Length(length) if length <= socket.inbound.len() as u64 => RequestBody::Whole,
             _ => RequestBody::Streaming,
         };
-        let exchange = Exchange::new(self.link.clone(), snapshot.clone(), body);
+        let exchange = Exchange::new(self.link.clone(), snapshot.clone(), body, began.into_std());
         let stream = RequestStream::new(socket, self.slot.clone());
         let mut session = ServerSession::new_http1(Box::new(stream));
         session.set_pipelined_prefix(prefix);

@@ -43,7 +43,7 @@ thread_local! {
 /// What the access log says about a request.
 #[derive(Clone, Copy, Debug)]
 pub struct AccessRecord<'a> {
-    /// When its first byte arrived.
+    /// When its first byte was seen.
     pub time: SystemTime,
     /// The method.
     pub method: &'a str,
@@ -57,7 +57,7 @@ pub struct AccessRecord<'a> {
     pub bytes_in: u64,
     /// Bytes of the response's body.
     pub bytes_out: u64,
-    /// From the first byte of the request to the last of the response.
+    /// From then to the last byte of the response.
     pub duration: Duration,
     /// How long it waited for a free backend, if it did.
     pub queue: Option<Duration>,
