@@ -52,9 +52,7 @@ pub struct Exchange {
     pub(super) lease: Option<Lease>,
     pub(super) tried: Tried,
     pub(super) tries: u32,
-    /// Whether this try is a replay on the same backend after a pooled connection turned out stale.
-    pub(super) replay: bool,
-    pub(super) replayed: bool,
+    pub(super) replay: Replay,
     pub(super) try_began: Instant,
     pub(super) connect_time: Option<Duration>,
     pub(super) upstream_time: Option<Duration>,
@@ -62,10 +60,21 @@ pub struct Exchange {
     /// The status of an answer of ours; a backend's is read from the session.
     pub(super) own_status: Option<StatusCode>,
     route_deadline: Option<Instant>,
+    /// Whether the client asks for another protocol on its connection.
+    pub(super) upgrade: bool,
     /// What the client wants for its connection, in Pingora's terms.
     pub(super) keepalive: Option<u64>,
     /// What an exchange that may be given up is logged with: its session is gone by then.
     pub(super) sketch: Option<Box<Sketch>>,
+}
+
+/// A request is repeated once on the same backend after a pooled connection turned out stale.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Replay {
+    Unused,
+    /// The next try is the replay.
+    Next,
+    Used,
 }
 
 /// The little of a request that survives its session.
@@ -103,14 +112,14 @@ impl Exchange {
             lease: None,
             tried: Tried::default(),
             tries: 0,
-            replay: false,
-            replayed: false,
+            replay: Replay::Unused,
             try_began: now,
             connect_time: None,
             upstream_time: None,
             reason: Reason::Ok,
             own_status: None,
             route_deadline: None,
+            upgrade: false,
             keepalive: None,
             sketch: None,
         }
@@ -137,9 +146,10 @@ impl Exchange {
 
     /// Settles what becomes of the connection if the request is answered before its body was read:
     /// the rest is read and thrown away for a while. Not where the client waits for a 100 before it
-    /// sends its body, as it may then never send it.
+    /// sends its body, as it may then never send it. Notes what only the session knows, too.
     pub(super) fn settle(&mut self, session: &mut Session) {
         self.keepalive = session.get_keepalive();
+        self.upgrade = asks_for_upgrade(session);
         let waits = session.req_header().headers.contains_key(header::EXPECT);
         session.set_close_on_response_before_downstream_finish(waits);
         session.set_total_drain_timeout(Some(DRAIN));
@@ -155,7 +165,8 @@ impl Exchange {
         let route = &snapshot.routes[index];
         self.route_deadline = route.timeout.map(|timeout| self.received + timeout);
         self.link.set_deadline(self.route_deadline);
-        if self.route_deadline.is_some() || self.body == RequestBody::Streaming {
+        let may_expire = self.route_deadline.is_some() || self.upgrade;
+        if may_expire || self.body == RequestBody::Streaming {
             self.sketch = Some(Box::new(Sketch::of(request)));
         }
         match &route.action {
@@ -261,8 +272,8 @@ impl Exchange {
     /// Begins a try on the picked backend.
     pub(super) fn begin_try(&mut self) -> Result<Box<HttpPeer>> {
         let lease = self.lease.as_ref().ok_or_else(|| Error::new(ErrorType::InternalError))?;
-        if std::mem::take(&mut self.replay) {
-            self.replayed = true;
+        if self.replay == Replay::Next {
+            self.replay = Replay::Used;
         } else {
             self.tries += 1;
             self.tried.add(lease);
@@ -270,12 +281,27 @@ impl Exchange {
         self.try_began = Instant::now();
         self.connect_time = None;
         self.upstream_time = None;
+        if self.upgrade {
+            // The time for a 101 began with the connection, which is gone.
+            self.link.set_deadline(self.route_deadline);
+        }
         Ok(Box::new(self.peer(lease)))
     }
 
     pub(super) fn connected(&mut self, reused: bool) {
         let took = if reused { Duration::ZERO } else { self.try_began.elapsed() };
         self.connect_time = Some(took);
+        if self.upgrade && self.body == RequestBody::Whole {
+            self.await_first_byte();
+        }
+    }
+
+    /// Gives the backend the read timeout for the first byte of its answer.
+    fn await_first_byte(&self) {
+        let Some(pool) = &self.pool else { return };
+        let first_byte = Instant::now() + pool.spec().timeouts.read;
+        let earliest = self.route_deadline.map_or(first_byte, |route| route.min(first_byte));
+        self.link.set_deadline(Some(earliest));
     }
 
     /// A piece of the body, or its end, is on its way. Pingora notices a backend that does not take
@@ -291,9 +317,7 @@ impl Exchange {
             return;
         }
         self.link.set_stalled(None);
-        let first_byte = Instant::now() + pool.spec().timeouts.read;
-        let earliest = self.route_deadline.map_or(first_byte, |route| route.min(first_byte));
-        self.link.set_deadline(Some(earliest));
+        self.await_first_byte();
     }
 
     /// The backend's answer has begun: no deadline of ours holds any more.
@@ -321,6 +345,17 @@ impl Exchange {
         }
         Ok(())
     }
+}
+
+/// Whether a client asks for another protocol and the backend is told so. `h2c` does not count:
+/// clients offer it with ordinary requests, which are to keep their read timeout.
+fn asks_for_upgrade(session: &Session) -> bool {
+    let headers = &session.req_header().headers;
+    let connection = headers.get_all(header::CONNECTION).iter();
+    let mut options = connection.filter_map(|field| field.to_str().ok()).flat_map(|f| f.split(','));
+    session.is_upgrade_req()
+        && headers.get(header::UPGRADE).is_some_and(|protocol| protocol != "h2c")
+        && options.any(|option| option.trim().eq_ignore_ascii_case("upgrade"))
 }
 
 /// A client at fault may be out of step with us; a backend's fault says nothing of the client.

@@ -11,6 +11,11 @@ pub(super) async fn answer(
     error: &Error,
     context: &mut Context,
 ) -> FailToProxy {
+    if ends_upgrade(error, context) {
+        log::debug!("an upgraded connection ended: {error}");
+        context.link.break_off(true);
+        return FailToProxy { error_code: 0, can_reuse_downstream: false };
+    }
     let begun = session.response_written().is_some_and(is_final);
     let reason = reason(error, context, begun);
     context.reason = reason;
@@ -29,9 +34,23 @@ pub(super) async fn answer(
     FailToProxy { error_code: status, can_reuse_downstream: false }
 }
 
+/// Whether the connection was upgraded and one side has closed it. Other protocols have their own
+/// idea of a good end, and many just reset the connection.
+fn ends_upgrade(error: &Error, context: &Context) -> bool {
+    context.link.is_upgraded()
+        && match context.link.fault() {
+            Fault::Disconnected => true,
+            Fault::None => matches!(
+                error.etype(),
+                ErrorType::ReadError | ErrorType::WriteError | ErrorType::ConnectionClosed
+            ),
+            Fault::BodyTimeout | Fault::WriteTimeout | Fault::BadBody => false,
+        }
+}
+
 /// Whether a response is the last one to its request: everything but 1xx, and 101, after which the
 /// connection is another protocol's.
-fn is_final(response: &ResponseHeader) -> bool {
+pub(super) fn is_final(response: &ResponseHeader) -> bool {
     !response.status.is_informational() || response.status == StatusCode::SWITCHING_PROTOCOLS
 }
 

@@ -152,7 +152,7 @@ impl ProxyHttp for Gateway {
         response: &mut ResponseHeader,
         context: &mut Context,
     ) -> Result<()> {
-        if !response.status.is_informational() {
+        if failure::is_final(response) {
             context.upstream_answered();
         }
         Ok(())

@@ -16,7 +16,7 @@ impl Exchange {
             let timeouts = &pool.spec().timeouts;
             options.connection_timeout = Some(timeouts.connect);
             options.total_connection_timeout = Some(timeouts.connect);
-            options.read_timeout = Some(self.read_timeout(timeouts.read));
+            options.read_timeout = self.read_timeout(timeouts.read);
             options.write_timeout = Some(timeouts.write);
             options.idle_timeout = Some(timeouts.idle);
         }
@@ -32,11 +32,16 @@ impl Exchange {
     }
 
     /// While a client is still sending, Pingora's read timeout runs as well, restarted by every
-    /// piece; the deadline that [`Exchange::passed_on_body`] sets takes over afterwards.
-    fn read_timeout(&self, read: Duration) -> Duration {
+    /// piece; the deadline that [`Exchange::passed_on_body`] sets takes over afterwards. A connection
+    /// that is upgraded may be idle for as long as its ends like, and Pingora cannot be told when it
+    /// is: the wait for the 101 has a deadline instead, which [`Exchange::connected`] sets.
+    fn read_timeout(&self, read: Duration) -> Option<Duration> {
         match self.body {
-            RequestBody::Whole => read,
-            RequestBody::Streaming => read.max(self.listener().timeouts.body_idle + BEYOND_CLIENT),
+            _ if self.upgrade => None,
+            RequestBody::Whole => Some(read),
+            RequestBody::Streaming => {
+                Some(read.max(self.listener().timeouts.body_idle + BEYOND_CLIENT))
+            }
         }
     }
 }

@@ -1,6 +1,9 @@
 //! When a request is tried again, and where.
 
-use super::{Exchange, exchange::Context};
+use super::{
+    Exchange,
+    exchange::{Context, Replay},
+};
 use pingora::{Error, ErrorSource, ErrorType};
 use pingora_proxy::Session;
 
@@ -39,11 +42,11 @@ impl Exchange {
     /// A pooled connection may have been closed by the backend just when we used it. That says
     /// nothing of the backend's health, so the request is replayed there once, outside the attempts.
     fn replay_on_same(&mut self, error: &Error, reused: bool) -> bool {
-        if !reused || self.replayed {
+        if !reused || self.replay != Replay::Unused {
             return false;
         }
         self.log_failed_try(error, "a pooled connection was stale, replaying");
-        self.replay = true;
+        self.replay = Replay::Next;
         true
     }
 

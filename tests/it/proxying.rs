@@ -480,6 +480,51 @@ fn a_websocket_passes_bytes_both_ways() {
 }
 
 #[test]
+fn an_idle_websocket_outlives_the_read_timeout() {
+    let origin = Origin::scripted("app-1", |request| match request.path() {
+        "/socket" => Reply::Upgrade,
+        _ => Reply::Hang,
+    });
+    let keys = format!("{UNCHECKED}\ntimeouts: {{ read: 300ms }}\nretry: {{ attempts: 0 }}");
+    let lb = Config::pool(&[origin.entry()], &keys).access_log().start();
+    let mut client = upgrade(&lb);
+    client.send("before");
+    assert_eq!(client.exactly(6), b"before");
+    // The timeouts of other requests are the clock: idle for longer than two of them.
+    for _ in 0..2 {
+        assert_eq!(lb.get("/hang").status, 504);
+    }
+    // The wait for a 101 is one of them.
+    let fields = ["Connection: Upgrade", "Upgrade: websocket"];
+    assert_eq!(lb.client().ask(request("GET", "/hang/up", &fields, b"")).status, 504);
+    client.send("after");
+    assert_eq!(client.exactly(5), b"after");
+    drop(client);
+    let entries = lb.wait_for_entries(4);
+    let entry = |path: &str| entries.iter().find(|entry| entry["path"] == path).unwrap();
+    assert_eq!(entry("/hang/up")["reason"], "upstream_timeout");
+    assert_eq!(entry("/socket")["reason"], "ok");
+    assert!(entry("/socket")["upstream_ms"].as_f64().unwrap() < 300.0);
+}
+
+#[test]
+fn the_end_of_a_websocket_is_no_failure() {
+    let origin = Origin::scripted("app-1", |_| Reply::Upgrade);
+    let lb = Config::pool(&[origin.entry()], UNCHECKED).access_log().start();
+    drop(upgrade(&lb));
+    upgrade(&lb).reset();
+    lb.wait_for_entries(2);
+    let mut client = upgrade(&lb);
+    // Stopping resets the origin's connections.
+    origin.stop();
+    assert!(client.is_closed());
+    for entry in lb.wait_for_entries(3) {
+        assert_eq!((&entry["status"], &entry["reason"]), (&101.into(), &"ok".into()), "{entry}");
+    }
+    assert_eq!(lb.lines_with("WARN"), 0);
+}
+
+#[test]
 fn an_upgrade_that_the_backend_declines_is_a_plain_answer() {
     let origin = Origin::scripted("app-1", |request| match request.path() {
         "/after" => Reply::text("after"),
