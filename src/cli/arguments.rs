@@ -44,12 +44,14 @@ pub(super) struct Arguments {
     pub(super) test: bool,
 
     /// Without a file: the port to listen on, on every IPv4 address
-    #[arg(long, value_name = "PORT", default_value_t = 8080, help_heading = WITHOUT_FILE)]
+    #[arg(long, value_name = "PORT", default_value_t = 8080)]
+    #[arg(conflicts_with = "conf", help_heading = WITHOUT_FILE)]
     port: u16,
 
     /// Without a file: the address to listen on, in the place of --port: ip:port, [ipv6]:port or
     /// unix:/path
-    #[arg(long, value_name = "ADDRESS", conflicts_with = "port", help_heading = WITHOUT_FILE)]
+    #[arg(long, value_name = "ADDRESS")]
+    #[arg(conflicts_with_all = ["port", "conf"], help_heading = WITHOUT_FILE)]
     listen: Option<ListenAddress>,
 
     /// Without a file: the backends, separated by commas: host:port, http://host:port or unix:/path

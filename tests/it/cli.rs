@@ -49,6 +49,8 @@ fn wrong_usage_exits_with_2_and_says_what_is_wrong() {
         (&["--port", "1", "--backends", "127.0.0.1:1", "--max-retries", "x"], "x"),
         (&["--port", "1", "--backends", "127.0.0.1:1", "--health-interval", "10q"], "10q"),
         (&["-c", "lb.yaml", "--backends", "127.0.0.1:1"], "--backends"),
+        (&["-c", "lb.yaml", "--port", "8080"], "--port"),
+        (&["-c", "lb.yaml", "--listen", "127.0.0.1:8080"], "--listen"),
         (&["backend", "--port", "1", "--name", "a", "--latency", "fast"], "fast"),
         (&["backend", "--port", "1", "--name", "a", "--fail-rate", "120%"], "120%"),
     ];
