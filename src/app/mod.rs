@@ -93,6 +93,9 @@ impl App {
         for warning in &checked.warnings {
             log::warn!("{warning}");
         }
+        if !daemon && (config.server.user.is_some() || config.server.group.is_some()) {
+            log::warn!("server.user and server.group apply to a daemon only; nothing changes here");
+        }
         let sockets = if mode.upgrade { Vec::new() } else { bind(config)? };
         let control = Arc::new(Control::new(config, error_log));
         let mut server = Server::new_with_opt_and_conf(None, server_conf(config, daemon));

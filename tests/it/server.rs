@@ -53,6 +53,17 @@ fn log_level_decides_what_is_logged() {
 }
 
 #[test]
+fn an_account_without_a_daemon_is_warned_of() {
+    let origin = Origin::named("app-1");
+    for keys in ["user: nobody", "group: nogroup"] {
+        let lb = Config::pool(&[origin.entry()], UNCHECKED).and(&server(keys)).start();
+        lb.wait_for_line("apply to a daemon only");
+    }
+    let lb = Config::pool(&[origin.entry()], UNCHECKED).start();
+    assert_eq!(lb.lines_with("apply to a daemon only"), 0);
+}
+
+#[test]
 fn the_file_can_ask_for_a_daemon() {
     let origin = Origin::named("app-1");
     let files = Config::pool(&[origin.entry()], UNCHECKED)
