@@ -25,16 +25,8 @@ impl Supervisor {
     /// Waits until every pool's first pass is over. A pass ends by the check's own timeout once
     /// names are resolved; a resolver that hangs does not hold up the start any longer than that.
     pub async fn wait_until_checked(&self) {
-        for pool in &self.pools {
-            let patience = pool.spec().health_check.as_ref().map_or(Duration::ZERO, |c| c.timeout);
-            let checked = tokio::time::timeout(patience + GRACE, pool.wait_until_checked()).await;
-            if checked.is_err() {
-                log::warn!(
-                    "pool {} is not checked yet; serving begins all the same",
-                    pool.spec().name
-                );
-            }
-        }
+        let mut waiting: JoinSet<()> = self.pools.iter().cloned().map(wait_for).collect();
+        while waiting.join_next().await.is_some() {}
     }
 
     /// How many tasks are running.
@@ -51,6 +43,15 @@ impl Supervisor {
 /// What a probe that ends exactly at its timeout needs to be taken in.
 const GRACE: Duration = Duration::from_millis(100);
 
+/// Waits for a pool's first pass, for as long as its check allows.
+async fn wait_for(pool: Arc<Pool>) {
+    let patience = pool.spec().health_check.as_ref().map_or(Duration::ZERO, |check| check.timeout);
+    let checked = tokio::time::timeout(patience + GRACE, pool.wait_until_checked()).await;
+    if checked.is_err() {
+        log::warn!("pool {} is not checked yet; serving begins all the same", pool.spec().name);
+    }
+}
+
 /// Keeps one pool: resolves its names first, then probes and goes on resolving.
 async fn keep(pool: Arc<Pool>) {
     pool.discover().await;
@@ -65,4 +66,32 @@ async fn keep(pool: Arc<Pool>) {
     };
     let probing = pool.clone().run_health_checks(rand::random());
     tokio::join!(resolving, probing);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{config, pool::Interner};
+    use std::path::Path;
+    use tokio::time::Instant;
+
+    #[tokio::test(start_paused = true)]
+    async fn pools_that_are_never_checked_are_waited_for_all_at_once() {
+        let text = "
+listeners: { web: { address: 127.0.0.1:80 } }
+routes: [{ pool: a }]
+pools:
+  a: { backends: [127.0.0.1:1], health_check: { timeout: 1s } }
+  b: { backends: [127.0.0.1:2], health_check: { timeout: 2s } }
+  c: { backends: [127.0.0.1:3], health_check: { timeout: 2s } }
+";
+        let config = config::parse(text, "lb.yaml", Path::new("/"), &|_| None).unwrap().config;
+        let snapshot = Snapshot::compile(&config, &Arc::new(Interner::default()), None);
+        // Without its tasks, nothing is ever checked, as if the resolver hung.
+        let supervisor = Supervisor { tasks: JoinSet::new(), pools: snapshot.pools.clone() };
+        let began = Instant::now();
+        supervisor.wait_until_checked().await;
+        let waited = began.elapsed().as_millis();
+        assert!((2100..2110).contains(&waited), "{waited}");
+    }
 }
