@@ -26,6 +26,9 @@ pub(super) fn prepare(config: &Config, daemon: bool, upgrade: bool) -> Result<()
     }
     match config.access_log.as_ref().map(|log| &log.path) {
         Some(LogTarget::File(path)) => usable(path, owner.appendable(path)),
+        Some(LogTarget::Stdout) if daemon && server.error_log.is_some() => {
+            Err(StartError::NoStdout)
+        }
         Some(LogTarget::Stdout) | None => Ok(()),
     }
 }

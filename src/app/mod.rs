@@ -50,6 +50,12 @@ pub enum StartError {
         /// Why not.
         source: io::Error,
     },
+    /// The access log would go nowhere.
+    #[error(
+        "access_log.path is stdout, which a daemon with server.error_log does not have; \
+         give access_log.path a file"
+    )]
+    NoStdout,
     /// The user or group to run as is unknown.
     #[error("{kind} {name}: {problem}")]
     Account {

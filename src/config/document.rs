@@ -9,7 +9,7 @@ use super::{
     reader::{Field, Keys, Section},
     route, server, trusted_proxies, warnings,
 };
-use crate::model::{Config, Listener, Pool, Route};
+use crate::model::{AccessLog, Config, Listener, LogTarget, Pool, Route, Server};
 
 pub(super) const KEYS: Keys = Keys {
     section: "",
@@ -24,7 +24,11 @@ pub(super) fn read(root: &Field<'_>) -> Option<Config> {
     let names = Names::of(listeners_field.as_ref(), pools_field.as_ref());
 
     let server = server::read(file.get("server").as_ref(), root.context());
-    let access_log = file.optional("access_log", access_log::read).flatten();
+    let access_log = file.optional("access_log", access_log::read);
+    if let (Some(server), Some(Some(log))) = (&server, &access_log) {
+        check_log_target(&file, server, log);
+    }
+    let access_log = access_log.flatten();
     let trusted_proxies = file.or("trusted_proxies", Vec::new(), trusted_proxies::read);
     let listeners = listeners_field.as_ref().and_then(listener::read_all);
     let pools = pools_field.as_ref().map_or(Some(Vec::new()), pool::read_all);
@@ -40,6 +44,15 @@ pub(super) fn read(root: &Field<'_>) -> Option<Config> {
         warn(&file, &listeners, &routes, &pools);
     }
     Some(Config { server: server?, access_log, trusted_proxies, listeners, routes, pools })
+}
+
+/// A daemon that writes its errors to a file has no standard output left to log requests to.
+fn check_log_target(file: &Section<'_>, server: &Server, log: &AccessLog) {
+    let nowhere = server.daemon && server.error_log.is_some() && log.path == LogTarget::Stdout;
+    if let Some(field) = file.get("access_log").filter(|_| nowhere) {
+        let found = "found stdout, which a daemon with an error_log does not have";
+        field.error(&Fault::new(found, "the path of a file"));
+    }
 }
 
 /// Without routes there is one pool, which gets everything.

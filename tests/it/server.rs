@@ -53,6 +53,19 @@ fn log_level_decides_what_is_logged() {
 }
 
 #[test]
+fn a_daemon_does_not_log_requests_to_nowhere() {
+    let files = Config::pool(&["127.0.0.1:1".to_owned()], UNCHECKED)
+        .and("access_log: { path: stdout }")
+        .and(&server("error_log: error.log"))
+        .write();
+    let (code, _, stderr) =
+        Program::run([OsStr::new("-c"), files.path().as_os_str(), OsStr::new("-d")]);
+    assert_eq!(code, 1, "{stderr}");
+    assert!(stderr.contains("access_log.path is stdout"), "{stderr}");
+    assert!(!files.directory().join("lb.pid").exists());
+}
+
+#[test]
 fn an_account_without_a_daemon_is_warned_of() {
     let origin = Origin::named("app-1");
     for keys in ["user: nobody", "group: nogroup"] {

@@ -154,6 +154,11 @@ fn values_out_of_range_are_errors() {
                 "3:17: server.user: found \"a b\"; expected the name of a user",
             ),
             (
+                "access_log: { path: stdout }\nserver: { daemon: true, error_log: e.log }",
+                "3:1: access_log: found stdout, which a daemon with an error_log does not have; \
+                 expected the path of a file",
+            ),
+            (
                 "access_log: { format: jsn }",
                 "3:23: access_log.format: unknown format \"jsn\"; expected json or combined; \
                  did you mean \"json\"?",
