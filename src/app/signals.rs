@@ -81,7 +81,7 @@ impl Control {
     /// The last things before the process ends.
     pub(super) fn finish(&self, config: &Config, daemon: bool) -> Result<(), StartError> {
         if let Some(log) = &*locked(&self.access_log) {
-            log.flush();
+            log.finish();
         }
         if daemon {
             files::remove_pid_file(config);

@@ -1,7 +1,13 @@
 //! One line for each request, that says what happened.
 
-use crate::support::{Client, Config, Lb, Origin, Reply, Reserved, eventually, request};
-use std::time::Duration;
+use crate::support::{
+    Client, Config, Lb, Origin, Program, Reply, Reserved, SOON, eventually, request,
+};
+use rustix::{
+    fs::{CWD, Mode, mkfifoat},
+    process::Signal,
+};
+use std::{ffi::OsStr, fs, io::Read, time::Duration};
 
 const UNCHECKED: &str = "health_check: off";
 
@@ -254,4 +260,42 @@ fn requests_that_share_a_connection_share_nothing_in_the_log() {
     assert_eq!((&second["method"], &second["path"]), (&"GET".into(), &"/2".into()));
     assert_ne!(second["user_agent"], "first");
     assert_ne!(second["referer"], "r");
+}
+
+#[test]
+fn dropped_lines_are_reported() {
+    let origin = Origin::named("app-1");
+    let files = Config::pool(&[origin.entry()], UNCHECKED).access_log().write();
+    let fifo = files.directory().join("access.log");
+    mkfifoat(CWD, &fifo, Mode::RUSR | Mode::WUSR).unwrap();
+    // Opened for both, because opening one end alone waits for the other.
+    let mut reader = fs::OpenOptions::new().read(true).write(true).open(&fifo).unwrap();
+    let mut program = Program::start([OsStr::new("-c"), files.path().as_os_str()]);
+    eventually("it serves", || crate::support::lb::answers(&files.web()));
+    let mut client = Client::connect(&files.web());
+    let long = format!("Referer: {}", "x".repeat(60_000));
+    // Nobody reads, so at most 16 MiB of lines wait.
+    for _ in 0..300 {
+        client.ask(request("GET", "/", &[&long], b""));
+    }
+    assert_eq!(program.stderr.count("lines were dropped"), 0);
+    let reading = std::thread::spawn(move || {
+        let mut piece = vec![0; 1 << 16];
+        let mut kept = 0;
+        loop {
+            // What may be the beginning of the mark is looked at again with what follows it.
+            let end = kept + reader.read(&mut piece[kept..]).unwrap();
+            if piece[..end].windows(5).any(|window| window == b"/last") {
+                return;
+            }
+            kept = end.min(4);
+            piece.copy_within(end - kept..end, 0);
+        }
+    });
+    program.stderr.wait_for("lines were dropped, as they came faster than written");
+    client.get("/last");
+    reading.join().unwrap();
+    program.signal(Signal::TERM);
+    assert!(program.wait_for_exit(SOON).is_some());
+    program.stderr.wait_for("lines were dropped since the start");
 }

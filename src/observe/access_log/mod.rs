@@ -24,7 +24,7 @@ use std::{
         atomic::{AtomicU64, Ordering},
     },
     thread,
-    time::{Duration, SystemTime},
+    time::{Duration, Instant, SystemTime},
 };
 
 /// How many bytes of lines may wait for the writer. At 400 bytes a line and 100,000 requests a
@@ -34,6 +34,9 @@ const CAPACITY: usize = 16 << 20;
 /// The longest [`AccessLog::flush`] waits. Without a limit, a reader that stops reading our
 /// standard output would keep the process from ending.
 const FLUSH_LIMIT: Duration = Duration::from_secs(5);
+/// How often dropped lines are reported at most: under a load that the disk cannot take, a report a
+/// batch would be a hundred a second.
+const REPORT_INTERVAL: Duration = Duration::from_secs(5);
 
 thread_local! {
     /// Where the calling thread formats its lines.
@@ -104,6 +107,9 @@ struct Shared {
     queue: Queue,
     /// Lines lost, whether for want of room or because writing failed.
     dropped: AtomicU64,
+    /// Those of them that had no room and that no report has counted yet. Written by requests, taken
+    /// by the writer. Writes that fail are reported by the [`Sink`].
+    unreported: AtomicU64,
 }
 
 impl AccessLog {
@@ -118,7 +124,11 @@ impl AccessLog {
 
     fn with_capacity(settings: &model::AccessLog, capacity: usize) -> io::Result<Self> {
         let sink = Sink::open(&settings.path)?;
-        let shared = Arc::new(Shared { queue: Queue::new(capacity), dropped: AtomicU64::new(0) });
+        let shared = Arc::new(Shared {
+            queue: Queue::new(capacity),
+            dropped: AtomicU64::new(0),
+            unreported: AtomicU64::new(0),
+        });
         let writer = Arc::clone(&shared);
         thread::Builder::new()
             .name("access-log".to_owned())
@@ -132,6 +142,7 @@ impl AccessLog {
             LINE.with_borrow_mut(|line| self.shared.queue.push(line.format(self.format, record)));
         if !queued {
             self.shared.dropped.fetch_add(1, Ordering::Relaxed);
+            self.shared.unreported.fetch_add(1, Ordering::Relaxed);
         }
     }
 
@@ -151,6 +162,17 @@ impl AccessLog {
     pub fn flush(&self) -> bool {
         self.shared.queue.flush(FLUSH_LIMIT)
     }
+
+    /// Flushes for the last time, and says how many lines were lost in all.
+    pub fn finish(&self) {
+        if !self.flush() {
+            log::warn!("access log: not everything could be written in time");
+        }
+        match self.dropped() {
+            0 => {}
+            dropped => log::warn!("access log: {dropped} lines were dropped since the start"),
+        }
+    }
 }
 
 impl Drop for AccessLog {
@@ -163,9 +185,23 @@ impl Shared {
     /// The writer's life.
     fn write_to(&self, mut sink: Sink) {
         let mut batch = Batch::default();
+        let mut reported = None;
         while self.queue.take(&mut batch) {
             let lost = batch.write_to(&mut sink);
             self.dropped.fetch_add(lost, Ordering::Relaxed);
+            self.report(&mut reported, Instant::now());
         }
+    }
+
+    /// Reports the lines that had no room, unless a report was made a short while ago: the next
+    /// one then counts them.
+    fn report(&self, reported: &mut Option<Instant>, now: Instant) {
+        let too_soon = reported.is_some_and(|last| now < last + REPORT_INTERVAL);
+        if too_soon || self.unreported.load(Ordering::Relaxed) == 0 {
+            return;
+        }
+        let dropped = self.unreported.swap(0, Ordering::Relaxed);
+        log::warn!("access log: {dropped} lines were dropped, as they came faster than written");
+        *reported = Some(now);
     }
 }

@@ -221,3 +221,22 @@ fn dropping_the_log_writes_the_rest_and_ends_the_writer() {
     reader.read_to_string(&mut text).unwrap();
     assert_eq!(targets(&text), ["/1", "/2"]);
 }
+
+#[test]
+fn dropped_lines_are_reported_once_in_a_while() {
+    let shared =
+        Shared { queue: Queue::new(0), dropped: AtomicU64::new(0), unreported: AtomicU64::new(0) };
+    let left = || shared.unreported.load(Ordering::Relaxed);
+    let drop_one = || shared.unreported.fetch_add(1, Ordering::Relaxed);
+    let (mut reported, start) = (None, Instant::now());
+    shared.report(&mut reported, start);
+    assert_eq!(reported, None, "nothing to report");
+    drop_one();
+    shared.report(&mut reported, start);
+    assert_eq!((left(), reported), (0, Some(start)));
+    drop_one();
+    shared.report(&mut reported, start + REPORT_INTERVAL / 2);
+    assert_eq!((left(), reported), (1, Some(start)));
+    shared.report(&mut reported, start + REPORT_INTERVAL);
+    assert_eq!(left(), 0);
+}
