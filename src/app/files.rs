@@ -2,7 +2,10 @@
 //! complain on.
 
 use super::StartError;
-use crate::model::{self, AccessLog, Config, LogTarget};
+use crate::{
+    listener::{Account, Successor},
+    model::{self, AccessLog, Config, LogTarget},
+};
 use nix::unistd::{Gid, Group, Uid, User, geteuid};
 use std::{
     fs::{self, DirBuilder, OpenOptions},
@@ -12,17 +15,14 @@ use std::{
 };
 
 /// Makes or checks what the server will need.
-pub(super) fn prepare(config: &Config, daemon: bool, upgrade: bool) -> Result<(), StartError> {
+pub(super) fn prepare(config: &Config, daemon: bool) -> Result<(), StartError> {
     let server = &config.server;
-    let owner = if daemon { Owner::find(server)? } else { Owner::default() };
+    let owner = Owner::of(server, daemon)?;
     if daemon {
-        usable(&server.pid_file, private_parent(&server.pid_file))?;
+        usable(&server.pid_file, owner.private_parent(&server.pid_file))?;
         if let Some(path) = &server.error_log {
             usable(path, owner.appendable(path))?;
         }
-    }
-    if upgrade {
-        usable(&server.upgrade_sock, private_parent(&server.upgrade_sock))?;
     }
     match config.access_log.as_ref().map(|log| &log.path) {
         Some(LogTarget::File(path)) => usable(path, owner.appendable(path)),
@@ -33,12 +33,21 @@ pub(super) fn prepare(config: &Config, daemon: bool, upgrade: bool) -> Result<()
     }
 }
 
-fn usable(path: &Path, tried: io::Result<()>) -> Result<(), StartError> {
+/// Listens for the running instance. A daemon's user could not make the socket in a folder of root's,
+/// so this is done before the process becomes that user, and the socket is given to it.
+pub(super) fn await_hand_over(config: &Config, daemon: bool) -> Result<Successor, StartError> {
+    let path = &config.server.upgrade_sock;
+    let owner = Owner::of(&config.server, daemon)?;
+    usable(path, owner.private_parent(path))?;
+    usable(path, Successor::listen(path, owner.account()))
+}
+
+fn usable<T>(path: &Path, tried: io::Result<T>) -> Result<T, StartError> {
     tried.map_err(|source| StartError::File { path: path.to_path_buf(), source })
 }
 
-/// Whom the log files must belong to: the account a daemon runs as opens them again after it has
-/// given up root's rights.
+/// Whom the files must belong to: the account a daemon runs as uses them after it has given up root's
+/// rights.
 #[derive(Default)]
 struct Owner {
     user: Option<Uid>,
@@ -46,7 +55,10 @@ struct Owner {
 }
 
 impl Owner {
-    fn find(server: &model::Server) -> Result<Self, StartError> {
+    fn of(server: &model::Server, daemon: bool) -> Result<Self, StartError> {
+        if !daemon {
+            return Ok(Self::default());
+        }
         let user = match &server.user {
             Some(name) => Some(account("user", name, User::from_name(name), |user| user.uid)?),
             None => None,
@@ -58,10 +70,32 @@ impl Owner {
         Ok(Self { user, group })
     }
 
+    fn account(&self) -> Account {
+        Account { user: self.user.map(Uid::as_raw), group: self.group.map(Gid::as_raw) }
+    }
+
+    /// Makes the folder of `path` if it is missing, for nobody but us and the account. A folder in a
+    /// place that everyone can write to must not be somebody else's: the default for users without a
+    /// runtime directory lies in one.
+    fn private_parent(&self, path: &Path) -> io::Result<()> {
+        let Some(folder) = path.parent() else { return Ok(()) };
+        match DirBuilder::new().mode(0o700).create(folder) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            Ok(()) => return std::os::unix::fs::chown(folder, self.account().user, None),
+            Err(error) => return Err(error),
+        }
+        let owner = fs::metadata(folder)?.uid();
+        if [Some(0), Some(geteuid().as_raw()), self.account().user].contains(&Some(owner)) {
+            return Ok(());
+        }
+        let problem = "its folder belongs to another user";
+        Err(io::Error::new(io::ErrorKind::PermissionDenied, problem))
+    }
+
     /// Opens `path` for appending as a server would, and sees to it that the server may.
     fn appendable(&self, path: &Path) -> io::Result<()> {
         let file = OpenOptions::new().append(true).create(true).open(path)?;
-        let (user, group) = (self.user.map(Uid::as_raw), self.group.map(Gid::as_raw));
+        let Account { user, group } = self.account();
         let meta = file.metadata()?;
         let changes = user.is_some_and(|user| user != meta.uid())
             || group.is_some_and(|group| group != meta.gid());
@@ -86,24 +120,6 @@ fn account<A, I>(
         Ok(None) => Err(error("there is no such account".to_owned())),
         Err(problem) => Err(error(problem.desc().to_owned())),
     }
-}
-
-/// Makes the folder of `path` if it is missing, for nobody but us. A folder in a place that
-/// everyone can write to must not be somebody else's: the default for users without a runtime
-/// directory lies in one.
-fn private_parent(path: &Path) -> io::Result<()> {
-    let Some(folder) = path.parent() else { return Ok(()) };
-    match DirBuilder::new().mode(0o700).create(folder) {
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-        other => return other,
-    }
-    let meta = fs::metadata(folder)?;
-    let ours = [0, geteuid().as_raw()].contains(&meta.uid());
-    if ours {
-        return Ok(());
-    }
-    let problem = "its folder belongs to another user";
-    Err(io::Error::new(io::ErrorKind::PermissionDenied, problem))
 }
 
 /// Removes the pid file if it is ours: a successor writes its own.

@@ -12,14 +12,14 @@ mod signals;
 
 use crate::{
     config::Checked,
-    listener::{self, BindError, Bound},
+    listener::{self, BindError},
     model::Config,
     observe::{AccessLog, error_log},
     pool::Interner,
     runtime::Snapshot,
 };
 use pingora::server::{RunArgs, Server, configuration::ServerConf};
-use service::{Service, Start};
+use service::{Service, Sockets, Start};
 use signals::{Control, Signals};
 use std::{io, path::PathBuf, sync::Arc};
 
@@ -92,7 +92,7 @@ impl App {
     pub fn serve(&self, checked: &Checked, mode: Mode) -> Result<(), StartError> {
         let config = &checked.config;
         let daemon = mode.daemon || config.server.daemon;
-        files::prepare(config, daemon, mode.upgrade)?;
+        files::prepare(config, daemon)?;
         let error_file = config.server.error_log.as_deref().filter(|_| daemon);
         let error_log =
             error_log::init(config.server.log_level, error_file).map_err(StartError::Logging)?;
@@ -102,12 +102,15 @@ impl App {
         if !daemon && (config.server.user.is_some() || config.server.group.is_some()) {
             log::warn!("server.user and server.group apply to a daemon only; nothing changes here");
         }
-        let sockets = if mode.upgrade { Vec::new() } else { bind(config)? };
-        let control = Arc::new(Control::new(config, error_log));
+        let sockets = if mode.upgrade {
+            Sockets::TakenOver(files::await_hand_over(config, daemon)?)
+        } else {
+            Sockets::Bound(listener::bind_all(&config.listeners, |_| None)?)
+        };
+        let control = Arc::new(Control::new(config, error_log, &sockets));
         let mut server = Server::new_with_opt_and_conf(None, server_conf(config, daemon));
         let start = Start {
             config: config.clone(),
-            upgrade: mode.upgrade,
             sockets,
             control: control.clone(),
             conf: server.configuration.clone(),
@@ -116,10 +119,6 @@ impl App {
         server.run(RunArgs { shutdown_signal: Box::new(Signals::new(control.clone())) });
         control.finish(config, daemon)
     }
-}
-
-fn bind(config: &Config) -> Result<Vec<Bound>, StartError> {
-    Ok(listener::bind_all(&config.listeners, |_| None)?)
 }
 
 /// Opens the access log as the configuration says.

@@ -21,11 +21,17 @@ const HAND_OVER_PATIENCE: Duration = Duration::from_secs(120);
 /// What a start needs.
 pub(super) struct Start {
     pub(super) config: Config,
-    pub(super) upgrade: bool,
-    /// Bound already, unless they are to be taken over.
-    pub(super) sockets: Vec<Bound>,
+    pub(super) sockets: Sockets,
     pub(super) control: Arc<Control>,
     pub(super) conf: Arc<ServerConf>,
+}
+
+/// Where the listening sockets come from.
+pub(super) enum Sockets {
+    /// They are bound already.
+    Bound(Vec<Bound>),
+    /// The running instance hands them over.
+    TakenOver(Successor),
 }
 
 /// The service; what it starts with is consumed by the first start.
@@ -54,17 +60,18 @@ impl services::Service for Service {
 }
 
 async fn run(start: Start) -> Result<(), StartError> {
-    let Start { config, upgrade, sockets, control, conf } = start;
+    let Start { config, sockets, control, conf } = start;
     let access_log = open_access_log(&config)?;
     control.set_access_log(access_log.clone());
     let snapshot = Snapshot::compile(&config, &Arc::new(Interner::default()), access_log);
     let supervisor = Supervisor::start(&snapshot);
     supervisor.wait_until_checked().await;
-    let (sockets, predecessor) = if upgrade {
-        let (sockets, predecessor) = take_over(&config).await?;
-        (sockets, Some(predecessor))
-    } else {
-        (sockets, None)
+    let (sockets, predecessor) = match sockets {
+        Sockets::Bound(sockets) => (sockets, None),
+        Sockets::TakenOver(successor) => {
+            let (sockets, predecessor) = take_over(&config, successor).await?;
+            (sockets, Some(predecessor))
+        }
     };
     control.set_sockets(&sockets).map_err(|error| StartError::Failed(error.to_string()))?;
     for bound in &sockets {
@@ -92,15 +99,16 @@ async fn run(start: Start) -> Result<(), StartError> {
 }
 
 /// Receives the sockets of the running instance, and binds what it does not have.
-async fn take_over(config: &Config) -> Result<(Vec<Bound>, listener::Predecessor), StartError> {
-    let path = config.server.upgrade_sock.clone();
+async fn take_over(
+    config: &Config,
+    successor: Successor,
+) -> Result<(Vec<Bound>, listener::Predecessor), StartError> {
     let failed = |error: std::io::Error| StartError::File {
         path: config.server.upgrade_sock.clone(),
         source: error,
     };
     log::info!("waiting for the running instance to hand over (send it QUIT)");
-    let received =
-        tokio::task::spawn_blocking(move || Successor::listen(&path)?.receive(HAND_OVER_PATIENCE));
+    let received = tokio::task::spawn_blocking(move || successor.receive(HAND_OVER_PATIENCE));
     let received = received.await.map_err(|error| StartError::Failed(error.to_string()))?;
     let (handed, predecessor) = received.map_err(failed)?;
     let mut handed: HashMap<ListenAddress, OwnedFd> = handed.into_iter().collect();

@@ -1,8 +1,8 @@
 //! Signals, and what they set in motion: draining, handing over, reopening logs.
 
-use super::{StartError, files};
+use super::{StartError, files, service};
 use crate::{
-    listener::{Bound, Drain, hand_over},
+    listener::{Bound, Drain, SocketFile, hand_over},
     model::{Config, ListenAddress},
     observe::{AccessLog, error_log::ErrorLog},
 };
@@ -25,6 +25,17 @@ const IDLE_GRACE: Duration = Duration::from_millis(100);
 
 type Sockets = Vec<(ListenAddress, OwnedFd)>;
 
+/// Where a process stands in the succession.
+#[derive(Debug)]
+enum Stage {
+    /// It waits for the running instance, on a socket with this file.
+    Waiting(SocketFile),
+    /// The listening sockets are its own.
+    Serving,
+    /// A successor has them.
+    HandedOver,
+}
+
 /// What the signals act on, shared with the service.
 pub(super) struct Control {
     drain: Drain,
@@ -35,8 +46,8 @@ pub(super) struct Control {
     /// Second handles on the listening sockets, to hand over. Dropped when draining begins: while
     /// one is open, the kernel goes on accepting.
     sockets: Mutex<Sockets>,
-    /// Whether a successor has the listening sockets.
-    handed_over: Mutex<bool>,
+    /// Who serves on them.
+    stage: Mutex<Stage>,
     /// Why the service could not start.
     failure: watch::Sender<Option<String>>,
 }
@@ -46,7 +57,11 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Control {
-    pub(super) fn new(config: &Config, error_log: ErrorLog) -> Self {
+    pub(super) fn new(config: &Config, error_log: ErrorLog, sockets: &service::Sockets) -> Self {
+        let stage = match sockets {
+            service::Sockets::Bound(_) => Stage::Serving,
+            service::Sockets::TakenOver(successor) => Stage::Waiting(successor.file().clone()),
+        };
         Self {
             drain: Drain::default(),
             drain_timeout: config.server.drain_timeout,
@@ -54,7 +69,7 @@ impl Control {
             error_log,
             access_log: Mutex::new(None),
             sockets: Mutex::new(Vec::new()),
-            handed_over: Mutex::new(false),
+            stage: Mutex::new(stage),
             failure: watch::Sender::new(None),
         }
     }
@@ -67,9 +82,11 @@ impl Control {
         *locked(&self.access_log) = log;
     }
 
+    /// From here on the process serves on these.
     pub(super) fn set_sockets(&self, sockets: &[Bound]) -> io::Result<()> {
         let duplicate = |bound: &Bound| Ok((bound.address.clone(), bound.duplicate()?));
         *locked(&self.sockets) = sockets.iter().map(duplicate).collect::<io::Result<_>>()?;
+        *locked(&self.stage) = Stage::Serving;
         Ok(())
     }
 
@@ -86,8 +103,10 @@ impl Control {
         if daemon {
             files::remove_pid_file(config);
         }
-        if !*locked(&self.handed_over) {
-            remove_socket_files(config);
+        match &*locked(&self.stage) {
+            Stage::Waiting(file) => file.remove(),
+            Stage::Serving => remove_socket_files(config),
+            Stage::HandedOver => {}
         }
         match self.failure.borrow().clone() {
             Some(why) => Err(StartError::Failed(why)),
@@ -121,6 +140,10 @@ impl Control {
     /// Hands the listening sockets to a successor that waits for them; `false` if there is none or
     /// it failed, and we go on serving.
     async fn hand_over(&self) -> bool {
+        if let Stage::Waiting(_) = *locked(&self.stage) {
+            log::error!("QUIT refused: it is for the running instance, and this one waits for it");
+            return false;
+        }
         let sockets: io::Result<Sockets> = locked(&self.sockets)
             .iter()
             .map(|(address, socket)| Ok((address.clone(), socket.try_clone()?)))
@@ -130,7 +153,7 @@ impl Control {
         match handing.await {
             Ok(Ok(())) => {
                 log::info!("the successor serves");
-                *locked(&self.handed_over) = true;
+                *locked(&self.stage) = Stage::HandedOver;
                 true
             }
             Ok(Err(error)) => {

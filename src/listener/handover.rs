@@ -7,6 +7,7 @@
 //! ```text
 //! predecessor                      successor
 //!                                  listens on upgrade_sock, mode 0600
+//!                                  checks its backends
 //! connects; each checks that the other runs as the same user or root
 //! address + socket, for each --->
 //! "end"                      --->
@@ -19,6 +20,7 @@
 
 use crate::model::ListenAddress;
 use rustix::{
+    fs::{Mode, fchmod},
     io::Errno,
     net::{
         self, AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags,
@@ -27,12 +29,12 @@ use rustix::{
     },
 };
 use std::{
-    fs::{self, Permissions},
+    fs,
     io::{self, IoSlice, IoSliceMut},
     mem::MaybeUninit,
     os::{
         fd::{AsFd, OwnedFd},
-        unix::fs::PermissionsExt,
+        unix::fs::{MetadataExt, lchown},
     },
     path::{Path, PathBuf},
     time::{Duration, Instant},
@@ -114,31 +116,79 @@ fn receive(peer: &OwnedFd) -> io::Result<(Vec<u8>, Option<OwnedFd>)> {
     Ok((message, descriptor))
 }
 
-/// An instance that waits to take over.
+/// An instance that waits to take over. Dropping it removes its socket's file.
 pub struct Successor {
     listening: OwnedFd,
+    file: SocketFile,
+}
+
+/// The file of a successor's socket.
+#[derive(Clone, Debug)]
+pub struct SocketFile {
     path: PathBuf,
+    /// Its device and inode, by which it is told from the file of a later successor.
+    identity: (u64, u64),
+}
+
+impl SocketFile {
+    fn at(path: &Path) -> io::Result<Self> {
+        Ok(Self { path: path.to_path_buf(), identity: identity(path)? })
+    }
+
+    /// Removes the file if it is still there. Where that is not allowed, a leftover is replaced by
+    /// the next successor.
+    pub fn remove(&self) {
+        if identity(&self.path).is_ok_and(|identity| identity == self.identity) {
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+}
+
+fn identity(path: &Path) -> io::Result<(u64, u64)> {
+    let meta = fs::symlink_metadata(path)?;
+    Ok((meta.dev(), meta.ino()))
+}
+
+/// The account that a process is going to run as, where that is another one than now.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Account {
+    /// The user's id.
+    pub user: Option<u32>,
+    /// The group's id.
+    pub group: Option<u32>,
 }
 
 /// The instance that handed its sockets over and waits to hear that they serve.
 pub struct Predecessor(OwnedFd);
 
 impl Successor {
-    /// Listens for the running instance at `path`, in the place of a successor that is gone.
+    /// Listens for the running instance at `path`, in the place of a successor that is gone. The
+    /// socket belongs to `account`, as both instances will run as that. A running instance that is
+    /// told to hand over from here on waits for [`Successor::receive`].
     ///
     /// # Errors
-    /// When `path` cannot be bound.
-    pub fn listen(path: &Path) -> io::Result<Self> {
+    /// When `path` cannot be bound or given away.
+    pub fn listen(path: &Path, account: Account) -> io::Result<Self> {
         let listening = socket()?;
         match fs::remove_file(path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => {}
         }
+        // The file gets the mode of the socket. It is not changed by its path afterwards, nor is a
+        // link followed: the folder may be another user's, who could put another file there.
+        fchmod(&listening, Mode::RUSR | Mode::WUSR)?;
         net::bind(&listening, &SocketAddrUnix::new(path)?)?;
-        let successor = Self { listening, path: path.to_path_buf() };
-        fs::set_permissions(path, Permissions::from_mode(0o600))?;
+        let successor = Self { listening, file: SocketFile::at(path)? };
+        if account.user.is_some() || account.group.is_some() {
+            lchown(path, account.user, account.group)?;
+        }
         net::listen(&successor.listening, 1)?;
         Ok(successor)
+    }
+
+    /// The file of its socket.
+    pub fn file(&self) -> &SocketFile {
+        &self.file
     }
 
     /// Waits for the running instance and receives its sockets.
@@ -182,8 +232,7 @@ impl Successor {
 
 impl Drop for Successor {
     fn drop(&mut self) {
-        // A leftover is replaced by the next successor.
-        let _ = fs::remove_file(&self.path);
+        self.file.remove();
     }
 }
 
@@ -220,7 +269,7 @@ mod tests {
             .map(|_| (ListenAddress::Tcp(port), OwnedFd::from(listener.try_clone().unwrap())))
             .collect();
         drop(listener);
-        let successor = Successor::listen(&path).unwrap();
+        let successor = Successor::listen(&path, Account::default()).unwrap();
         let handing = std::thread::spawn({
             let path = path.clone();
             move || hand_over(&path, &sent)
@@ -238,6 +287,19 @@ mod tests {
     }
 
     #[test]
+    fn a_successor_removes_its_own_file_only() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("upgrade.sock");
+        let first = Successor::listen(&path, Account::default()).unwrap();
+        assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o600);
+        let second = Successor::listen(&path, Account::default()).unwrap();
+        drop(first);
+        assert!(path.exists());
+        drop(second);
+        assert!(!path.exists());
+    }
+
+    #[test]
     fn without_a_successor_nothing_is_handed_over() {
         let folder = tempfile::tempdir().unwrap();
         assert!(hand_over(&folder.path().join("none.sock"), &[]).is_err());
@@ -247,7 +309,7 @@ mod tests {
     fn a_successor_that_dies_is_noticed() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("upgrade.sock");
-        let successor = Successor::listen(&path).unwrap();
+        let successor = Successor::listen(&path, Account::default()).unwrap();
         let handing = std::thread::spawn(move || hand_over(&path, &[]));
         let (_, predecessor) = successor.receive(Duration::from_secs(10)).unwrap();
         drop(predecessor);

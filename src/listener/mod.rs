@@ -10,4 +10,4 @@ mod transport;
 pub use accept::{Accepting, serve};
 pub use bind::{BindError, Bound, bind_all};
 pub use drain::{Drain, Phase};
-pub use handover::{Predecessor, Successor, hand_over};
+pub use handover::{Account, Predecessor, SocketFile, Successor, hand_over};

@@ -1,7 +1,9 @@
 //! Signals, the daemon and the hand-over.
 
 use crate::support::{
-    Config, Lb, Load, Origin, Program, Reply, SOON, eventually, get, lb::server, request, within,
+    Config, Lb, Load, Origin, Program, Reply, SOON, eventually, get,
+    lb::{Files, server},
+    request, within,
 };
 use rustix::process::{Pid, Signal, kill_process, test_kill_process};
 use std::{
@@ -273,6 +275,91 @@ fn a_daemon_runs_as_the_user_it_is_told() {
         let line = status.lines().find(|line| line.starts_with(key)).unwrap();
         assert!(!line.split_whitespace().any(|id| id == "0"), "{line}");
     }
+}
+
+/// Starts a successor of a daemon and returns it once it waits to take over.
+fn successor_of(daemon: &Daemon, files: &Files) -> Daemon {
+    let conf = files.path().as_os_str();
+    let (code, _, stderr) =
+        Program::run([OsStr::new("-c"), conf, OsStr::new("-d"), OsStr::new("-u")]);
+    assert_eq!(code, 0, "{stderr}");
+    let pid = || files.read("lb.pid").trim().parse().ok().and_then(Pid::from_raw);
+    eventually("the pid file", || pid().is_some_and(|pid| pid != daemon.0));
+    assert!(files.directory().join("upgrade.sock").exists());
+    let successor = Daemon(pid().unwrap());
+    eventually("it waits", || files.read("error.log").contains("waiting for the running instance"));
+    successor
+}
+
+#[test]
+fn a_successor_that_ends_before_its_time_leaves_everything_as_it_was() {
+    for signal in [Signal::TERM, Signal::INT] {
+        let origin = Origin::named("app-1");
+        let (first, files) = daemon(&origin, "");
+        let second = successor_of(&first, &files);
+        // A QUIT is not for the one that waits.
+        kill_process(second.0, Signal::QUIT).unwrap();
+        eventually("it refuses", || files.read("error.log").contains("QUIT refused"));
+        kill_process(second.0, signal).unwrap();
+        eventually("it is gone", || !second.is_alive());
+        assert!(!files.directory().join("upgrade.sock").exists());
+        assert!(first.is_alive());
+        assert_eq!(get(&files.web(), "/").text(), "app-1");
+    }
+}
+
+#[test]
+fn a_daemon_without_roots_rights_is_succeeded_in_a_folder_of_roots() {
+    if !rustix::process::getuid().is_root() {
+        return;
+    }
+    let origin = Origin::named("app-1");
+    let (first, files) = daemon(&origin, "user: nobody\ngroup: nogroup");
+    let closed = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+    fs::set_permissions(files.directory(), closed).unwrap();
+    let second = successor_of(&first, &files);
+    kill_process(first.0, Signal::QUIT).unwrap();
+    eventually("the first is gone", || !first.is_alive());
+    assert!(second.is_alive());
+    assert_eq!(get(&files.web(), "/").text(), "app-1");
+}
+
+#[test]
+fn a_daemons_folder_may_be_its_users() {
+    if !rustix::process::getuid().is_root() {
+        return;
+    }
+    let origin = Origin::named("app-1");
+    let (first, files) = daemon(&origin, "user: nobody");
+    let status = fs::metadata(format!("/proc/{}", first.0)).unwrap();
+    let user = std::os::unix::fs::MetadataExt::uid(&status);
+    std::os::unix::fs::chown(files.directory(), Some(user), None).unwrap();
+    let closed = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+    fs::set_permissions(files.directory(), closed).unwrap();
+    let second = successor_of(&first, &files);
+    kill_process(second.0, Signal::TERM).unwrap();
+    eventually("it is gone", || !second.is_alive());
+    assert!(!files.directory().join("upgrade.sock").exists());
+}
+
+#[test]
+fn a_failed_successor_leaves_unix_listeners_alone() {
+    let origin = Origin::named("app-1");
+    let text = format!(
+        "listeners:\n  local: {{ address: \"unix:@DIR@/lb.sock\" }}\n\
+         pools:\n  app: {{ backends: [{}], {UNCHECKED} }}\n",
+        origin.entry()
+    );
+    let files = Config::new(text).write();
+    let local = crate::support::Address::Unix(files.directory().join("lb.sock"));
+    let args = [OsStr::new("-c"), files.path().as_os_str(), OsStr::new("-u")];
+    let _first = Program::start(&args[..2]);
+    eventually("it serves", || crate::support::lb::answers(&local));
+    let mut second = Program::start(args);
+    second.stderr.wait_for("waiting for the running instance");
+    second.signal(Signal::TERM);
+    assert!(second.wait_for_exit(SOON).is_some());
+    assert_eq!(get(&local, "/").text(), "app-1");
 }
 
 #[test]
