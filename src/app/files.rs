@@ -7,6 +7,10 @@ use crate::{
     model::{self, AccessLog, Config, LogTarget},
 };
 use nix::unistd::{Gid, Group, Uid, User, geteuid};
+use rustix::{
+    io::Errno,
+    process::{Pid, test_kill_process},
+};
 use std::{
     fs::{self, DirBuilder, OpenOptions},
     io,
@@ -131,6 +135,29 @@ pub(super) fn remove_pid_file(config: &Config) {
         // Nobody waits for this; a leftover pid file is replaced by the next start.
         let _ = fs::remove_file(path);
     }
+}
+
+/// After a daemon that was to succeed another one has not: puts back the pid file of that one, which
+/// was moved out of the way, unless another start has put its own there.
+pub(super) fn restore_pid_file(config: &Config) {
+    let path = &config.server.pid_file;
+    let mut old = path.clone().into_os_string();
+    old.push(".old");
+    let old = PathBuf::from(old);
+    let running = fs::read_to_string(&old).is_ok_and(|text| is_running(text.trim()));
+    if !running || path.exists() {
+        return;
+    }
+    if let Err(error) = fs::rename(&old, path) {
+        let (old, path) = (old.display(), path.display());
+        log::warn!("cannot rename {old} back to {path}: {error}");
+    }
+}
+
+fn is_running(pid: &str) -> bool {
+    let pid = pid.parse().ok().and_then(Pid::from_raw);
+    // Another user's process answers with an error of permission.
+    pid.is_some_and(|pid| matches!(test_kill_process(pid), Ok(()) | Err(Errno::PERM)))
 }
 
 /// The name of the access log for an error message.

@@ -104,7 +104,12 @@ impl Control {
             files::remove_pid_file(config);
         }
         match &*locked(&self.stage) {
-            Stage::Waiting(file) => file.remove(),
+            Stage::Waiting(file) => {
+                file.remove();
+                if daemon {
+                    files::restore_pid_file(config);
+                }
+            }
             Stage::Serving => remove_socket_files(config),
             Stage::HandedOver => {}
         }

@@ -296,12 +296,15 @@ fn a_successor_that_ends_before_its_time_leaves_everything_as_it_was() {
     for signal in [Signal::TERM, Signal::INT] {
         let origin = Origin::named("app-1");
         let (first, files) = daemon(&origin, "");
+        let pid = files.read("lb.pid");
         let second = successor_of(&first, &files);
         // A QUIT is not for the one that waits.
         kill_process(second.0, Signal::QUIT).unwrap();
         eventually("it refuses", || files.read("error.log").contains("QUIT refused"));
         kill_process(second.0, signal).unwrap();
         eventually("it is gone", || !second.is_alive());
+        assert_eq!(files.read("lb.pid"), pid);
+        assert!(!files.directory().join("lb.pid.old").exists());
         assert!(!files.directory().join("upgrade.sock").exists());
         assert!(first.is_alive());
         assert_eq!(get(&files.web(), "/").text(), "app-1");
@@ -336,9 +339,11 @@ fn a_daemons_folder_may_be_its_users() {
     std::os::unix::fs::chown(files.directory(), Some(user), None).unwrap();
     let closed = std::os::unix::fs::PermissionsExt::from_mode(0o755);
     fs::set_permissions(files.directory(), closed).unwrap();
+    let pid = files.read("lb.pid");
     let second = successor_of(&first, &files);
     kill_process(second.0, Signal::TERM).unwrap();
     eventually("it is gone", || !second.is_alive());
+    assert_eq!(files.read("lb.pid"), pid);
     assert!(!files.directory().join("upgrade.sock").exists());
 }
 
