@@ -61,6 +61,7 @@ impl services::Service for Service {
 
 async fn run(start: Start) -> Result<(), StartError> {
     let Start { config, sockets, control, conf } = start;
+    control.wait_until_listening().await;
     let access_log = open_access_log(&config)?;
     control.set_access_log(access_log.clone());
     let snapshot = Snapshot::compile(&config, &Arc::new(Interner::default()), access_log);

@@ -48,6 +48,8 @@ pub(super) struct Control {
     sockets: Mutex<Sockets>,
     /// Who serves on them.
     stage: Mutex<Stage>,
+    /// Whether signals reach us. Before that, most of them just end the process.
+    listening: watch::Sender<bool>,
     /// Why the service could not start.
     failure: watch::Sender<Option<String>>,
 }
@@ -70,8 +72,15 @@ impl Control {
             access_log: Mutex::new(None),
             sockets: Mutex::new(Vec::new()),
             stage: Mutex::new(stage),
+            listening: watch::Sender::new(false),
             failure: watch::Sender::new(None),
         }
+    }
+
+    /// Waits until signals reach us, so that whoever sees us at work can send one.
+    pub(super) async fn wait_until_listening(&self) {
+        // The sender is in the control that we hold.
+        let _ = self.listening.subscribe().wait_for(|listening| *listening).await.map(drop);
     }
 
     pub(super) fn drain(&self) -> &Drain {
@@ -202,6 +211,7 @@ impl Signals {
         let mut hang_up = signal(SignalKind::hangup())?;
         let mut user_1 = signal(SignalKind::user_defined1())?;
         let mut failure = control.failure.subscribe();
+        control.listening.send_replace(true);
         loop {
             tokio::select! {
                 _ = interrupt.recv() => return Ok(()),
