@@ -9,15 +9,17 @@ use crate::{
 use async_trait::async_trait;
 use pingora::server::{ShutdownSignal, ShutdownSignalWatch};
 use std::{
+    convert::Infallible,
     fs, io,
     os::fd::OwnedFd,
     path::PathBuf,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    thread,
     time::Duration,
 };
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
-    sync::watch,
+    sync::{oneshot, watch},
 };
 
 /// How long an idle connection is kept after TERM, for a request that is already on its way.
@@ -151,37 +153,57 @@ impl Control {
         }
     }
 
+    /// Reopens the logs whenever one of these signals arrives.
+    async fn reopen_on(&self, mut hang_up: Signal, mut user_1: Signal) -> Infallible {
+        loop {
+            tokio::select! {
+                _ = hang_up.recv() => {}
+                _ = user_1.recv() => {}
+            }
+            self.reopen_logs();
+        }
+    }
+
     /// Hands the listening sockets to a successor that waits for them; `false` if there is none or
     /// it failed, and we go on serving.
-    async fn hand_over(&self) -> bool {
+    async fn hand_over(self: &Arc<Self>) -> bool {
         if let Stage::Waiting(_) = *locked(&self.stage) {
             log::error!("QUIT refused: it is for the running instance, and this one waits for it");
             return false;
         }
-        let sockets: io::Result<Sockets> = locked(&self.sockets)
-            .iter()
-            .map(|(address, socket)| Ok((address.clone(), socket.try_clone()?)))
-            .collect();
-        let path = self.upgrade_sock.clone();
-        let handing = tokio::task::spawn_blocking(move || hand_over(&path, &sockets?));
-        match handing.await {
-            Ok(Ok(())) => {
+        match self.begin_hand_over().await {
+            Ok(()) => {
                 log::info!("the successor serves");
-                *locked(&self.stage) = Stage::HandedOver;
                 true
             }
-            Ok(Err(error)) => {
+            Err(error) => {
                 let path = self.upgrade_sock.display();
                 log::error!(
                     "QUIT refused, still serving: no successor took over at {path}: {error}"
                 );
                 false
             }
-            Err(error) => {
-                log::error!("QUIT refused, still serving: {error}");
-                false
-            }
         }
+    }
+
+    /// The exchange blocks for as long as the successor lets it, so it has a thread of its own: one
+    /// of the runtime's would keep the process from ending until then.
+    async fn begin_hand_over(self: &Arc<Self>) -> io::Result<()> {
+        let copy = |(address, socket): &(ListenAddress, OwnedFd)| {
+            Ok((address.clone(), socket.try_clone()?))
+        };
+        let sockets: Sockets = locked(&self.sockets).iter().map(copy).collect::<io::Result<_>>()?;
+        let (done, outcome) = oneshot::channel();
+        let control = self.clone();
+        thread::Builder::new().name("hand-over".to_owned()).spawn(move || {
+            let handed = hand_over(&control.upgrade_sock, sockets);
+            if handed.is_ok() {
+                // Noted here: whoever waited may have been told to end meanwhile.
+                *locked(&control.stage) = Stage::HandedOver;
+            }
+            let _ = done.send(handed);
+        })?;
+        outcome.await.unwrap_or_else(|_| Err(io::Error::other("the exchange failed")))
     }
 }
 
@@ -203,35 +225,47 @@ impl Signals {
         Self(control)
     }
 
+    /// Returns when the process is to end: once it has drained, or at once on INT or a failure.
     async fn watch(&self) -> io::Result<()> {
         let control = &self.0;
-        let mut terminate = signal(SignalKind::terminate())?;
+        let terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
-        let mut quit = signal(SignalKind::quit())?;
-        let mut hang_up = signal(SignalKind::hangup())?;
-        let mut user_1 = signal(SignalKind::user_defined1())?;
+        let quit = signal(SignalKind::quit())?;
+        let hang_up = signal(SignalKind::hangup())?;
+        let user_1 = signal(SignalKind::user_defined1())?;
         let mut failure = control.failure.subscribe();
         control.listening.send_replace(true);
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            () = failed(&mut failure) => {}
+            never = control.reopen_on(hang_up, user_1) => match never {},
+            () = self.until_drained(terminate, quit) => {}
+        }
+        Ok(())
+    }
+
+    /// Serves until TERM or a hand-over, then drains.
+    async fn until_drained(&self, mut terminate: Signal, mut quit: Signal) {
+        let control = &self.0;
         loop {
-            tokio::select! {
-                _ = interrupt.recv() => return Ok(()),
-                () = failed(&mut failure) => return Ok(()),
-                _ = hang_up.recv() => control.reopen_logs(),
-                _ = user_1.recv() => control.reopen_logs(),
-                _ = terminate.recv() => {
-                    unless_interrupted(&mut interrupt, control.drain_out(IDLE_GRACE, false)).await;
-                    return Ok(());
-                }
-                _ = quit.recv() => {
-                    if control.hand_over().await {
-                        // Idle clients keep their connection for as long as we may stay: what they
-                        // still send is answered, and only then closed.
-                        let stay = control.drain_out(control.drain_timeout, true);
-                        unless_interrupted(&mut interrupt, stay).await;
-                        return Ok(());
+            let handed_over = tokio::select! {
+                _ = terminate.recv() => false,
+                _ = quit.recv() => tokio::select! {
+                    handed_over = control.hand_over() => {
+                        if !handed_over {
+                            continue;
+                        }
+                        true
                     }
-                }
-            }
+                    // The successor does not come forward, and nobody wants to wait for it.
+                    _ = terminate.recv() => false,
+                },
+            };
+            // After a hand-over, idle clients keep their connection for almost as long as we may
+            // stay: what they still send is answered, and only then closed. The rest of the time is
+            // for those who use theirs.
+            let idle_grace = if handed_over { control.drain_timeout / 10 * 9 } else { IDLE_GRACE };
+            return control.drain_out(idle_grace, handed_over).await;
         }
     }
 }
@@ -239,13 +273,6 @@ impl Signals {
 async fn failed(failure: &mut watch::Receiver<Option<String>>) {
     // The sender is in the control that we hold.
     let _ = failure.wait_for(Option::is_some).await.map(drop);
-}
-
-async fn unless_interrupted(interrupt: &mut Signal, work: impl Future<Output = ()>) {
-    tokio::select! {
-        () = work => {}
-        _ = interrupt.recv() => {}
-    }
 }
 
 #[async_trait]

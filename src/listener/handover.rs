@@ -34,7 +34,7 @@ use std::{
     mem::MaybeUninit,
     os::{
         fd::{AsFd, OwnedFd},
-        unix::fs::{MetadataExt, lchown},
+        unix::fs::{FileTypeExt, MetadataExt, lchown},
     },
     path::{Path, PathBuf},
     time::{Duration, Instant},
@@ -65,18 +65,19 @@ fn check_user(peer: &impl AsFd) -> io::Result<()> {
     Err(io::Error::new(io::ErrorKind::PermissionDenied, "the other process is another user's"))
 }
 
-/// Sends the sockets to the successor that listens at `path`, and returns when it serves.
+/// Sends the sockets to the successor that listens at `path`, and returns when it serves. Each copy is
+/// closed once it is sent: while one is open, the kernel goes on accepting.
 ///
 /// # Errors
 /// When there is none, or it does not say that it serves; its copies of the sockets are then gone.
-pub fn hand_over(path: &Path, sockets: &[(ListenAddress, OwnedFd)]) -> io::Result<()> {
+pub fn hand_over(path: &Path, sockets: Vec<(ListenAddress, OwnedFd)>) -> io::Result<()> {
     let peer = socket()?;
     sockopt::set_socket_timeout(&peer, sockopt::Timeout::Recv, Some(PATIENCE))?;
     sockopt::set_socket_timeout(&peer, sockopt::Timeout::Send, Some(PATIENCE))?;
     net::connect(&peer, &SocketAddrUnix::new(path)?)?;
     check_user(&peer)?;
     for (address, listening) in sockets {
-        send(&peer, address.to_string().as_bytes(), Some(listening))?;
+        send(&peer, address.to_string().as_bytes(), Some(&listening))?;
     }
     send(&peer, END, None)?;
     match receive(&peer)? {
@@ -144,6 +145,19 @@ impl SocketFile {
     }
 }
 
+/// Makes room for a socket in the place of an earlier successor's, and of nothing else.
+fn remove_left_socket(path: &Path) -> io::Result<()> {
+    match fs::symlink_metadata(path) {
+        Ok(meta) if meta.file_type().is_socket() => fs::remove_file(path),
+        Ok(_) => {
+            let what = "there is a file that is not a socket";
+            Err(io::Error::new(io::ErrorKind::AlreadyExists, what))
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
 fn identity(path: &Path) -> io::Result<(u64, u64)> {
     let meta = fs::symlink_metadata(path)?;
     Ok((meta.dev(), meta.ino()))
@@ -170,10 +184,7 @@ impl Successor {
     /// When `path` cannot be bound or given away.
     pub fn listen(path: &Path, account: Account) -> io::Result<Self> {
         let listening = socket()?;
-        match fs::remove_file(path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => {}
-        }
+        remove_left_socket(path)?;
         // The file gets the mode of the socket. It is not changed by its path afterwards, nor is a
         // link followed: the folder may be another user's, who could put another file there.
         fchmod(&listening, Mode::RUSR | Mode::WUSR)?;
@@ -272,7 +283,7 @@ mod tests {
         let successor = Successor::listen(&path, Account::default()).unwrap();
         let handing = std::thread::spawn({
             let path = path.clone();
-            move || hand_over(&path, &sent)
+            move || hand_over(&path, sent)
         });
         let (received, predecessor) = successor.receive(Duration::from_secs(10)).unwrap();
         assert_eq!(received.len(), 40);
@@ -302,7 +313,17 @@ mod tests {
     #[test]
     fn without_a_successor_nothing_is_handed_over() {
         let folder = tempfile::tempdir().unwrap();
-        assert!(hand_over(&folder.path().join("none.sock"), &[]).is_err());
+        assert!(hand_over(&folder.path().join("none.sock"), Vec::new()).is_err());
+    }
+
+    #[test]
+    fn only_a_socket_is_replaced() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("upgrade.sock");
+        fs::write(&path, "precious").unwrap();
+        let error = Successor::listen(&path, Account::default()).err().unwrap();
+        assert_eq!(error.kind(), io::ErrorKind::AlreadyExists);
+        assert_eq!(fs::read_to_string(&path).unwrap(), "precious");
     }
 
     #[test]
@@ -310,7 +331,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("upgrade.sock");
         let successor = Successor::listen(&path, Account::default()).unwrap();
-        let handing = std::thread::spawn(move || hand_over(&path, &[]));
+        let handing = std::thread::spawn(move || hand_over(&path, Vec::new()));
         let (_, predecessor) = successor.receive(Duration::from_secs(10)).unwrap();
         drop(predecessor);
         assert!(handing.join().unwrap().is_err());

@@ -5,7 +5,10 @@ use crate::support::{
     lb::{Files, server},
     request, within,
 };
-use rustix::process::{Pid, Signal, kill_process, test_kill_process};
+use rustix::{
+    net::{AddressFamily, SocketAddrUnix, SocketType, accept, bind, listen},
+    process::{Pid, Signal, kill_process, test_kill_process},
+};
 use std::{
     ffi::OsStr,
     fs,
@@ -190,12 +193,7 @@ fn hand_over(first: &mut Program) {
 #[test]
 fn a_unix_listener_is_handed_over_too() {
     let origin = Origin::named("app-1");
-    let text = format!(
-        "listeners:\n  web: {{ address: \"@WEB@\" }}\n  local: {{ address: \"unix:@DIR@/lb.sock\" }}\n\
-         pools:\n  app: {{ backends: [{}], {UNCHECKED} }}\n",
-        origin.entry()
-    );
-    let Lb { program: mut first, files } = Config::new(text).start();
+    let Lb { program: mut first, files } = Config::new(with_a_unix_listener(&origin)).start();
     let conf = files.path().as_os_str();
     let _second = Program::start([OsStr::new("-c"), conf, OsStr::new("-u")]);
     let socket = files.directory().join("upgrade.sock");
@@ -206,7 +204,7 @@ fn a_unix_listener_is_handed_over_too() {
     assert_eq!(get(&files.web(), "/").text(), "app-1");
 }
 
-/// A daemon, killed when dropped.
+/// A process that is not a [`Program`], killed when dropped.
 struct Daemon(Pid);
 
 impl Daemon {
@@ -418,4 +416,103 @@ fn no_line_is_lost_when_the_access_log_is_reopened_under_load() {
         names.iter().map(|name| lb.read(name).matches("\"reason\":\"ok\"").count()).sum()
     };
     eventually("a line for each request", || lines() == done);
+}
+
+/// The text of a configuration that listens on a unix socket too.
+fn with_a_unix_listener(origin: &Origin) -> String {
+    format!(
+        "listeners:\n  web: {{ address: \"@WEB@\" }}\n  local: {{ address: \"unix:@DIR@/lb.sock\" }}\n\
+         pools:\n  app: {{ backends: [{}], {UNCHECKED} }}\n",
+        origin.entry()
+    )
+}
+
+/// A successor that has come as far as waiting for a QUIT.
+fn successor(files: &crate::support::lb::Files) -> Program {
+    let program = Program::start([OsStr::new("-c"), files.path().as_os_str(), OsStr::new("-u")]);
+    let socket = files.directory().join("upgrade.sock");
+    eventually("the successor waits", || socket.exists());
+    program
+}
+
+#[test]
+fn a_successor_that_takes_nothing_over_leaves_the_socket_files() {
+    let origin = Origin::named("app-1");
+    let lb = Config::new(with_a_unix_listener(&origin)).start();
+    let mut second = successor(&lb.files);
+    second.signal(Signal::TERM);
+    second.wait_for_exit(SOON).expect("it exits");
+    let local = crate::support::Address::Unix(lb.directory().join("lb.sock"));
+    assert_eq!(get(&local, "/").text(), "app-1");
+}
+
+#[test]
+fn the_last_to_serve_removes_the_socket_files() {
+    let origin = Origin::named("app-1");
+    let Lb { program: mut first, files } = Config::new(with_a_unix_listener(&origin)).start();
+    let mut second = successor(&files);
+    hand_over(&mut first);
+    let socket = files.directory().join("lb.sock");
+    assert!(socket.exists());
+    second.stderr.wait_for("took over");
+    second.signal(Signal::TERM);
+    second.wait_for_exit(SOON).expect("it exits");
+    assert!(!socket.exists());
+}
+
+#[test]
+fn idle_clients_are_not_cut_off_after_a_hand_over() {
+    let origin = Origin::named("app-1");
+    let Lb { program: mut first, files } =
+        Config::pool(&[origin.entry()], UNCHECKED).and(&server("drain_timeout: 2s")).start();
+    let mut idle = crate::support::Client::connect(&files.web());
+    idle.get("/");
+    let _second = successor(&files);
+    hand_over(&mut first);
+    assert!(idle.is_closed());
+    first.stderr.wait_for("drained");
+    assert_eq!(first.stderr.count("cut off"), 0);
+}
+
+/// Somebody who listens where a successor would, and takes part no further.
+fn stuck_successor(lb: &Lb) -> std::os::fd::OwnedFd {
+    let socket = rustix::net::socket(AddressFamily::UNIX, SocketType::SEQPACKET, None).unwrap();
+    bind(&socket, &SocketAddrUnix::new(lb.directory().join("upgrade.sock")).unwrap()).unwrap();
+    listen(&socket, 1).unwrap();
+    socket
+}
+
+#[test]
+fn signals_are_heard_while_a_successor_is_stuck() {
+    for last in [Signal::TERM, Signal::INT] {
+        let origin = Origin::named("app-1");
+        let mut lb = Config::pool(&[origin.entry()], UNCHECKED).access_log().start();
+        let successor = stuck_successor(&lb);
+        lb.signal(Signal::QUIT);
+        let _connection = accept(&successor).unwrap();
+        assert_eq!(lb.get("/").status, 200);
+        fs::rename(lb.directory().join("access.log"), lb.directory().join("old.log")).unwrap();
+        lb.signal(Signal::HUP);
+        eventually("the log is opened anew", || lb.directory().join("access.log").exists());
+        lb.signal(last);
+        let status = lb.program.wait_for_exit(SOON).expect("it exits");
+        assert_eq!(status.code(), Some(0));
+    }
+}
+
+#[test]
+fn logs_are_reopened_during_a_drain() {
+    let origin = Origin::scripted("app-1", |_| Reply::Hang);
+    let lb = Config::pool(&[origin.entry()], UNCHECKED)
+        .and(&server("drain_timeout: 30s"))
+        .access_log()
+        .start();
+    let mut client = lb.client();
+    client.send(request("GET", "/in-flight", &[], b""));
+    eventually("the request arrives", || origin.count() == 1);
+    lb.signal(Signal::TERM);
+    lb.wait_for_line("draining");
+    fs::rename(lb.directory().join("access.log"), lb.directory().join("old.log")).unwrap();
+    lb.signal(Signal::HUP);
+    eventually("the log is opened anew", || lb.directory().join("access.log").exists());
 }
