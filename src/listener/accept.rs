@@ -2,12 +2,13 @@
 
 use super::{
     Drain, Phase,
-    bind::{Bound, Socket},
-    drain::Present,
+    bind::{BACKLOG, Bound, Socket},
+    drain,
     http1::{Http1, serve_connection},
     transport::Transport,
 };
 use crate::{
+    model::ListenerName,
     proxy::{Gateway, Link},
     runtime::Live,
 };
@@ -16,20 +17,24 @@ use pingora_proxy::http_proxy;
 use std::{
     io,
     net::SocketAddr,
+    num::NonZeroUsize,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering::Relaxed},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 use tokio::{
-    net::{TcpListener, UnixListener},
+    net::{TcpListener, TcpStream, UnixListener, UnixStream},
     task::JoinSet,
 };
 
 /// How long a listener pauses when the process is out of descriptors or memory, for want of any
 /// event that would say that there is room again.
 const EXHAUSTED_PAUSE: Duration = Duration::from_millis(100);
+/// How long accepting must work before the exhaustion counts as over. It comes and goes with every
+/// connection that ends, and only the whole of it is worth telling.
+const EXHAUSTED_CALM: Duration = Duration::from_secs(1);
 
 /// What every listener needs.
 pub struct Accepting {
@@ -49,11 +54,20 @@ pub struct Accepting {
 pub async fn serve(sockets: Vec<Bound>, accepting: Accepting) -> io::Result<()> {
     let Accepting { live, drain, conf } = accepting;
     let gateway = http_proxy(&conf, Gateway::new(drain.draining()));
-    let http1 = Arc::new(Http1::new(gateway, live, drain.clone()));
+    let http1 = Arc::new(Http1::new(gateway, live.clone(), drain.clone()));
     let mut listeners = JoinSet::new();
     for (index, bound) in sockets.into_iter().enumerate() {
+        let listener = Listener {
+            index,
+            live: live.clone(),
+            http1: http1.clone(),
+            drain: drain.clone(),
+            open: Arc::default(),
+            exhaustion: Exhaustion::new(bound.name),
+        };
+        // Counted before the task runs: draining may begin in between, and end without it.
         let socket = Listening::new(bound.socket)?;
-        listeners.spawn(accept_on(socket, index, http1.clone(), drain.clone()));
+        listeners.spawn(listener.accept_all(socket, drain.listen()));
     }
     while let Some(ended) = listeners.join_next().await {
         if let Err(error) = ended {
@@ -76,13 +90,11 @@ impl Listening {
         }
     }
 
-    async fn accept(&self) -> io::Result<(Transport, Option<SocketAddr>)> {
+    async fn accept(&self) -> io::Result<Client> {
         match self {
             Self::Tcp(listener) => {
                 let (stream, client) = listener.accept().await?;
-                // Responses go out in as few writes as they need; waiting for more only adds delay.
-                stream.set_nodelay(true)?;
-                Ok((Transport::Tcp(stream), Some(client)))
+                tcp_client(stream, client)
             }
             Self::Unix(listener) => {
                 let (stream, _) = listener.accept().await?;
@@ -90,41 +102,113 @@ impl Listening {
             }
         }
     }
+
+    /// The socket without the runtime.
+    fn into_std(self) -> io::Result<Socket> {
+        match self {
+            Self::Tcp(listener) => listener.into_std().map(Socket::Tcp),
+            Self::Unix(listener) => listener.into_std().map(Socket::Unix),
+        }
+    }
 }
 
-async fn accept_on(socket: Listening, index: usize, http1: Arc<Http1>, drain: Drain) {
-    let mut phase = drain.phase();
-    let open = Arc::new(AtomicUsize::new(0));
-    loop {
-        let successor = matches!(*phase.borrow(), Phase::Draining { successor: true, .. });
-        if successor {
-            return;
+/// A client's connection, and its address where it has one.
+type Client = (Transport, Option<SocketAddr>);
+
+/// The next connection, if one waits.
+fn accept_now(socket: &Socket) -> io::Result<Client> {
+    match socket {
+        Socket::Tcp(listener) => {
+            let (stream, client) = listener.accept()?;
+            stream.set_nonblocking(true)?;
+            tcp_client(TcpStream::from_std(stream)?, client)
         }
-        // Without a successor, connections that wait in the kernel's queue are taken before we
-        // stop: they would be reset.
-        let accepted = tokio::select! {
-            biased;
-            accepted = socket.accept() => accepted,
-            _ = phase.wait_for(|phase| phase.is_draining()) => return,
-        };
+        Socket::Unix(listener) => {
+            let (stream, _) = listener.accept()?;
+            stream.set_nonblocking(true)?;
+            Ok((Transport::Unix(UnixStream::from_std(stream)?), None))
+        }
+    }
+}
+
+fn tcp_client(stream: TcpStream, client: SocketAddr) -> io::Result<Client> {
+    // Responses go out in as few writes as they need; waiting for more only adds delay.
+    stream.set_nodelay(true)?;
+    Ok((Transport::Tcp(stream), Some(client)))
+}
+
+/// What accepts on one socket.
+struct Listener {
+    index: usize,
+    live: Arc<Live>,
+    http1: Arc<Http1>,
+    drain: Drain,
+    /// Connections that are served, for `max_connections`.
+    open: Arc<AtomicUsize>,
+    exhaustion: Exhaustion,
+}
+
+impl Listener {
+    async fn accept_all(mut self, socket: Listening, _counted: drain::Listening) {
+        let mut phase = self.drain.phase();
+        while !phase.borrow().is_draining() {
+            let accepted = tokio::select! {
+                accepted = socket.accept() => accepted,
+                _ = phase.wait_for(|phase| phase.is_draining()) => break,
+            };
+            self.accepted(accepted).await;
+        }
+        // A successor takes what still waits in the kernel's queue. Without one it would be reset.
+        let successor = matches!(*phase.borrow(), Phase::Draining { successor: true, .. });
+        if let (false, Ok(socket)) = (successor, socket.into_std()) {
+            self.accept_waiting(&socket).await;
+        }
+    }
+
+    /// Takes the connections that wait, as many as fit into the kernel's queue: those that come
+    /// meanwhile do not keep us. The kernel is asked for each, as the runtime may not have heard of
+    /// them yet.
+    async fn accept_waiting(&mut self, socket: &Socket) {
+        for _ in 0..BACKLOG {
+            let accepted = accept_now(socket);
+            match &accepted {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+                // Short of descriptors, and nobody is left who could make room.
+                Err(error) if !is_of_one_connection(error) && self.drain.connections() == 0 => {
+                    return;
+                }
+                _ => {}
+            }
+            self.accepted(accepted).await;
+        }
+    }
+
+    async fn accepted(&mut self, accepted: io::Result<Client>) {
         match accepted {
             Ok((transport, client)) => {
-                let admitted = Admitted::new(&open, drain.enter());
-                let link = Arc::new(Link::new(index, client));
-                let http1 = http1.clone();
-                tokio::spawn(async move {
-                    serve_connection(&http1, transport, link, admitted.number).await;
-                    drop(admitted);
-                });
+                self.exhaustion.accepted();
+                self.serve(transport, client);
             }
             Err(error) if is_of_one_connection(&error) => {
                 log::debug!("a connection was gone before it was accepted: {error}");
             }
             Err(error) => {
-                log::error!("cannot accept connections: {error}");
+                self.exhaustion.failed(&error);
                 tokio::time::sleep(EXHAUSTED_PAUSE).await;
             }
         }
+    }
+
+    fn serve(&self, transport: Transport, client: Option<SocketAddr>) {
+        let present = self.drain.enter();
+        let max = self.live.load().listeners[self.index].max_connections;
+        let place = Place::take(&self.open, max.map_or(usize::MAX, NonZeroUsize::get));
+        let link = Arc::new(Link::new(self.index, client));
+        let http1 = self.http1.clone();
+        tokio::spawn(async move {
+            serve_connection(&http1, transport, link, place.is_none()).await;
+            drop((place, present));
+        });
     }
 }
 
@@ -134,23 +218,46 @@ fn is_of_one_connection(error: &io::Error) -> bool {
     matches!(error.kind(), ConnectionAborted | ConnectionReset | ConnectionRefused | InvalidInput)
 }
 
-/// A connection counted on its listener and in the process.
-struct Admitted {
-    /// How many connections the listener has, this one included.
-    number: usize,
-    open: Arc<AtomicUsize>,
-    _present: Present,
+/// A time without descriptors or memory for further connections. Its beginning and its end are
+/// logged, not every try in between.
+struct Exhaustion {
+    listener: ListenerName,
+    /// When accepting failed last, until that is over.
+    failed: Option<Instant>,
 }
 
-impl Admitted {
-    fn new(open: &Arc<AtomicUsize>, present: Present) -> Self {
-        let number = open.fetch_add(1, Relaxed) + 1;
-        Self { number, open: open.clone(), _present: present }
+impl Exhaustion {
+    fn new(listener: ListenerName) -> Self {
+        Self { listener, failed: None }
+    }
+
+    fn failed(&mut self, error: &io::Error) {
+        if self.failed.replace(Instant::now()).is_none() {
+            log::error!("listener {}: cannot accept connections: {error}", self.listener);
+        }
+    }
+
+    fn accepted(&mut self) {
+        if self.failed.is_some_and(|at| at.elapsed() >= EXHAUSTED_CALM) {
+            self.failed = None;
+            log::info!("listener {}: connections are accepted again", self.listener);
+        }
     }
 }
 
-impl Drop for Admitted {
+/// The place of a connection that is served. One that is refused has none: a crowd that comes again
+/// and again would keep out those who could be served.
+struct Place(Arc<AtomicUsize>);
+
+impl Place {
+    fn take(open: &Arc<AtomicUsize>, max: usize) -> Option<Self> {
+        let more = |open| (open < max).then_some(open + 1);
+        open.fetch_update(Relaxed, Relaxed, more).ok().map(|_| Self(open.clone()))
+    }
+}
+
+impl Drop for Place {
     fn drop(&mut self) {
-        self.open.fetch_sub(1, Relaxed);
+        self.0.fetch_sub(1, Relaxed);
     }
 }

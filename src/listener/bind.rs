@@ -16,7 +16,7 @@ use std::{
 };
 
 /// Connections the kernel may hold for us until they are accepted; it caps this at `somaxconn`.
-const BACKLOG: i32 = 4096;
+pub(super) const BACKLOG: i32 = 4096;
 
 /// A listener that could not be bound.
 #[derive(Debug, thiserror::Error)]

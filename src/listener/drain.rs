@@ -42,6 +42,8 @@ struct Shared {
     /// The same as a flag, in the form in which Pingora takes it.
     draining: watch::Sender<bool>,
     connections: AtomicUsize,
+    /// Listeners that may still take connections from the kernel.
+    listeners: AtomicUsize,
     left: Notify,
 }
 
@@ -51,6 +53,7 @@ impl Default for Drain {
             phase: watch::Sender::new(Phase::Serving),
             draining: watch::Sender::new(false),
             connections: AtomicUsize::new(0),
+            listeners: AtomicUsize::new(0),
             left: Notify::new(),
         }))
     }
@@ -79,19 +82,26 @@ impl Drain {
         Present(self.0.clone())
     }
 
+    /// Counts a listener until the guard is dropped: its backlog is connections to come.
+    pub fn listen(&self) -> Listening {
+        self.0.listeners.fetch_add(1, SeqCst);
+        Listening(self.0.clone())
+    }
+
     /// Connections that are open.
     pub fn connections(&self) -> usize {
         self.0.connections.load(SeqCst)
     }
 
-    /// Resolves when no connection is open.
+    /// Resolves when no connection is open and no listener can bring one.
     pub async fn wait_until_empty(&self) {
         loop {
             let left = self.0.left.notified();
             tokio::pin!(left);
             // Registered before looking, so that a connection that leaves in between is noticed.
             left.as_mut().enable();
-            if self.connections() == 0 {
+            // Listeners first: a connection that the last one took is counted before it ends.
+            if self.0.listeners.load(SeqCst) == 0 && self.connections() == 0 {
                 return;
             }
             left.await;
@@ -106,6 +116,18 @@ pub struct Present(Arc<Shared>);
 impl Drop for Present {
     fn drop(&mut self) {
         if self.0.connections.fetch_sub(1, SeqCst) == 1 {
+            self.0.left.notify_waiters();
+        }
+    }
+}
+
+/// A listener that is counted.
+#[derive(Debug)]
+pub struct Listening(Arc<Shared>);
+
+impl Drop for Listening {
+    fn drop(&mut self) {
+        if self.0.listeners.fetch_sub(1, SeqCst) == 1 {
             self.0.left.notify_waiters();
         }
     }
@@ -129,5 +151,28 @@ mod tests {
         assert!(!empty.is_finished());
         drop(second);
         empty.await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn not_empty_while_a_listener_may_bring_connections() {
+        let drain = Drain::default();
+        let listening = drain.listen();
+        let mut empty = std::pin::pin!(drain.wait_until_empty());
+        assert!(is_pending(empty.as_mut()).await);
+        let connection = drain.enter();
+        drop(listening);
+        assert!(is_pending(empty.as_mut()).await);
+        assert_eq!(drain.connections(), 1);
+        drop(connection);
+        empty.await;
+    }
+
+    async fn is_pending(future: std::pin::Pin<&mut impl Future>) -> bool {
+        let mut future = Some(future);
+        std::future::poll_fn(|cx| {
+            let future = future.take().expect("polled once");
+            std::task::Poll::Ready(future.poll(cx).is_pending())
+        })
+        .await
     }
 }

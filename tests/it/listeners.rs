@@ -1,7 +1,7 @@
 //! Where connections are accepted, and how many.
 
 use crate::support::{
-    Address, Client, Config, Origin, Program, Reserved, eventually, get, request,
+    Address, Client, Config, Origin, Program, Reserved, eventually, get, request, within,
 };
 use std::{os::unix::net::UnixListener, time::Duration};
 
@@ -129,4 +129,44 @@ fn a_listener_serves_only_after_the_first_health_checks() {
     // Asked before the check is over, answered after it.
     assert_eq!(lb.get("/").status, 200);
     assert_eq!(origin.requests()[0].path(), "/health");
+}
+
+#[test]
+fn those_who_are_refused_take_no_place() {
+    let origin = Origin::named("app-1");
+    let lb = Config::new(pool_of(&origin)).listener("max_connections: 1").start();
+    let mut only = lb.client();
+    eventually("it has the only place", || {
+        only = lb.client();
+        only.get("/").status == 200
+    });
+    let mut crowd: Vec<Client> = (0..5).map(|_| lb.client()).collect();
+    for client in &mut crowd {
+        assert_eq!(client.response().status, 503);
+    }
+    drop(only);
+    // The crowd stays, but is not served, nor in the way.
+    let served = within(Duration::from_secs(1), || lb.get("/").status == 200);
+    assert!(served, "the place of the one who was served is not free");
+}
+
+#[test]
+fn a_lack_of_descriptors_is_told_once() {
+    let origin = Origin::named("app-1");
+    let files = Config::new(pool_of(&origin)).listener("timeouts: { header: 500ms }").write();
+    let mut command = std::process::Command::new("sh");
+    let binary = Program::command(["-c"]).get_program().to_owned();
+    command.args(["-c", "ulimit -n 40 && exec \"$0\" -c \"$1\""]).arg(binary).arg(files.path());
+    let program = Program::spawn(&mut command);
+    eventually("it serves", || crate::support::lb::answers(&files.web()));
+    let mut crowd: Vec<Client> = (0..60).map(|_| Client::connect(&files.web())).collect();
+    program.stderr.wait_for("cannot accept connections");
+    // Until the header timeout, there is no room, and it tries ten times a second.
+    assert!(crowd[0].is_closed());
+    drop(crowd);
+    eventually("it is over", || {
+        let _ = crate::support::lb::answers(&files.web());
+        program.stderr.count("connections are accepted again") == 1
+    });
+    assert_eq!(program.stderr.count("cannot accept connections"), 1);
 }

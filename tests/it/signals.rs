@@ -516,3 +516,49 @@ fn logs_are_reopened_during_a_drain() {
     lb.signal(Signal::HUP);
     eventually("the log is opened anew", || lb.directory().join("access.log").exists());
 }
+
+#[test]
+fn connections_that_wait_in_the_kernel_are_served_after_term() {
+    let origin = Origin::named("app-1");
+    let mut lb = Config::pool(&[origin.entry()], UNCHECKED).start();
+    // While it stands still, the kernel accepts for it, and TERM waits with them.
+    lb.signal(Signal::STOP);
+    let mut clients: Vec<_> = (0..100).map(|_| lb.client()).collect();
+    for client in &mut clients {
+        client.send(request("GET", "/", &[], b""));
+    }
+    lb.signal(Signal::TERM);
+    lb.signal(Signal::CONT);
+    for client in &mut clients {
+        assert_eq!(client.response().status, 200);
+    }
+    assert_eq!(lb.program.wait_for_exit(SOON).expect("it exits").code(), Some(0));
+}
+
+#[test]
+fn half_a_head_does_not_hold_up_a_drain() {
+    let origin = Origin::named("app-1");
+    let mut lb = Config::pool(&[origin.entry()], UNCHECKED)
+        .listener("timeouts: { header: 60s }")
+        .and(&server("drain_timeout: 60s"))
+        .start();
+    let mut client = lb.client();
+    client.get("/");
+    client.send("GET / HTTP/1.1\r\nHost:");
+    lb.signal(Signal::TERM);
+    lb.program.wait_for_exit(SOON).expect("it exits");
+}
+
+#[test]
+fn a_client_that_stays_after_its_answer_does_not_hold_up_a_drain() {
+    let origin = Origin::named("app-1");
+    let mut lb = Config::pool(&[origin.entry()], UNCHECKED).start();
+    let mut client = lb.client();
+    client.send("nonsense\r\n\r\n");
+    assert_eq!(client.response().status, 400);
+    let signalled = Instant::now();
+    lb.signal(Signal::TERM);
+    lb.program.wait_for_exit(SOON).expect("it exits");
+    let took = signalled.elapsed();
+    assert!(took < Duration::from_millis(1200), "{took:?}");
+}

@@ -401,6 +401,41 @@ fn an_answer_that_comes_before_the_body_was_read_does_not_make_the_body_a_reques
     assert!(origin.requests().iter().all(|seen| seen.path() != "/smuggled"));
 }
 
+#[test]
+fn empty_lines_are_no_request() {
+    let origin = Origin::named("app-1");
+    let lb = Config::pool(&[origin.entry()], "health_check: off")
+        .listener("timeouts: { header: 300ms, keepalive: 60s }")
+        .access_log()
+        .start();
+    let mut patient = lb.client();
+    patient.get("/");
+    patient.send("\r\n\r\n\r");
+
+    // Nothing but empty lines: gone without a word, when the header timeout is over.
+    let mut silent = lb.client();
+    silent.send("\r\n\r\n");
+    assert_eq!(silent.rest(), b"");
+
+    // By then the header timeout would be over for these empty lines too.
+    patient.send("\n");
+    assert_eq!(patient.get("/again").status, 200);
+    let entries = lb.wait_for_entries(2);
+    assert_eq!((entries.len(), &entries[1]["path"]), (2, &"/again".into()));
+}
+
+#[test]
+fn a_client_that_goes_on_sending_gets_its_early_answer() {
+    let origin = Origin::named("app-1");
+    let lb = in_front_of(&origin);
+    let mut client = lb.client();
+    client.send("POST / HTTP/1.1\r\nContent-Length: 16777216\r\n\r\n");
+    for _ in 0..256 {
+        client.send(vec![b'x'; 1 << 16]);
+    }
+    assert_eq!(client.response().status, 400);
+}
+
 /// What Pingora would refuse after us gets an answer without an id and no line in the log, so
 /// everything that gets no backend must have been refused by our own check.
 #[test]

@@ -13,7 +13,7 @@ use crate::{
     },
     runtime::{Live, Snapshot},
 };
-use bytes::BytesMut;
+use bytes::{Buf, BytesMut};
 use http::StatusCode;
 use pingora::{apps::HttpServerApp, protocols::http::ServerSession};
 use pingora_proxy::HttpProxy;
@@ -34,12 +34,15 @@ use tokio::{
 /// A head is read in pieces of this size.
 const READ: usize = 4 * 1024;
 /// After an answer that leaves unread input behind, the rest is read and thrown away for at most
-/// this long and this much: closing at once would reset the connection and could take the answer
-/// with it.
+/// this long, however much it is: closing at once would reset the connection and could take the
+/// answer with it.
 const LINGER: Duration = Duration::from_secs(2);
-const LINGER_BYTES: usize = 256 * 1024;
-/// The same while draining, when somebody waits for us to be gone.
+/// The same for a connection that was one too many: a crowd of them should not pile up.
+const LINGER_OVERLOADED: Duration = Duration::from_millis(200);
+/// The same once draining has begun, when somebody waits for us to be gone.
 const LINGER_DRAINING: Duration = Duration::from_millis(50);
+/// How long a head that has begun may take once draining has begun.
+const HEAD_DRAINING: Duration = Duration::from_secs(1);
 
 /// What every HTTP/1 connection needs.
 pub(in crate::listener) struct Http1 {
@@ -58,18 +61,14 @@ impl Http1 {
         let draining = drain.draining();
         Self { proxy: Arc::new(proxy), live, drain, draining }
     }
-
-    fn is_draining(&self) -> bool {
-        *self.draining.borrow()
-    }
 }
 
-/// Serves one connection to its end. `number` is how many its listener has.
+/// Serves one connection to its end, or tells it at once that its listener has too many.
 pub(in crate::listener) async fn serve_connection(
     http1: &Http1,
     transport: Transport,
     link: Arc<Link>,
-    number: usize,
+    overloaded: bool,
 ) {
     let snapshot = http1.live.load();
     let listener = &snapshot.listeners[link.listener()];
@@ -81,14 +80,11 @@ pub(in crate::listener) async fn serve_connection(
         slot: Slot::default(),
         began: Instant::now(),
         served: 0,
+        linger: LINGER,
     };
-    if listener.max_connections.is_some_and(|max| number > max.get()) {
-        let overloaded = Refusal {
-            status: StatusCode::SERVICE_UNAVAILABLE,
-            reason: Reason::Overloaded,
-            why: "the listener has as many connections as it may",
-        };
-        connection.refuse(&snapshot, overloaded, Instant::now()).await;
+    if overloaded {
+        connection.linger = LINGER_OVERLOADED;
+        connection.refuse(&snapshot, TOO_MANY, Instant::now()).await;
         return;
     }
     drop(snapshot);
@@ -111,6 +107,16 @@ struct Connection<'a> {
     slot: Slot,
     began: Instant,
     served: usize,
+    /// How long it is read from once all was said.
+    linger: Duration,
+}
+
+impl Drop for Connection<'_> {
+    /// An exchange that was given up by a panic would keep its backend busy: it and the link hold
+    /// each other.
+    fn drop(&mut self) {
+        drop(self.link.take_abandoned());
+    }
 }
 
 /// Why no request came.
@@ -132,6 +138,12 @@ impl From<io::Error> for NoRequest {
         Self::Gone
     }
 }
+
+const TOO_MANY: Refusal = Refusal {
+    status: StatusCode::SERVICE_UNAVAILABLE,
+    reason: Reason::Overloaded,
+    why: "the listener has as many connections as it may",
+};
 
 const TOO_SLOW: Refusal = Refusal {
     status: StatusCode::REQUEST_TIMEOUT,
@@ -161,7 +173,7 @@ impl Connection<'_> {
 
     /// Waits for a request to begin, holding no buffer; `false` if none does. The first is due
     /// within the header timeout, a later one within the keep-alive timeout, or within the grace
-    /// that draining leaves.
+    /// that draining leaves. Empty lines begin no request.
     async fn wait_for_bytes(&mut self) -> bool {
         let snapshot = self.http1.live.load();
         let timeouts = snapshot.listeners[self.link.listener()].timeouts;
@@ -170,12 +182,14 @@ impl Connection<'_> {
             0 => self.began + timeouts.header,
             _ => Instant::now() + timeouts.keepalive,
         };
-        let socket = self.socket();
-        if !socket.inbound.is_empty() || socket.ended {
-            return !socket.inbound.is_empty();
+        if begins_request(&mut self.socket().inbound) {
+            return true;
+        }
+        if self.socket().ended {
+            return false;
         }
         let phase = self.http1.drain.phase();
-        let reading = tokio::time::timeout_at(until, read_some(self.socket()));
+        let reading = tokio::time::timeout_at(until, read_beginning(self.socket()));
         tokio::select! {
             biased;
             read = reading => matches!(read, Ok(Ok(()))),
@@ -191,14 +205,21 @@ impl Connection<'_> {
     ) -> Result<(Head, BytesMut), NoRequest> {
         let limits = &listener.limits;
         let began = if self.served == 0 { self.began } else { began };
+        let http1 = self.http1;
         let socket = self.socket();
         let mut scanner = HeadScanner::default();
         let head = if let Some(head) = scanner.scan(&mut socket.inbound, limits)? {
             head
         } else {
             let reading = read_rest_of_head(socket, scanner, limits);
-            let read = tokio::time::timeout_at(began + listener.timeouts.header, reading).await;
-            read.unwrap_or(Err(TOO_SLOW.into()))?
+            tokio::select! {
+                biased;
+                read = reading => read?,
+                () = tokio::time::sleep_until(began + listener.timeouts.header) => {
+                    return Err(TOO_SLOW.into());
+                }
+                () = overdue(http1.drain.phase()) => return Err(TOO_SLOW.into()),
+            }
         };
         let prefix = if socket.inbound.len() == head.length {
             std::mem::take(&mut socket.inbound)
@@ -281,6 +302,8 @@ impl Connection<'_> {
     /// After Pingora has served a request to its end, good or bad.
     async fn after(&mut self, reused: bool) -> After {
         let link = self.link.clone();
+        // Unless a deadline cut it short, it was logged; what is left of it is not to stay.
+        drop(link.take_abandoned());
         let socket = self.socket();
         match link.broken_off() {
             BrokenOff::No => {}
@@ -373,10 +396,15 @@ impl Connection<'_> {
     /// Closes in order: says that nothing more comes and, where the client may still be sending,
     /// waits for it to stop.
     async fn close(&mut self, may_be_sending: bool) {
-        let linger = if self.http1.is_draining() { LINGER_DRAINING } else { LINGER };
+        let (phase, linger) = (self.http1.drain.phase(), self.linger);
         let socket = self.socket();
-        if socket.transport.shutdown().await.is_ok() && may_be_sending && !socket.ended {
-            let _ = tokio::time::timeout(linger, discard(&mut socket.transport)).await;
+        if socket.transport.shutdown().await.is_err() || !may_be_sending || socket.ended {
+            return;
+        }
+        tokio::select! {
+            () = discard(&mut socket.transport) => {}
+            () = tokio::time::sleep(linger) => {}
+            () = draining_for(phase, |_| Some(LINGER_DRAINING)) => {}
         }
     }
 }
@@ -399,6 +427,24 @@ async fn read_some(socket: &mut Socket) -> io::Result<()> {
     }
 }
 
+/// Takes empty lines off the input, and says whether there is more than the beginning of one.
+fn begins_request(inbound: &mut BytesMut) -> bool {
+    while inbound.starts_with(b"\r\n") {
+        inbound.advance(2);
+    }
+    !inbound.is_empty() && **inbound != b"\r"[..]
+}
+
+/// Reads until a request begins.
+async fn read_beginning(socket: &mut Socket) -> io::Result<()> {
+    loop {
+        read_some(socket).await?;
+        if begins_request(&mut socket.inbound) {
+            return Ok(());
+        }
+    }
+}
+
 async fn read_rest_of_head(
     socket: &mut Socket,
     mut scanner: HeadScanner,
@@ -412,26 +458,41 @@ async fn read_rest_of_head(
     }
 }
 
-/// Reads and throws away what a client still sends, up to a bound.
+/// Reads and throws away what a client still sends.
 async fn discard(transport: &mut Transport) {
     let mut piece = [0; 4096];
-    let mut discarded = 0;
-    while discarded < LINGER_BYTES {
-        match transport.read(&mut piece).await {
-            Ok(0) | Err(_) => return,
-            Ok(read) => discarded += read,
-        }
-    }
+    while let Ok(1..) = transport.read(&mut piece).await {}
 }
 
 /// Resolves when draining has begun and its grace for idle connections is over.
-async fn drained(mut phase: watch::Receiver<Phase>) {
+async fn drained(phase: watch::Receiver<Phase>) {
+    draining_for(phase, |phase| match phase {
+        Phase::Draining { idle_grace, .. } => Some(idle_grace),
+        Phase::Serving => None,
+    })
+    .await;
+}
+
+/// Resolves when a head that is not whole would hold up the end of the process. After a hand-over
+/// nobody waits for that, and the header timeout is enough.
+async fn overdue(phase: watch::Receiver<Phase>) {
+    draining_for(phase, |phase| match phase {
+        Phase::Draining { successor: false, .. } => Some(HEAD_DRAINING),
+        _ => None,
+    })
+    .await;
+}
+
+/// Resolves when draining has gone on for as long as `grace` says; never if that is `None`.
+async fn draining_for(
+    mut phase: watch::Receiver<Phase>,
+    grace: impl FnOnce(Phase) -> Option<Duration>,
+) {
     // The sender outlives every connection; were it gone, nobody would drain any more.
-    let Ok(phase) = phase.wait_for(|phase| phase.is_draining()).await.map(|phase| *phase) else {
-        return std::future::pending().await;
-    };
-    if let Phase::Draining { idle_grace, .. } = phase {
-        tokio::time::sleep(idle_grace).await;
+    let begun = phase.wait_for(|phase| phase.is_draining()).await.map(|phase| *phase);
+    match begun.ok().and_then(grace) {
+        Some(grace) => tokio::time::sleep(grace).await,
+        None => std::future::pending().await,
     }
 }
 
