@@ -108,6 +108,9 @@ impl App {
             Sockets::Bound(listener::bind_all(&config.listeners, |_| None)?)
         };
         let control = Arc::new(Control::new(config, error_log, &sockets));
+        if !daemon {
+            control.start_error_log();
+        }
         let mut server = Server::new_with_opt_and_conf(None, server_conf(config, daemon));
         let start = Start {
             config: config.clone(),

@@ -48,6 +48,7 @@ impl services::Service for Service {
     async fn start_service(&mut self, _: Option<ListenFds>, _: ShutdownWatch, _: usize) {
         let Some(start) = self.0.take() else { return };
         let control = start.control.clone();
+        control.start_error_log();
         if let Err(error) = run(start).await {
             log::error!("{error}");
             control.fail(error.to_string());

@@ -79,6 +79,11 @@ impl Control {
         }
     }
 
+    /// The process will not fork any more: the error log may have its thread.
+    pub(super) fn start_error_log(&self) {
+        self.error_log.start();
+    }
+
     /// Waits until signals reach us, so that whoever sees us at work can send one.
     pub(super) async fn wait_until_listening(&self) {
         // The sender is in the control that we hold.
@@ -124,6 +129,7 @@ impl Control {
             Stage::Serving => remove_socket_files(config),
             Stage::HandedOver => {}
         }
+        self.error_log.flush();
         match self.failure.borrow().clone() {
             Some(why) => Err(StartError::Failed(why)),
             None => Ok(()),

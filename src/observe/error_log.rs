@@ -3,8 +3,17 @@
 //! Lines look like `2026-11-20T11:26:00.123Z INFO  message`; those of level debug and trace name
 //! their module too. Pingora speaks of much that is no concern of an operator, a client that goes
 //! away for one, so of its messages only errors are shown unless the level is debug or trace.
+//!
+//! At first each line is written where it is logged, because a process that may yet become a daemon
+//! has no threads: they do not survive the fork. From [`ErrorLog::start`] on, lines go through the
+//! queue of the access log to a thread of their own, and whoever logs never waits: a terminal that
+//! was stopped or a pipe that nobody reads would else hold up every request, and the signals too.
 
-use super::output;
+use super::{
+    output,
+    queue::{Batch, Queue},
+    sink::Sink,
+};
 use env_logger::{Builder, Target};
 use jiff::Timestamp;
 use log::{Level, LevelFilter, Record};
@@ -13,13 +22,23 @@ use std::{
     fs::File,
     io::{self, Write},
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    thread,
+    time::Duration,
 };
+
+/// How many bytes of lines may wait for the writer.
+const CAPACITY: usize = 1 << 20;
+/// The longest [`ErrorLog::flush`] waits for a reader that does not read.
+const FLUSH_LIMIT: Duration = Duration::from_secs(1);
 
 /// The installed error log.
 #[derive(Debug)]
 pub struct ErrorLog {
-    output: Arc<Output>,
+    shared: Arc<Shared>,
 }
 
 /// Installs the error log as the backend of the `log` macros: messages of `level` and above go to
@@ -28,22 +47,36 @@ pub struct ErrorLog {
 /// # Errors
 /// If the file cannot be opened, or if the process has a logger already.
 pub fn init(level: LevelFilter, target: Option<&Path>) -> io::Result<ErrorLog> {
-    let output = Arc::new(Output::open(target)?);
-    builder(level, &output).try_init().map_err(io::Error::other)?;
-    Ok(ErrorLog { output })
+    let shared = Arc::new(Shared::new(Direct::open(target)?, CAPACITY));
+    builder(level, &shared).try_init().map_err(io::Error::other)?;
+    Ok(ErrorLog { shared })
 }
 
 impl ErrorLog {
+    /// From here on lines are written by a thread of their own. Call this when the process will not
+    /// fork any more.
+    pub fn start(&self) {
+        if let Err(error) = self.shared.start() {
+            log::error!("error log: {error}; each line is written where it is logged");
+        }
+    }
+
     /// Opens the file anew, which may be another one by now. If that fails the old one stays in
     /// use, and an error is logged. Standard error stays as it is.
     pub fn reopen(&self) {
-        if let Err(error) = self.output.reopen() {
+        if let Err(error) = self.shared.reopen() {
             log::error!("error log: {error}; the old file stays in use");
         }
     }
+
+    /// Waits until everything logged before is written, but not for more than a second. Returns
+    /// whether it is.
+    pub fn flush(&self) -> bool {
+        self.shared.queue.flush(FLUSH_LIMIT)
+    }
 }
 
-fn builder(level: LevelFilter, output: &Arc<Output>) -> Builder {
+fn builder(level: LevelFilter, shared: &Arc<Shared>) -> Builder {
     let pingora = if level >= LevelFilter::Debug { level } else { level.min(LevelFilter::Error) };
     let mut builder = Builder::new();
     builder
@@ -53,7 +86,7 @@ fn builder(level: LevelFilter, output: &Arc<Output>) -> Builder {
         .filter_module("pingora", pingora)
         .filter_module("pingora_lb", level)
         .format(|line, record| write_line(line, Timestamp::now(), record))
-        .target(Target::Pipe(Box::new(Pipe(Arc::clone(output)))));
+        .target(Target::Pipe(Box::new(Pipe(Arc::clone(shared)))));
     builder
 }
 
@@ -85,44 +118,117 @@ fn without_controls(message: Cow<'_, str>) -> Cow<'_, str> {
     Cow::Owned(escaped)
 }
 
+/// What those who log and the writer share.
 #[derive(Debug)]
-enum Output {
-    Stderr,
-    File {
-        path: PathBuf,
-        /// Locked by the logger to write a line and by `reopen` to swap the file.
-        file: Mutex<File>,
-    },
+struct Shared {
+    /// Where lines are written as long as there is no writer. Locked for each of them, so that none
+    /// overtakes another when the writer begins.
+    direct: Mutex<Option<Direct>>,
+    queue: Queue,
+    /// Lines for which the queue had no room, and which were not reported yet.
+    dropped: AtomicU64,
 }
 
-impl Output {
-    fn open(target: Option<&Path>) -> io::Result<Self> {
-        let Some(path) = target else { return Ok(Self::Stderr) };
-        Ok(Self::File { path: path.to_owned(), file: Mutex::new(output::open(path)?) })
+impl Shared {
+    fn new(direct: Direct, capacity: usize) -> Self {
+        let queue = Queue::new(capacity);
+        Self { direct: Mutex::new(Some(direct)), queue, dropped: AtomicU64::new(0) }
     }
 
-    fn reopen(&self) -> io::Result<()> {
-        let Self::File { path, file } = self else { return Ok(()) };
-        let new = output::open(path)?;
-        *file.lock().unwrap_or_else(PoisonError::into_inner) = new;
+    fn direct(&self) -> MutexGuard<'_, Option<Direct>> {
+        self.direct.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn start(self: &Arc<Self>) -> io::Result<()> {
+        let mut direct = self.direct();
+        let Some(output) = &*direct else { return Ok(()) };
+        let sink = output.to_sink()?;
+        let writer = Arc::clone(self);
+        thread::Builder::new().name("error-log".to_owned()).spawn(move || writer.write_to(sink))?;
+        *direct = None;
         Ok(())
     }
-}
 
-/// What `env_logger` writes to.
-struct Pipe(Arc<Output>);
-
-impl Write for Pipe {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        match &*self.0 {
-            Output::Stderr => io::stderr().write(bytes),
-            Output::File { file, .. } => {
-                file.lock().unwrap_or_else(PoisonError::into_inner).write(bytes)
+    /// The writer's life.
+    fn write_to(&self, mut sink: Sink) {
+        let mut batch = Batch::default();
+        while self.queue.take(&mut batch) {
+            // The sink reports by itself what it could not write.
+            let _ = batch.write_to(&mut sink);
+            match self.dropped.swap(0, Relaxed) {
+                0 => {}
+                lost => log::warn!("error log: {lost} lines were dropped, it could not keep up"),
             }
         }
     }
 
-    /// Neither output has a buffer.
+    fn reopen(&self) -> io::Result<()> {
+        if let Some(output) = &mut *self.direct() {
+            return output.reopen();
+        }
+        self.queue.reopen();
+        Ok(())
+    }
+
+    fn write(&self, line: &[u8]) -> io::Result<()> {
+        let mut direct = self.direct();
+        if let Some(output) = &mut *direct {
+            return output.write(line);
+        }
+        drop(direct);
+        if !self.queue.push(line) {
+            self.dropped.fetch_add(1, Relaxed);
+        }
+        Ok(())
+    }
+}
+
+/// Where lines go before there is a writer.
+#[derive(Debug)]
+enum Direct {
+    Stderr,
+    File { path: PathBuf, file: File },
+}
+
+impl Direct {
+    fn open(target: Option<&Path>) -> io::Result<Self> {
+        let Some(path) = target else { return Ok(Self::Stderr) };
+        Ok(Self::File { path: path.to_owned(), file: output::open(path)? })
+    }
+
+    fn to_sink(&self) -> io::Result<Sink> {
+        match self {
+            Self::Stderr => Sink::stream("error log", &io::stderr()),
+            Self::File { path, file } => {
+                Ok(Sink::new("error log", file.try_clone()?, Some(path.clone())))
+            }
+        }
+    }
+
+    fn reopen(&mut self) -> io::Result<()> {
+        let Self::File { path, file } = self else { return Ok(()) };
+        *file = output::open(path)?;
+        Ok(())
+    }
+
+    fn write(&mut self, line: &[u8]) -> io::Result<()> {
+        match self {
+            Self::Stderr => io::stderr().write_all(line),
+            Self::File { file, .. } => file.write_all(line),
+        }
+    }
+}
+
+/// What `env_logger` writes to, a line at a time.
+struct Pipe(Arc<Shared>);
+
+impl Write for Pipe {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        self.0.write(line)?;
+        Ok(line.len())
+    }
+
+    /// There is no buffer.
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
     }
@@ -177,44 +283,82 @@ mod tests {
             (LevelFilter::Off, "pingora_lb", Error, false),
         ];
         for (filter, target, level, expected) in cases {
-            let logger = builder(filter, &Arc::new(Output::Stderr)).build();
+            let logger = builder(filter, &Arc::new(Shared::new(Direct::Stderr, 1))).build();
             let metadata = Metadata::builder().target(target).level(level).build();
             assert_eq!(logger.enabled(&metadata), expected, "{filter} {target} {level}");
         }
     }
 
+    fn say(logger: &impl Log, message: &str) {
+        let arguments = format_args!("{message}");
+        logger.log(&Record::builder().level(Level::Info).args(arguments).build());
+    }
+
+    fn messages(path: &Path) -> Vec<String> {
+        let text = fs::read_to_string(path).unwrap();
+        text.lines().map(|line| line.rsplit(' ').next().unwrap().to_owned()).collect()
+    }
+
     #[test]
     fn lines_after_a_reopen_go_to_the_new_file() {
         let folder = tempfile::tempdir().unwrap();
-        let [path, old] = ["error.log", "error.log.1"].map(|name| folder.path().join(name));
-        let output = Arc::new(Output::open(Some(&path)).unwrap());
-        let logger = builder(LevelFilter::Info, &output).build();
-        let say = |message: &str| {
-            logger
-                .log(&Record::builder().level(Level::Info).args(format_args!("{message}")).build());
-        };
-        say("one");
-        fs::rename(&path, &old).unwrap();
-        say("two");
-        output.reopen().unwrap();
-        say("three");
-        let messages = |path: &Path| -> Vec<String> {
-            let text = fs::read_to_string(path).unwrap();
-            text.lines().map(|line| line.rsplit(' ').next().unwrap().to_owned()).collect()
-        };
-        assert_eq!(messages(&old), ["one", "two"]);
-        assert_eq!(messages(&path), ["three"]);
+        let [path, first, second] =
+            ["error.log", "error.log.1", "error.log.2"].map(|name| folder.path().join(name));
+        let shared = Arc::new(Shared::new(Direct::open(Some(&path)).unwrap(), CAPACITY));
+        let logger = builder(LevelFilter::Info, &shared).build();
+        // Once without the writer and once with it.
+        for (old, [before, between, after]) in
+            [(&first, ["one", "two", "three"]), (&second, ["four", "five", "six"])]
+        {
+            say(&logger, before);
+            fs::rename(&path, old).unwrap();
+            say(&logger, between);
+            shared.reopen().unwrap();
+            say(&logger, after);
+            shared.start().unwrap();
+        }
+        assert!(shared.queue.flush(Duration::from_secs(10)));
+        assert_eq!(messages(&first), ["one", "two"]);
+        assert_eq!(messages(&second), ["three", "four", "five"]);
+        assert_eq!(messages(&path), ["six"]);
+    }
+
+    #[test]
+    fn whoever_logs_does_not_wait_for_the_reader() {
+        let (reader, writer) = io::pipe().unwrap();
+        let shared = Arc::new(Shared::new(Direct::Stderr, 10_000));
+        *shared.direct() = None;
+        let logger = builder(LevelFilter::Info, &shared).build();
+        let sink = Sink::stream("test", &writer).unwrap();
+        drop(writer);
+        let written = thread::spawn({
+            let shared = Arc::clone(&shared);
+            move || shared.write_to(sink)
+        });
+        let message = "x".repeat(1000);
+        // More than the pipe and the queue hold together.
+        for _ in 0..200 {
+            say(&logger, &message);
+        }
+        assert!(!shared.queue.flush(Duration::from_millis(1)));
+        let read = thread::spawn(move || io::read_to_string(reader).unwrap());
+        assert!(shared.queue.flush(Duration::from_secs(10)));
+        shared.queue.close();
+        written.join().unwrap();
+        let lines = read.join().unwrap().lines().count();
+        assert!((10..200).contains(&lines), "{lines} lines were written");
+        assert_eq!(shared.dropped.load(Relaxed), 0, "they were reported");
     }
 
     #[test]
     fn a_reopen_that_fails_keeps_the_old_file() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("error.log");
-        let output = Arc::new(Output::open(Some(&path)).unwrap());
+        let shared = Shared::new(Direct::open(Some(&path)).unwrap(), CAPACITY);
         fs::remove_file(&path).unwrap();
         fs::create_dir(&path).unwrap();
-        assert!(output.reopen().is_err());
-        assert_eq!(Pipe(output).write(b"x").unwrap(), 1);
+        assert!(shared.reopen().is_err());
+        shared.write(b"x").unwrap();
     }
 
     #[test]

@@ -6,5 +6,7 @@
 mod access_log;
 pub mod error_log;
 mod output;
+mod queue;
+mod sink;
 
 pub use access_log::{AccessLog, AccessRecord};

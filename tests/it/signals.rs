@@ -6,12 +6,15 @@ use crate::support::{
     request, within,
 };
 use rustix::{
+    fs::{OFlags, fcntl_getfl, fcntl_setfl},
     net::{AddressFamily, SocketAddrUnix, SocketType, accept, bind, listen},
     process::{Pid, Signal, kill_process, test_kill_process},
 };
 use std::{
     ffi::OsStr,
     fs,
+    io::{self, Write},
+    process::Stdio,
     time::{Duration, Instant},
 };
 
@@ -561,4 +564,37 @@ fn a_client_that_stays_after_its_answer_does_not_hold_up_a_drain() {
     lb.program.wait_for_exit(SOON).expect("it exits");
     let took = signalled.elapsed();
     assert!(took < Duration::from_millis(1200), "{took:?}");
+}
+
+/// A pipe that takes no byte more, and the end from which nobody reads.
+fn full_pipe() -> (io::PipeReader, io::PipeWriter) {
+    let (reader, mut writer) = io::pipe().unwrap();
+    let flags = fcntl_getfl(&writer).unwrap();
+    fcntl_setfl(&writer, flags | OFlags::NONBLOCK).unwrap();
+    for piece in [4096, 1] {
+        while writer.write(&vec![b'x'; piece]).is_ok() {}
+    }
+    fcntl_setfl(&writer, flags).unwrap();
+    (reader, writer)
+}
+
+#[test]
+fn standard_error_that_nobody_reads_holds_up_nothing() {
+    let origin = Origin::named("app-1");
+    let files = Config::pool(&[origin.entry()], UNCHECKED).and(&server("log_level: debug")).write();
+    let (_reader, writer) = full_pipe();
+    let mut command = Program::command([OsStr::new("-c"), files.path().as_os_str()]);
+    let mut child = command.stdout(Stdio::null()).stderr(writer).spawn().unwrap();
+    let daemon = Daemon(Pid::from_child(&child));
+    eventually("it serves", || crate::support::lb::answers(&files.web()));
+    // Each of these is told to the log.
+    for _ in 0..20 {
+        let mut client = crate::support::Client::connect(&files.web());
+        client.send("nonsense\r\n\r\n");
+        assert_eq!(client.response().status, 400);
+    }
+    assert_eq!(get(&files.web(), "/").text(), "app-1");
+    kill_process(daemon.0, Signal::TERM).unwrap();
+    eventually("it exits", || !daemon.is_alive());
+    assert_eq!(child.wait().unwrap().code(), Some(0));
 }

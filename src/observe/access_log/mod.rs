@@ -6,15 +6,15 @@
 //! and counted; no request ever waits for it.
 
 mod line;
-mod queue;
-mod sink;
 #[cfg(test)]
 mod tests;
 
-use crate::model::{self, AccessLogFormat};
+use super::{
+    queue::{Batch, Queue},
+    sink::Sink,
+};
+use crate::model::{self, AccessLogFormat, LogTarget};
 use line::Line;
-use queue::{Batch, Queue};
-use sink::Sink;
 use std::{
     cell::RefCell,
     io,
@@ -123,7 +123,10 @@ impl AccessLog {
     }
 
     fn with_capacity(settings: &model::AccessLog, capacity: usize) -> io::Result<Self> {
-        let sink = Sink::open(&settings.path)?;
+        let sink = match &settings.path {
+            LogTarget::Stdout => Sink::stream("access log", &io::stdout())?,
+            LogTarget::File(path) => Sink::file("access log", path.clone())?,
+        };
         let shared = Arc::new(Shared {
             queue: Queue::new(capacity),
             dropped: AtomicU64::new(0),

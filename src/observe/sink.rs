@@ -1,6 +1,6 @@
-//! Where the writer writes.
+//! Where the writer of a log writes.
 
-use crate::{model::LogTarget, observe::output};
+use super::output;
 use std::{
     fs::File,
     io::{self, ErrorKind, Write},
@@ -11,8 +11,10 @@ use std::{
 /// The open log and how writing to it goes.
 #[derive(Debug)]
 pub(super) struct Sink {
+    /// Which log it is, for messages.
+    log: &'static str,
     file: File,
-    /// `None` for standard output.
+    /// `None` for standard output and standard error.
     path: Option<PathBuf>,
     /// A failure cut a line off, which the next line must not continue.
     torn: bool,
@@ -22,13 +24,19 @@ pub(super) struct Sink {
 }
 
 impl Sink {
-    pub(super) fn open(target: &LogTarget) -> io::Result<Self> {
-        let (file, path) = match target {
-            // A duplicate, because `io::stdout` would look for line ends in every batch.
-            LogTarget::Stdout => (File::from(io::stdout().as_fd().try_clone_to_owned()?), None),
-            LogTarget::File(path) => (output::open(path)?, Some(path.clone())),
-        };
-        Ok(Self { file, path, torn: false, failing: None })
+    /// A file that is opened for appending.
+    pub(super) fn file(log: &'static str, path: PathBuf) -> io::Result<Self> {
+        Ok(Self::new(log, output::open(&path)?, Some(path)))
+    }
+
+    /// A duplicate of standard output, say: the handles in `std::io` look for line ends or have
+    /// locks.
+    pub(super) fn stream(log: &'static str, stream: &impl AsFd) -> io::Result<Self> {
+        Ok(Self::new(log, File::from(stream.as_fd().try_clone_to_owned()?), None))
+    }
+
+    pub(super) fn new(log: &'static str, file: File, path: Option<PathBuf>) -> Self {
+        Self { log, file, path, torn: false, failing: None }
     }
 
     /// Opens the file at its path, which may be another one by now. If that fails the old one
@@ -40,7 +48,7 @@ impl Sink {
                 self.torn &= file.metadata().is_ok_and(|metadata| metadata.len() > 0);
                 self.file = file;
             }
-            Err(error) => log::error!("access log: {error}; the old file stays in use"),
+            Err(error) => log::error!("{}: {error}; the old file stays in use", self.log),
         }
     }
 
@@ -77,7 +85,8 @@ impl Sink {
     fn fails(&mut self, error: &io::Error, lost: u64) {
         if self.failing.is_none() {
             log::error!(
-                "access log: cannot write: {error}; lines are dropped until it works again"
+                "{}: cannot write: {error}; lines are dropped until it works again",
+                self.log
             );
         }
         self.failing = Some(self.failing.unwrap_or(0) + lost);
@@ -85,7 +94,7 @@ impl Sink {
 
     fn works(&mut self) {
         if let Some(lost) = self.failing.take() {
-            log::warn!("access log: writing works again; {lost} lines were dropped");
+            log::warn!("{}: writing works again; {lost} lines were dropped", self.log);
         }
     }
 }
@@ -123,7 +132,7 @@ mod tests {
         let mut reader =
             OpenOptions::new().read(true).write(true).custom_flags(flags).open(&path).unwrap();
         let file = reader.try_clone().unwrap();
-        let mut sink = Sink { file, path: None, torn: false, failing: None };
+        let mut sink = Sink::new("test", file, None);
 
         let lines = "abcdefgh\n".repeat(10_000);
         let lost = sink.write(lines.as_bytes());
@@ -142,7 +151,7 @@ mod tests {
     fn a_new_file_does_not_begin_with_the_end_of_a_torn_line() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("access.log");
-        let mut sink = Sink::open(&LogTarget::File(path.clone())).unwrap();
+        let mut sink = Sink::file("test", path.clone()).unwrap();
         sink.torn = true;
         sink.reopen();
         assert_eq!(sink.write(b"next\n"), 0);
@@ -151,7 +160,7 @@ mod tests {
 
     #[test]
     fn standard_output_is_not_reopened() {
-        let mut sink = Sink::open(&LogTarget::Stdout).unwrap();
+        let mut sink = Sink::stream("test", &io::stdout()).unwrap();
         sink.reopen();
         assert_eq!(sink.write(b""), 0);
     }

@@ -1,4 +1,4 @@
-//! The queue between requests and the writer.
+//! The queue between those who log and the thread that writes.
 //!
 //! Lines lie end to end in one buffer, which the writer swaps for its own empty one. So a line
 //! costs a copy under a lock, the buffers are used again and again, and a batch is one write.
