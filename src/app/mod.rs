@@ -90,6 +90,7 @@ impl App {
     /// # Errors
     /// When it cannot start.
     pub fn serve(&self, checked: &Checked, mode: Mode) -> Result<(), StartError> {
+        signals::hold();
         let config = &checked.config;
         let daemon = mode.daemon || config.server.daemon;
         files::prepare(config, daemon)?;

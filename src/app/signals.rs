@@ -7,6 +7,7 @@ use crate::{
     observe::{AccessLog, error_log::ErrorLog},
 };
 use async_trait::async_trait;
+use nix::sys::signal::{SigSet, Signal as Name};
 use pingora::server::{ShutdownSignal, ShutdownSignalWatch};
 use std::{
     convert::Infallible,
@@ -54,6 +55,23 @@ pub(super) struct Control {
     listening: watch::Sender<bool>,
     /// Why the service could not start.
     failure: watch::Sender<Option<String>>,
+}
+
+fn ours() -> SigSet {
+    [Name::SIGTERM, Name::SIGINT, Name::SIGQUIT, Name::SIGHUP, Name::SIGUSR1].into_iter().collect()
+}
+
+/// Has the kernel keep our signals until somebody listens for them: before that, each of them would
+/// end the process. Threads that are made from here on inherit this.
+pub(super) fn hold() {
+    // It fails only if it is asked for something that does not exist.
+    let _ = ours().thread_block();
+}
+
+/// Takes the signals, those kept included. It is enough for one thread to do so, as long as it lives:
+/// a signal goes to the process.
+fn release() {
+    let _ = ours().thread_unblock();
 }
 
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -239,6 +257,8 @@ impl Signals {
         let quit = signal(SignalKind::quit())?;
         let hang_up = signal(SignalKind::hangup())?;
         let user_1 = signal(SignalKind::user_defined1())?;
+        // Pingora runs this on the thread that called `App::serve`, to the end.
+        release();
         let mut failure = control.failure.subscribe();
         control.listening.send_replace(true);
         tokio::select! {

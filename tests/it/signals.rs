@@ -6,13 +6,13 @@ use crate::support::{
     request, within,
 };
 use rustix::{
-    fs::{OFlags, fcntl_getfl, fcntl_setfl},
+    fs::{CWD, Mode, OFlags, fcntl_getfl, fcntl_setfl, mkfifoat},
     net::{AddressFamily, SocketAddrUnix, SocketType, accept, bind, listen},
     process::{Pid, Signal, kill_process, test_kill_process},
 };
 use std::{
     ffi::OsStr,
-    fs,
+    fs::{self, File},
     io::{self, Write},
     process::Stdio,
     time::{Duration, Instant},
@@ -597,4 +597,29 @@ fn standard_error_that_nobody_reads_holds_up_nothing() {
     kill_process(daemon.0, Signal::TERM).unwrap();
     eventually("it exits", || !daemon.is_alive());
     assert_eq!(child.wait().unwrap().code(), Some(0));
+}
+
+#[test]
+fn signals_that_come_too_early_are_kept() {
+    let origin = Origin::named("app-1");
+    let files = Config::pool(&[origin.entry()], UNCHECKED).access_log().write();
+    // Nobody reads it yet, so trying it out takes until somebody does.
+    let fifo = files.directory().join("access.log");
+    mkfifoat(CWD, &fifo, Mode::RUSR | Mode::WUSR).unwrap();
+    let mut program = Program::start([OsStr::new("-c"), files.path().as_os_str()]);
+    eventually("it holds its signals back", || {
+        let status = fs::read_to_string(format!("/proc/{}/status", program.pid())).unwrap();
+        let blocked = status.lines().find_map(|line| line.strip_prefix("SigBlk:")).unwrap();
+        // HUP is 1, the lowest bit.
+        u64::from_str_radix(blocked.trim(), 16).unwrap() & 1 == 1
+    });
+    for signal in [Signal::HUP, Signal::USR1, Signal::QUIT] {
+        program.signal(signal);
+    }
+    let _reader = File::open(&fifo).unwrap();
+    program.stderr.wait_for("log files reopened");
+    program.stderr.wait_for("QUIT refused");
+    eventually("it serves", || crate::support::lb::answers(&files.web()));
+    program.signal(Signal::TERM);
+    assert_eq!(program.wait_for_exit(SOON).expect("it exits").code(), Some(0));
 }
