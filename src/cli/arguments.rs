@@ -59,7 +59,8 @@ pub(super) struct Arguments {
     #[arg(conflicts_with_all = ["conf", "test", "upgrade"], help_heading = WITHOUT_FILE)]
     backends: Vec<BackendAddress>,
 
-    /// Without a file: round_robin (roundrobin), random or least_connections (leastconn)
+    /// Without a file: round_robin (roundrobin), random, least_connections (leastconn), p2c,
+    /// peak_ewma, ring_hash or maglev; the last two by the client's address
     #[arg(long, value_name = "POLICY", default_value = "round_robin", value_parser = policy)]
     #[arg(conflicts_with = "conf", help_heading = WITHOUT_FILE)]
     algorithm: BalancePolicy,
@@ -150,6 +151,9 @@ mod tests {
         assert!(backend("https://a:1").is_err());
         assert_eq!(policy("leastconn"), Ok(BalancePolicy::LeastConnections));
         assert_eq!(policy("roundrobin"), Ok(BalancePolicy::RoundRobin));
+        for known in BalancePolicy::ALL {
+            assert_eq!(policy(known.as_str()), Ok(known));
+        }
         assert!(policy("fastest").is_err());
     }
 }

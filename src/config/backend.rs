@@ -6,11 +6,15 @@ use super::{
     reader::{Field, Keys, Once},
     scalar::Hint,
 };
-use crate::model::{AddressError, Backend, BackendAddress, BackendName, ListenAddress, Weight};
+use crate::model::{
+    AddressError, Backend, BackendAddress, BackendName, BackendState, ListenAddress, Weight,
+};
 use std::path::Path;
 
-pub(super) const KEYS: Keys =
-    Keys { section: "pools.*.backends[*]", names: &["address", "name", "weight", "backup"] };
+pub(super) const KEYS: Keys = Keys {
+    section: "pools.*.backends[*]",
+    names: &["address", "name", "weight", "backup", "state"],
+};
 
 /// What `backends:` holds, for messages.
 pub(super) const EXPECTED: &str = "a list of at least one backend";
@@ -80,31 +84,44 @@ struct Address {
     written: String,
 }
 
+/// What a backend may say beside its address and name.
+#[derive(Clone, Copy)]
+struct Settings {
+    weight: Weight,
+    backup: bool,
+    state: BackendState,
+}
+
+const DEFAULTS: Settings =
+    Settings { weight: Weight::ONE, backup: false, state: BackendState::Active };
+
 fn read(field: &Field<'_>, unique: &mut Unique) -> Option<Backend> {
     if !field.is_map() {
         let address = address(field, BACKEND)?;
-        return finish(field, address, None, Weight::ONE, false, unique);
+        return finish(field, address, None, DEFAULTS, unique);
     }
     let section = field.section(&KEYS)?;
     let address_field = section.require("address", ADDRESS);
     let address = address_field.as_ref().and_then(|field| address(field, ADDRESS));
     let name_field = section.get("name");
     let name = name_field.as_ref().map(|field| Some((name(field)?, field)));
-    let weight = section.or("weight", Weight::ONE, weight);
-    let backup = section.or("backup", false, Field::switch);
+    let settings = Settings {
+        weight: section.or("weight", DEFAULTS.weight, weight),
+        backup: section.or("backup", DEFAULTS.backup, Field::switch),
+        state: section.or("state", DEFAULTS.state, state),
+    };
     let name = match name {
         Some(name) => Some(name?),
         None => None,
     };
-    finish(address_field.as_ref().unwrap_or(field), address?, name, weight, backup, unique)
+    finish(address_field.as_ref().unwrap_or(field), address?, name, settings, unique)
 }
 
 fn finish(
     field: &Field<'_>,
     address: Address,
     name: Option<(BackendName, &Field<'_>)>,
-    weight: Weight,
-    backup: bool,
+    settings: Settings,
     unique: &mut Unique,
 ) -> Option<Backend> {
     let is_new = unique.addresses.check(&address.absolute.to_string(), "address", field);
@@ -114,7 +131,8 @@ fn finish(
     };
     // A second use of an address is one mistake, though the names are then the same too.
     let is_new = is_new && unique.names.check(name.as_str(), "name", name_field);
-    is_new.then_some(Backend { name, address: address.absolute, weight, backup })
+    let Settings { weight, backup, state } = settings;
+    is_new.then_some(Backend { name, address: address.absolute, weight, backup, state })
 }
 
 fn default_name(address: &Address, field: &Field<'_>) -> Option<BackendName> {
@@ -152,4 +170,8 @@ fn name(field: &Field<'_>) -> Option<BackendName> {
 
 fn weight(field: &Field<'_>) -> Option<Weight> {
     Weight::try_new(field.integer(0..=u64::from(u16::MAX))?).ok()
+}
+
+fn state(field: &Field<'_>) -> Option<BackendState> {
+    field.word("state", &BackendState::ALL.map(|state| (state.as_str(), state)))
 }

@@ -22,7 +22,7 @@ pub(super) const TCP: Keys = Keys { section: "pools.*.health_check.tcp", names: 
 
 const TIMEOUT: Duration = Duration::from_secs(2);
 const SUCCESS: StatusRange = StatusRange { from: 200, to: 299 };
-/// The most checks in a row that may be asked for.
+/// The most checks or failures in a row that may be asked for.
 const MAX_IN_A_ROW: u64 = 1000;
 const STATUS_RANGE: &str =
     "a status or a range of them from 100 to 599, such as 204 or \"200-299\"";
@@ -55,17 +55,14 @@ pub(super) fn read(field: &Field<'_>) -> Option<Option<HealthCheck>> {
         timeout: section.or("timeout", defaults.timeout, Field::positive_duration),
         rise: section.or("rise", defaults.rise, in_a_row),
         fall: section.or("fall", defaults.fall, in_a_row),
-        jitter: section.or("jitter", defaults.jitter, percent),
+        jitter: section.or("jitter", defaults.jitter, Field::percent),
     }))
 }
 
-fn in_a_row(field: &Field<'_>) -> Option<NonZeroU32> {
+/// Reads how many of something in a row it takes.
+pub(super) fn in_a_row(field: &Field<'_>) -> Option<NonZeroU32> {
     let number = field.integer(1..=MAX_IN_A_ROW)?;
     u32::try_from(number).ok().and_then(NonZeroU32::new)
-}
-
-fn percent(field: &Field<'_>) -> Option<Percent> {
-    field.scalar(scalar::PERCENT, scalar::percent)
 }
 
 fn http(field: &Field<'_>) -> Option<HttpProbe> {

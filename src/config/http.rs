@@ -57,6 +57,11 @@ pub(super) const METHOD: &str = "an HTTP method in upper case, such as GET";
 /// What a host looks like, for messages.
 pub(super) const HOST_AND_PORT: &str = "a host or host:port, such as app.internal or [::1]:8080";
 
+/// What the name of a header field looks like, for messages.
+pub(super) const HEADER_NAME: &str = "a header name such as x-request-id";
+/// What the name of a cookie looks like, for messages.
+pub(super) const COOKIE_NAME: &str = "the name of a cookie, such as LB_BACKEND";
+
 /// Reads a method: as it is sent, so in upper case.
 pub(super) fn method(text: &str) -> Result<Method, Hint> {
     let unknown = || Hint {
@@ -81,14 +86,25 @@ pub(super) fn header_value(text: &str) -> Result<HeaderValue, Hint> {
     HeaderValue::from_bytes(text.as_bytes()).map_err(|_| wrong())
 }
 
+/// Reads the name of a header field.
+pub(super) fn header_name(text: &str) -> Result<HeaderName, Hint> {
+    HeaderName::from_bytes(text.as_bytes()).map_err(|_| Hint::default())
+}
+
+/// Reads the name of a cookie: a token (RFC 6265, 4.1.1).
+pub(super) fn cookie_name(text: &str) -> Result<String, Hint> {
+    let token = |b: u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b);
+    let valid = !text.is_empty() && text.bytes().all(token);
+    if valid { Ok(text.to_owned()) } else { Err(Hint::default()) }
+}
+
 /// Reads a map of header names; names differ in more than case.
 pub(super) fn header_names<'a>(field: &Field<'a>) -> Option<Vec<(HeaderName, Field<'a>)>> {
     let mut once = Once::default();
     let entries = field.entries("a map of header names to values")?;
     let mut name = |(key, field): (&'a str, Field<'a>)| {
-        let Ok(name) = HeaderName::from_bytes(key.as_bytes()) else {
-            let expected = "a header name such as x-request-id";
-            field.key_error(&Fault::new(format!("found {}", quote(key)), expected));
+        let Ok(name) = header_name(key) else {
+            field.key_error(&Fault::new(format!("found {}", quote(key)), HEADER_NAME));
             return None;
         };
         once.check(name.as_str(), "header", &field).then_some((name, field))

@@ -10,7 +10,6 @@ use super::{
 use crate::model::{
     AddressError, ListenAddress, Listener, ListenerLimits, ListenerName, ListenerTimeouts,
 };
-use std::num::NonZeroUsize;
 
 pub(super) const KEYS: Keys = Keys {
     section: "listeners.*",
@@ -26,8 +25,6 @@ pub(super) const LIMITS: Keys = Keys {
 /// What `listeners:` holds, for messages.
 pub(super) const EXPECTED: &str = "a map of at least one listener's name to its settings";
 const ADDRESS: &str = "ip:port, [ipv6]:port or unix:/path";
-/// The most of anything that is counted: connections, or requests on one.
-const MAX_COUNT: u64 = 1_000_000_000;
 
 /// Reads every listener.
 pub(super) fn read_all(field: &Field<'_>) -> Option<Vec<Listener>> {
@@ -47,7 +44,7 @@ fn read(name: &str, field: &Field<'_>, addresses: &mut Once) -> Option<Listener>
     let section = field.section(&KEYS)?;
     let address = section.require("address", ADDRESS).and_then(|field| address(&field, addresses));
     section.optional("protocol", |field| field.word("protocol", &[("http", ())]));
-    let max_connections = section.optional("max_connections", count).flatten();
+    let max_connections = section.optional("max_connections", Field::count).flatten();
     let timeouts = section.or("timeouts", ListenerTimeouts::default(), timeouts);
     let limits = section.or("limits", ListenerLimits::default(), limits);
     Some(Listener { name: name?, address: address?, max_connections, timeouts, limits })
@@ -76,13 +73,6 @@ fn address_hint(text: &str, error: AddressError) -> Hint {
     Hint::nearest(guess.parse::<ListenAddress>().is_ok().then_some(guess))
 }
 
-/// A number of which 0 is no limit.
-#[allow(clippy::option_option, reason = "no limit, and unreadable, are two things")]
-fn count(field: &Field<'_>) -> Option<Option<NonZeroUsize>> {
-    let count = field.integer(0..=MAX_COUNT)?;
-    Some(usize::try_from(count).ok().and_then(NonZeroUsize::new))
-}
-
 fn timeouts(field: &Field<'_>) -> Option<ListenerTimeouts> {
     let section = field.section(&TIMEOUTS)?;
     let defaults = ListenerTimeouts::default();
@@ -104,7 +94,9 @@ fn limits(field: &Field<'_>) -> Option<ListenerLimits> {
         header_bytes,
         headers: section.or("headers", defaults.headers, headers),
         uri_bytes: uri_bytes(&section, header_bytes, defaults.uri_bytes),
-        requests_per_connection: section.optional("requests_per_connection", count).flatten(),
+        requests_per_connection: section
+            .optional("requests_per_connection", Field::count)
+            .flatten(),
     })
 }
 

@@ -13,8 +13,10 @@
 mod access_log;
 mod action;
 mod backend;
+mod balance;
 mod diagnostic;
 mod document;
+mod ejection;
 mod env;
 mod health_check;
 mod http;
@@ -24,9 +26,11 @@ mod names;
 mod pool;
 mod quick;
 mod reader;
+mod retry;
 mod route;
 mod scalar;
 mod server;
+mod sticky;
 mod tree;
 mod trusted_proxies;
 mod warnings;
@@ -101,7 +105,8 @@ fn read_text(path: &Path) -> io::Result<String> {
 /// assert_eq!(
 ///     errors.to_string(),
 ///     "lb.yaml:3:54: pools.app.balance: unknown policy \"roundrobin\"; \
-///      expected round_robin, random or least_connections; did you mean \"round_robin\"?"
+///      expected round_robin, random, least_connections, p2c, peak_ewma, ring_hash or maglev; \
+///      did you mean \"round_robin\"?"
 /// );
 /// ```
 pub fn parse(

@@ -1,14 +1,18 @@
 //! `pools:`, sets of backends that can serve the same traffic.
 
 use super::{
-    backend,
+    backend, balance,
     diagnostic::{Fault, nearest, quote},
-    health_check,
+    ejection, health_check,
     http::{HOST_AND_PORT, host_and_port},
     names::key_name,
-    reader::{Field, Keys},
+    reader::{Field, Keys, Section},
+    retry, sticky,
 };
-use crate::model::{BalancePolicy, HostHeader, Pool, PoolName, PoolTimeouts, Retry};
+use crate::model::{
+    Balance, BalancePolicy, Ejection, HostHeader, Percent, Pool, PoolLimits, PoolName,
+    PoolTimeouts, Retry,
+};
 use http::HeaderValue;
 use std::time::Duration;
 
@@ -17,25 +21,34 @@ pub(super) const KEYS: Keys = Keys {
     names: &[
         "backends",
         "resolve_interval",
-        "balance",
         "host_header",
+        "balance",
+        "sticky",
         "health_check",
+        "ejection",
+        "panic_threshold",
+        "slow_start",
         "retry",
         "timeouts",
+        "limits",
         "reveal_backend",
     ],
 };
-pub(super) const BALANCE: Keys = Keys { section: "pools.*.balance", names: &["policy"] };
-pub(super) const RETRY: Keys = Keys { section: "pools.*.retry", names: &["attempts"] };
 pub(super) const TIMEOUTS: Keys =
     Keys { section: "pools.*.timeouts", names: &["connect", "read", "write", "idle"] };
+pub(super) const LIMITS: Keys = Keys {
+    section: "pools.*.limits",
+    names: &["connections_per_backend", "queue", "queue_timeout"],
+};
 
 /// What `pools:` holds, for messages.
 pub(super) const EXPECTED: &str = "a map of at least one pool's name to its settings";
 /// How often host names are resolved again.
 pub(super) const RESOLVE_INTERVAL: Duration = Duration::from_secs(30);
-/// The most tries after the first: one more multiplies the load of an outage.
-pub(super) const MAX_ATTEMPTS: u32 = 10;
+/// A backend that comes back takes its whole share at once.
+pub(super) const SLOW_START: Duration = Duration::ZERO;
+/// The most requests that may wait: each holds a connection and its head in memory.
+const MAX_QUEUE: u64 = 1_000_000;
 
 /// Reads every pool.
 pub(super) fn read_all(field: &Field<'_>) -> Option<Vec<Pool>> {
@@ -53,35 +66,36 @@ fn read(name: &str, field: &Field<'_>) -> Option<Pool> {
     let section = field.section(&KEYS)?;
     let backends = section.require("backends", backend::EXPECTED);
     let backends = backends.and_then(|field| backend::read_all(&field));
-    let resolve_interval =
-        section.or("resolve_interval", RESOLVE_INTERVAL, Field::positive_duration);
-    let host_header = section.or("host_header", HostHeader::Preserve, host_header);
-    let balance = section.or("balance", BalancePolicy::RoundRobin, balance);
-    let health_check =
-        section.or("health_check", Some(health_check::defaults()), health_check::read);
-    let retry = section.or("retry", Retry::default(), retry);
-    let timeouts = section.or("timeouts", PoolTimeouts::default(), timeouts);
-    let reveal_backend = section.or("reveal_backend", true, Field::switch);
+    // Fields are read in this order, so what is missing stops nothing that comes before it.
     Some(Pool {
+        resolve_interval: section.or(
+            "resolve_interval",
+            RESOLVE_INTERVAL,
+            Field::positive_duration,
+        ),
+        host_header: section.or("host_header", HostHeader::Preserve, host_header),
+        balance: section.or("balance", Balance::of(BalancePolicy::RoundRobin), balance::read),
+        sticky: section.optional("sticky", sticky::read).flatten(),
+        health_check: section.or(
+            "health_check",
+            Some(health_check::defaults()),
+            health_check::read,
+        ),
+        ejection: section.or("ejection", Some(Ejection::default()), ejection::read),
+        panic_threshold: section.or("panic_threshold", never_panic(), Field::percent),
+        slow_start: section.or("slow_start", SLOW_START, Field::duration),
+        retry: section.or("retry", Retry::default(), retry::read),
+        timeouts: section.or("timeouts", PoolTimeouts::default(), timeouts),
+        limits: section.or("limits", PoolLimits::default(), limits),
+        reveal_backend: section.or("reveal_backend", true, Field::switch),
         name: name?,
         backends: backends?,
-        resolve_interval,
-        host_header,
-        balance,
-        health_check,
-        retry,
-        timeouts,
-        reveal_backend,
     })
 }
 
-fn balance(field: &Field<'_>) -> Option<BalancePolicy> {
-    let policies = BalancePolicy::ALL.map(|policy| (policy.as_str(), policy));
-    if !field.is_map() {
-        return field.word("policy", &policies);
-    }
-    let section = field.section(&BALANCE)?;
-    section.require("policy", "the name of a policy")?.word("policy", &policies)
+/// The panic threshold of a pool that does not say: one that is never reached.
+pub(super) fn never_panic() -> Percent {
+    Percent::try_new(0.0).expect("0 is a percentage")
 }
 
 fn host_header(field: &Field<'_>) -> Option<HostHeader> {
@@ -107,13 +121,6 @@ fn warn_of_almost_preserve(field: &Field<'_>, host: &HeaderValue) {
     }
 }
 
-fn retry(field: &Field<'_>) -> Option<Retry> {
-    let section = field.section(&RETRY)?;
-    let attempts =
-        |field: &Field<'_>| u32::try_from(field.integer(0..=u64::from(MAX_ATTEMPTS))?).ok();
-    Some(Retry { attempts: section.or("attempts", Retry::default().attempts, attempts) })
-}
-
 fn timeouts(field: &Field<'_>) -> Option<PoolTimeouts> {
     let section = field.section(&TIMEOUTS)?;
     let defaults = PoolTimeouts::default();
@@ -124,4 +131,28 @@ fn timeouts(field: &Field<'_>) -> Option<PoolTimeouts> {
         write: or("write", defaults.write),
         idle: or("idle", defaults.idle),
     })
+}
+
+fn limits(field: &Field<'_>) -> Option<PoolLimits> {
+    let section = field.section(&LIMITS)?;
+    let defaults = PoolLimits::default();
+    let connections =
+        section.try_or("connections_per_backend", defaults.connections_per_backend, Field::count);
+    let queue = |field: &Field<'_>| usize::try_from(field.integer(0..=MAX_QUEUE)?).ok();
+    let queue = section.or("queue", defaults.queue, queue);
+    let queue_timeout =
+        section.or("queue_timeout", defaults.queue_timeout, Field::positive_duration);
+    let connections_per_backend = connections?;
+    if queue > 0 && connections_per_backend.is_none() {
+        refuse_queue(&section);
+    }
+    Some(PoolLimits { connections_per_backend, queue, queue_timeout })
+}
+
+/// A request waits only for a backend at its limit.
+fn refuse_queue(section: &Section<'_>) {
+    if let Some(field) = section.get("queue") {
+        let found = "a queue where no request ever waits, as backends have no limit";
+        field.error(&Fault::new(found, "connections_per_backend above 0 beside it, or queue: 0"));
+    }
 }

@@ -2,13 +2,14 @@
 
 use super::{
     health_check,
-    pool::{MAX_ATTEMPTS, RESOLVE_INTERVAL},
+    pool::{RESOLVE_INTERVAL, SLOW_START, never_panic},
+    retry::MAX_ATTEMPTS,
     route, server,
 };
 use crate::model::{
-    Backend, BackendAddress, BackendName, BalancePolicy, Config, HealthCheck, HostHeader,
-    ListenAddress, Listener, ListenerLimits, ListenerName, ListenerTimeouts, Pool, PoolName,
-    PoolTimeouts, Retry, Weight,
+    Backend, BackendAddress, BackendName, BackendState, Balance, BalancePolicy, Config, Ejection,
+    HealthCheck, HostHeader, ListenAddress, Listener, ListenerLimits, ListenerName,
+    ListenerTimeouts, Pool, PoolLimits, PoolName, PoolTimeouts, Retry, Weight,
 };
 use std::time::Duration;
 
@@ -19,7 +20,7 @@ pub struct Quick {
     pub listen: ListenAddress,
     /// The backends, each once, at least one.
     pub backends: Vec<BackendAddress>,
-    /// How a backend is chosen.
+    /// How a backend is chosen; policies that hash take the client's address.
     pub algorithm: BalancePolicy,
     /// The time between two probes of a backend, above zero.
     pub health_interval: Duration,
@@ -63,10 +64,15 @@ fn pool(quick: &Quick) -> Result<Pool, String> {
         backends: backends(&quick.backends)?,
         resolve_interval: RESOLVE_INTERVAL,
         host_header: HostHeader::Preserve,
-        balance: quick.algorithm,
+        balance: Balance::of(quick.algorithm),
+        sticky: None,
         health_check: Some(health_check(quick)?),
-        retry: Retry { attempts: max_retries },
+        ejection: Some(Ejection::default()),
+        panic_threshold: never_panic(),
+        slow_start: SLOW_START,
+        retry: Retry::with_attempts(max_retries),
         timeouts: PoolTimeouts::default(),
+        limits: PoolLimits::default(),
         reveal_backend: true,
     })
 }
@@ -84,7 +90,13 @@ fn backends(addresses: &[BackendAddress]) -> Result<Vec<Backend>, String> {
         let name = BackendName::try_new(&text)
             .map_err(|error| format!("found backend {text}; expected it to be a name: {error}"))?;
         let address = address.clone();
-        backends.push(Backend { name, address, weight: Weight::ONE, backup: false });
+        backends.push(Backend {
+            name,
+            address,
+            weight: Weight::ONE,
+            backup: false,
+            state: BackendState::Active,
+        });
     }
     Ok(backends)
 }

@@ -11,13 +11,18 @@ use super::{
     scalar::{self, Hint},
     tree::{Entry, Node, Value},
 };
+use crate::model::Percent;
 use std::{
     cell::RefCell,
     collections::HashMap,
+    num::NonZeroUsize,
     ops::RangeInclusive,
     path::{Path, PathBuf},
     time::Duration,
 };
+
+/// The most of anything that is counted: connections, or requests on one.
+const MAX_COUNT: u64 = 1_000_000_000;
 
 /// The keys of one kind of section.
 #[derive(Debug, PartialEq, Eq)]
@@ -225,6 +230,18 @@ impl<'a> Field<'a> {
         self.scalar(&scalar::integer_in(&range), |text| scalar::integer(text, &range))
     }
 
+    /// A number of which 0 is no limit.
+    #[allow(clippy::option_option, reason = "no limit, and unreadable, are two things")]
+    pub(super) fn count(&self) -> Option<Option<NonZeroUsize>> {
+        let count = self.integer(0..=MAX_COUNT)?;
+        Some(usize::try_from(count).ok().and_then(NonZeroUsize::new))
+    }
+
+    /// A percentage, 0% and 100% included.
+    pub(super) fn percent(&self) -> Option<Percent> {
+        self.scalar(scalar::PERCENT, scalar::percent)
+    }
+
     /// `true` or `false`.
     pub(super) fn switch(&self) -> Option<bool> {
         self.scalar(scalar::SWITCH, scalar::switch)
@@ -238,6 +255,14 @@ impl<'a> Field<'a> {
     /// A duration above zero.
     pub(super) fn positive_duration(&self) -> Option<Duration> {
         self.scalar(scalar::DURATION, scalar::positive_duration)
+    }
+
+    /// A duration of at least `least`, which is the value of the key `name`.
+    pub(super) fn duration_from(&self, least: Duration, name: &str) -> Option<Duration> {
+        self.scalar(scalar::DURATION, |text| match scalar::duration(text)? {
+            duration if duration >= least => Ok(duration),
+            _ => Err(Hint::expected(format!("a duration of at least that of {name}, {least:?}"))),
+        })
     }
 
     /// A size in `range`, which `expected` describes.
@@ -385,6 +410,16 @@ impl<'a> Section<'a> {
         read: impl FnOnce(&Field<'a>) -> Option<T>,
     ) -> T {
         self.optional(key, read).unwrap_or(default)
+    }
+
+    /// The same, and `None` if the value is wrong, for what another key is compared with.
+    pub(super) fn try_or<T>(
+        &self,
+        key: &str,
+        default: T,
+        read: impl FnOnce(&Field<'a>) -> Option<T>,
+    ) -> Option<T> {
+        self.get(key).map_or(Some(default), |field| read(&field))
     }
 
     /// What `read` makes of the value of `key`; `None` if it is not given.

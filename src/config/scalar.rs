@@ -167,22 +167,28 @@ fn size_nearest(text: &str) -> Option<String> {
 }
 
 pub(super) fn percent(text: &str) -> Result<Percent, Hint> {
-    if let Some(number) = text.strip_suffix('%') {
-        return percent_number(number).ok_or_else(Hint::default);
-    }
-    Err(Hint::nearest(percent_number(text).map(|_| format!("{text}%"))))
+    let number = percent_in(text, &(0.0..=100.0))?;
+    Percent::try_new(number).map_err(|_| Hint::default())
 }
 
-/// A percentage without its sign: digits, and more behind a point.
-fn percent_number(text: &str) -> Option<Percent> {
+/// Reads a percentage in `range`, which may go beyond the whole.
+pub(super) fn percent_in(text: &str, range: &RangeInclusive<f64>) -> Result<f64, Hint> {
+    let in_range = |text: &str| decimal(text).filter(|number| range.contains(number));
+    if let Some(number) = text.strip_suffix('%') {
+        return in_range(number).ok_or_else(Hint::default);
+    }
+    Err(Hint::nearest(in_range(text).map(|_| format!("{text}%"))))
+}
+
+/// Digits, and more behind a point.
+fn decimal(text: &str) -> Option<f64> {
     let digit = |c: char| c.is_ascii_digit();
     let decimal = text.chars().all(|c| digit(c) || c == '.');
-    let number = if decimal && text.starts_with(digit) && text.ends_with(digit) {
-        text.parse().ok()?
+    if decimal && text.starts_with(digit) && text.ends_with(digit) {
+        text.parse().ok()
     } else {
-        return None;
-    };
-    Percent::try_new(number).ok()
+        None
+    }
 }
 
 /// What a whole number in `range` looks like, for messages.

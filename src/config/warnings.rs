@@ -5,7 +5,8 @@ use super::{
     reader::Field,
 };
 use crate::model::{
-    Action, HostPattern, Listener, Match, PathMatch, Pool, PoolName, Route, RouteListeners,
+    Action, BackendState, HostPattern, Listener, Match, PathMatch, Pool, PoolName, Route,
+    RouteListeners,
 };
 use std::collections::{HashMap, HashSet};
 
@@ -150,6 +151,9 @@ pub(super) fn pool(field: &Field<'_>, pool: &Pool, is_used: bool) {
     }
     if pool.backends.iter().all(|backend| backend.weight.get() == 0) {
         warn("weights of 0 only", "at least one backend with a weight above 0");
+    }
+    if pool.backends.iter().all(|backend| backend.state != BackendState::Active) {
+        warn("draining and disabled backends only", "at least one backend with state active");
     }
 }
 

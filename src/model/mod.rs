@@ -15,12 +15,13 @@ mod server;
 mod template;
 
 pub use address::{AddressError, BackendAddress, ListenAddress};
-pub use balance::{BalancePolicy, UnknownPolicy};
+pub use balance::{Balance, BalancePolicy, HashOn, UnknownPolicy};
 pub use listener::{Listener, ListenerLimits, ListenerTimeouts};
 pub use name::{BackendName, InvalidName, ListenerName, PoolName, RouteName};
 pub use number::{OutOfRange, Percent, Weight};
 pub use pool::{
-    Backend, HealthCheck, HostHeader, HttpProbe, Pool, PoolTimeouts, Probe, Retry, StatusRange,
+    Backend, BackendState, Backoff, Budget, Ejection, HealthCheck, HostHeader, HttpProbe, Pool,
+    PoolLimits, PoolTimeouts, Probe, Retry, RetryOn, SameSite, Secure, StatusRange, Sticky,
 };
 pub use route::{
     Action, HeaderMatch, HostPattern, Match, PathMatch, QueryMatch, Redirect, Respond, Route,

@@ -1,8 +1,11 @@
 //! Pools: sets of backends that can serve the same traffic, with their policy.
 
-use super::{BackendAddress, BackendName, BalancePolicy, Percent, PoolName, Weight};
+use super::{BackendAddress, BackendName, Balance, Percent, PoolName, Weight};
 use http::{HeaderName, HeaderValue, Method};
-use std::{num::NonZeroU32, time::Duration};
+use std::{
+    num::{NonZeroU32, NonZeroUsize},
+    time::Duration,
+};
 
 /// One entry of `pools:`.
 #[derive(Clone, Debug)]
@@ -16,13 +19,24 @@ pub struct Pool {
     /// What `Host` a backend sees.
     pub host_header: HostHeader,
     /// How a backend is chosen.
-    pub balance: BalancePolicy,
+    pub balance: Balance,
+    /// Whether clients stay with a backend by a cookie; `None` when they do not.
+    pub sticky: Option<Sticky>,
     /// Active probing; `None` when it is off and every backend counts as healthy.
     pub health_check: Option<HealthCheck>,
+    /// When real traffic takes a backend out; `None` when it never does.
+    pub ejection: Option<Ejection>,
+    /// With fewer usable backends in the chosen tier than this share, all of them are used, usable
+    /// or not. 0% is never.
+    pub panic_threshold: Percent,
+    /// How long a backend that comes back takes to reach its full weight; zero is at once.
+    pub slow_start: Duration,
     /// When a request is tried again.
     pub retry: Retry,
     /// How long a backend may take.
     pub timeouts: PoolTimeouts,
+    /// How much the backends may be asked to do at a time.
+    pub limits: PoolLimits,
     /// Whether responses say which backend they come from (`X-Backend-Server`).
     pub reveal_backend: bool,
 }
@@ -38,6 +52,112 @@ pub struct Backend {
     pub weight: Weight,
     /// Whether it serves only when no other is usable.
     pub backup: bool,
+    /// Whether it takes requests.
+    pub state: BackendState,
+}
+
+/// Whether a backend takes requests, as its operator decided.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(u8)]
+pub enum BackendState {
+    /// It does.
+    #[default]
+    Active,
+    /// Only those of clients that stay with it; what is in flight goes on.
+    Draining,
+    /// None.
+    Disabled,
+}
+
+impl BackendState {
+    /// Every state.
+    pub const ALL: [Self; 3] = [Self::Active, Self::Draining, Self::Disabled];
+
+    /// The state's name in the configuration.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Active => "active",
+            Self::Draining => "draining",
+            Self::Disabled => "disabled",
+        }
+    }
+}
+
+/// Clients that stay with a backend by a cookie.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Sticky {
+    /// The cookie's name.
+    pub cookie: String,
+    /// How long the cookie lives after it was last used.
+    pub ttl: Duration,
+    /// The cookie's path.
+    pub path: String,
+    /// Whether the cookie is for TLS only.
+    pub secure: Secure,
+    /// The cookie's `SameSite`.
+    pub same_site: SameSite,
+    /// What the cookie is signed with; `None` is a random one for each start.
+    pub secret: Option<String>,
+}
+
+impl std::fmt::Debug for Sticky {
+    /// Everything but the secret.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Sticky").field("cookie", &self.cookie).finish_non_exhaustive()
+    }
+}
+
+/// Whether a cookie has `Secure`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Secure {
+    /// When the client came over TLS.
+    Auto,
+    /// Always.
+    Always,
+    /// Never.
+    Never,
+}
+
+/// A cookie's `SameSite`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SameSite {
+    /// `Lax`
+    Lax,
+    /// `Strict`
+    Strict,
+    /// `None`
+    None,
+}
+
+/// Passive removal of a backend that real traffic shows to be failing.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Ejection {
+    /// Failures in a row that eject: 5xx, reset, timeout, refused.
+    pub consecutive_failures: NonZeroU32,
+    /// How long the first ejection lasts; the n-th in a row lasts n times as long.
+    pub base_time: Duration,
+    /// The longest an ejection lasts.
+    pub max_time: Duration,
+    /// The most of a pool that may be ejected at a time. It rounds down, but one of two or more may
+    /// always go.
+    pub max_percent: Percent,
+}
+
+/// How much the backends of a pool may be asked to do at a time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PoolLimits {
+    /// Requests in flight on one backend; `None` is no limit.
+    pub connections_per_backend: Option<NonZeroUsize>,
+    /// Requests that may wait for a backend below its limit.
+    pub queue: usize,
+    /// The longest a request waits.
+    pub queue_timeout: Duration,
+}
+
+impl Default for PoolLimits {
+    fn default() -> Self {
+        Self { connections_per_backend: None, queue: 0, queue_timeout: Duration::from_secs(5) }
+    }
 }
 
 /// The `Host` field a backend sees.
@@ -106,15 +226,85 @@ pub struct StatusRange {
 }
 
 /// When a request is tried again.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Retry {
     /// Tries after the first, each on a backend not yet tried.
     pub attempts: u32,
+    /// The failures after which a request is tried again.
+    pub on: Vec<RetryOn>,
+    /// The pause before a try.
+    pub backoff: Backoff,
+    /// The most tries beyond the first, over all requests of the pool.
+    pub budget: Budget,
+    /// How long one try may take until the response's headers; `None` is no limit of its own.
+    pub per_try_timeout: Option<Duration>,
+}
+
+/// A failure after which a request may be tried again. All but the first two are for idempotent
+/// methods only: the backend may have acted on the request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RetryOn {
+    /// No connection could be made.
+    ConnectFailure,
+    /// The backend refused the stream before it looked at it.
+    RefusedStream,
+    /// The connection broke before an answer.
+    Reset,
+    /// The answer did not begin in time.
+    Timeout,
+    /// The backend answered 502, 503 or 504.
+    Status(u16),
+}
+
+/// The pause before a try: a random part of `base` times two for each try before, at most `max`
+/// ("full jitter").
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Backoff {
+    /// The longest pause before the first retry.
+    pub base: Duration,
+    /// The longest pause.
+    pub max: Duration,
+}
+
+/// The most retries of a pool: a share of its requests, and a floor for pools with few.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Budget {
+    /// Retries as a share of the requests of the last ten seconds.
+    pub percent: Percent,
+    /// Retries that are allowed whatever the share.
+    pub min_per_second: u32,
+}
+
+impl Retry {
+    /// The defaults with this many attempts.
+    pub fn with_attempts(attempts: u32) -> Self {
+        Self {
+            attempts,
+            on: vec![RetryOn::ConnectFailure, RetryOn::RefusedStream, RetryOn::Reset],
+            backoff: Backoff { base: Duration::from_millis(25), max: Duration::from_millis(250) },
+            budget: Budget {
+                percent: Percent::try_new(20.0).expect("20 is a percentage"),
+                min_per_second: 3,
+            },
+            per_try_timeout: None,
+        }
+    }
 }
 
 impl Default for Retry {
     fn default() -> Self {
-        Self { attempts: 2 }
+        Self::with_attempts(2)
+    }
+}
+
+impl Default for Ejection {
+    fn default() -> Self {
+        Self {
+            consecutive_failures: NonZeroU32::MIN.saturating_add(4),
+            base_time: Duration::from_secs(30),
+            max_time: Duration::from_secs(300),
+            max_percent: Percent::try_new(50.0).expect("50 is a percentage"),
+        }
     }
 }
 

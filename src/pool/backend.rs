@@ -1,13 +1,16 @@
 //! A backend: what the configuration says of it, and the state that outlives a configuration.
 
-use super::health::HealthState;
-use crate::model::{BackendName, Weight};
+use super::{Tag, Time, ejection::Standing, ewma::PeakEwma, health::HealthState};
+use crate::model::{BackendName, BackendState as Admission, Weight};
 use http::HeaderValue;
 use pingora_core::protocols::l4::socket::SocketAddr;
 use pingora_load_balancing::Backend;
-use std::sync::{
-    Arc, Mutex, PoisonError,
-    atomic::{AtomicU8, AtomicUsize, Ordering::Relaxed},
+use std::{
+    sync::{
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
+        atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed},
+    },
+    time::Duration,
 };
 
 /// What active probing knows of a backend.
@@ -32,16 +35,56 @@ impl Health {
     }
 }
 
+/// No weight was set at run time.
+const AS_CONFIGURED: u32 = u32::MAX;
+/// The share of its weight with which a backend begins its slow start.
+const FIRST_SHARE: f64 = 0.1;
+
 /// The state of one address in one pool. It is shared by every configuration that names the
 /// address, so a reload forgets nothing.
-#[derive(Default, Debug)]
+#[derive(Debug)]
 pub struct BackendState {
     /// Requests that hold a [`super::Lease`] on the backend.
     in_flight: AtomicUsize,
-    /// A copy of what `probing` last decided, read on every rebuild without its lock.
+    /// A copy of what `probing` last decided, read without its lock.
     health: AtomicU8,
     /// The state machine of rise and fall; locked once a probe.
     probing: Mutex<HealthState>,
+    /// Until when it is ejected, in nanoseconds; 0 when it is not.
+    ejected_until: AtomicU64,
+    /// What real traffic has shown; locked after a failure, and after a success that follows one.
+    standing: Mutex<Standing>,
+    /// Whether `standing` has anything to forget, so that most successes need no lock.
+    blemished: AtomicBool,
+    /// When the slow start began, in nanoseconds; 0 when there is none.
+    came_back: AtomicU64,
+    /// How fast it answers; locked for a few instructions.
+    speed: Mutex<PeakEwma>,
+    /// What the operator decided at run time: 0 as configured, else an admission plus one.
+    admission: AtomicU8,
+    /// The weight set at run time.
+    weight: AtomicU32,
+}
+
+impl Default for BackendState {
+    fn default() -> Self {
+        Self {
+            in_flight: AtomicUsize::new(0),
+            health: AtomicU8::new(Health::Unknown as u8),
+            probing: Mutex::default(),
+            ejected_until: AtomicU64::new(0),
+            standing: Mutex::default(),
+            blemished: AtomicBool::new(false),
+            came_back: AtomicU64::new(0),
+            speed: Mutex::default(),
+            admission: AtomicU8::new(0),
+            weight: AtomicU32::new(AS_CONFIGURED),
+        }
+    }
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl BackendState {
@@ -55,6 +98,26 @@ impl BackendState {
         Health::from_u8(self.health.load(Relaxed))
     }
 
+    /// Until when it is ejected, if it is at `now`.
+    pub fn ejected_until(&self, now: Time) -> Option<Time> {
+        let until = Time::from_nanos(self.ejected_until.load(Relaxed));
+        (until > now).then_some(until)
+    }
+
+    /// The moving average of its time to first byte at `now`.
+    pub fn speed(&self, now: Time) -> Duration {
+        Duration::from_nanos(self.cost(now) as u64)
+    }
+
+    /// The same in nanoseconds, for comparisons.
+    pub(super) fn cost(&self, now: Time) -> f64 {
+        locked(&self.speed).at(now)
+    }
+
+    pub(super) fn observe_speed(&self, took: Duration, now: Time) {
+        locked(&self.speed).observe(took, now);
+    }
+
     pub(super) fn begin_request(&self) {
         self.in_flight.fetch_add(1, Relaxed);
     }
@@ -65,10 +128,47 @@ impl BackendState {
 
     /// Runs one step of the health state machine and publishes its verdict.
     pub(super) fn with_probing<T>(&self, step: impl FnOnce(&mut HealthState) -> T) -> T {
-        let mut probing = self.probing.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut probing = locked(&self.probing);
         let outcome = step(&mut probing);
         self.health.store(probing.health() as u8, Relaxed);
         outcome
+    }
+
+    /// Runs one step of the ejection state machine.
+    pub(super) fn with_standing<T>(&self, step: impl FnOnce(&mut Standing) -> T) -> T {
+        let mut standing = locked(&self.standing);
+        let outcome = step(&mut standing);
+        self.blemished.store(!standing.is_clean(), Relaxed);
+        outcome
+    }
+
+    pub(super) fn is_blemished(&self) -> bool {
+        self.blemished.load(Relaxed)
+    }
+
+    pub(super) fn set_ejected(&self, until: Time) {
+        self.ejected_until.store(until.as_nanos(), Relaxed);
+    }
+
+    /// Ends an ejection whose time is over; `true` if there was one.
+    pub(super) fn end_ejection(&self, now: Time) -> bool {
+        let until = self.ejected_until.load(Relaxed);
+        let over = until != 0 && Time::from_nanos(until) <= now;
+        let zero = || self.ejected_until.compare_exchange(until, 0, Relaxed, Relaxed).is_ok();
+        over && zero()
+    }
+
+    pub(super) fn set_came_back(&self, at: Time) {
+        self.came_back.store(at.as_nanos().max(1), Relaxed);
+    }
+
+    /// What the operator decided at run time.
+    pub(super) fn set_admission(&self, admission: Admission) {
+        self.admission.store(admission as u8 + 1, Relaxed);
+    }
+
+    pub(super) fn set_weight(&self, weight: Weight) {
+        self.weight.store(weight.get(), Relaxed);
     }
 }
 
@@ -79,12 +179,17 @@ pub struct Member {
     pub(super) name: BackendName,
     pub(super) name_value: HeaderValue,
     pub(super) address: SocketAddr,
+    /// What identifies it among the members of its pool, in this process and in any other.
+    pub(super) key: String,
     /// What a backend expects as `Host` when it is to see its own address.
     pub(super) authority: HeaderValue,
     pub(super) weight: Weight,
     pub(super) backup: bool,
+    pub(super) admission: Admission,
     pub(super) probed: bool,
     pub(super) state: Arc<BackendState>,
+    /// The member's tag in its pool's tickets, computed on first use.
+    pub(super) tag: OnceLock<Tag>,
 }
 
 impl Member {
@@ -113,14 +218,22 @@ impl Member {
         &self.address
     }
 
+    /// The address as text, which identifies it among the members of its pool.
+    pub fn key(&self) -> &str {
+        &self.key
+    }
+
     /// The backend's address as it is written in the configuration, as a `Host`.
     pub fn authority(&self) -> &HeaderValue {
         &self.authority
     }
 
-    /// Its share of traffic.
-    pub fn weight(&self) -> Weight {
-        self.weight
+    /// Its share of traffic: as set at run time, else as configured.
+    pub fn weight(&self) -> u32 {
+        match self.state.weight.load(Relaxed) {
+            AS_CONFIGURED => self.weight.get(),
+            weight => weight,
+        }
     }
 
     /// Whether it serves only when no other is usable.
@@ -133,10 +246,42 @@ impl Member {
         &self.state
     }
 
-    /// Whether new requests may go to it. A backend that is probed but has no result yet gets none:
-    /// the first probe decides.
-    pub fn is_usable(&self) -> bool {
-        !self.probed || self.state.health() == Health::Healthy
+    /// Whether it takes requests: as decided at run time, else as configured.
+    pub fn admission(&self) -> Admission {
+        match self.state.admission.load(Relaxed) {
+            1 => Admission::Active,
+            2 => Admission::Draining,
+            3 => Admission::Disabled,
+            _ => self.admission,
+        }
+    }
+
+    /// Whether nothing speaks against its working: probes succeed and it is not ejected. A backend
+    /// that is probed but has no result yet is not known to work: the first probe decides.
+    pub(super) fn works(&self, now: Time) -> bool {
+        let healthy = !self.probed || self.state.health() == Health::Healthy;
+        healthy && self.state.ejected_until(now).is_none()
+    }
+
+    /// Whether new requests may go to it.
+    pub fn is_usable(&self, now: Time) -> bool {
+        self.admission() == Admission::Active && self.works(now)
+    }
+
+    /// Whether the requests of a client that stays with it may go to it.
+    pub(super) fn keeps_clients(&self, now: Time) -> bool {
+        self.admission() != Admission::Disabled && self.works(now)
+    }
+
+    /// How much of its weight counts at `now`: all of it, or less while it comes back.
+    pub(super) fn share(&self, slow_start: Duration, now: Time) -> f64 {
+        let came_back = self.state.came_back.load(Relaxed);
+        if came_back == 0 || slow_start.is_zero() {
+            return 1.0;
+        }
+        let since = now.since(Time::from_nanos(came_back));
+        let done = since.as_secs_f64() / slow_start.as_secs_f64();
+        (FIRST_SHARE + (1.0 - FIRST_SHARE) * done).min(1.0)
     }
 
     /// What identifies the backend among those a request has tried.
@@ -149,4 +294,45 @@ impl Member {
 /// includes its weight, and a change of weight must not make another backend of it.
 pub(super) fn selectable(address: SocketAddr) -> Backend {
     Backend { addr: address, weight: 1, ext: pingora_load_balancing::Extensions::new() }
+}
+
+/// How a [`Member`] is made outside of discovery: by the simulator and by tests.
+#[derive(Clone, Debug)]
+pub struct MemberSpec {
+    /// Its name, which is its key as well.
+    pub name: String,
+    /// Its share of traffic.
+    pub weight: Weight,
+    /// Whether it serves only when no other is usable.
+    pub backup: bool,
+    /// Whether it is probed, and unusable until a probe succeeds.
+    pub probed: bool,
+}
+
+impl MemberSpec {
+    /// A member at position `order` of its pool, with a state of its own or one that it takes over.
+    ///
+    /// # Panics
+    /// If the name is not a valid one.
+    pub fn build(self, order: usize, state: Arc<BackendState>) -> Arc<Member> {
+        let name = BackendName::try_new(&self.name).expect("a valid name");
+        let value = HeaderValue::from_str(&self.name).expect("names are visible ASCII");
+        let port = u16::try_from(order % 60_000).expect("below 60,000") + 1;
+        let host = u8::try_from(order / 60_000).expect("few enough members");
+        let address = std::net::SocketAddr::from(([127, 0, 0, host], port));
+        Arc::new(Member {
+            order,
+            name,
+            name_value: value.clone(),
+            address: SocketAddr::Inet(address),
+            key: self.name,
+            authority: value,
+            weight: self.weight,
+            backup: self.backup,
+            admission: Admission::Active,
+            probed: self.probed,
+            state,
+            tag: OnceLock::new(),
+        })
+    }
 }

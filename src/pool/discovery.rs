@@ -11,7 +11,7 @@ use std::{
     io,
     net::{IpAddr, SocketAddr as InetAddr},
     os::unix::net::SocketAddr as UnixAddr,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, OnceLock, PoisonError},
     time::Duration,
 };
 
@@ -108,10 +108,13 @@ impl Discovery {
             name,
             address,
             authority: header_value(&authority),
+            key,
             weight: backend.weight,
+            admission: backend.state,
             backup: backend.backup,
             probed: self.probed,
             state,
+            tag: OnceLock::new(),
         }
     }
 }

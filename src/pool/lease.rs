@@ -1,22 +1,51 @@
 //! What a request holds while it is on a backend, and what it remembers of the ones it tried.
 
-use super::Member;
-use std::{ops::Deref, sync::Arc};
+use super::{Member, Queue};
+use std::{
+    ops::Deref,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
+};
+
+/// What the leases of one pool have in common.
+#[derive(Debug)]
+pub(super) struct Ledger {
+    /// Requests in flight on all backends of the pool.
+    in_flight: AtomicUsize,
+    /// Those who wait for one to end.
+    pub(super) queue: Arc<Queue>,
+}
+
+impl Ledger {
+    pub(super) fn new(queue: Queue) -> Self {
+        Self { in_flight: AtomicUsize::new(0), queue: Arc::new(queue) }
+    }
+
+    pub(super) fn in_flight(&self) -> usize {
+        self.in_flight.load(Relaxed)
+    }
+}
 
 /// One request's place on a backend. The request counts as in flight from the pick until this is
 /// dropped, on whatever path.
 #[derive(Debug)]
-pub struct Lease(Arc<Member>);
+pub struct Lease {
+    member: Arc<Member>,
+    ledger: Arc<Ledger>,
+}
 
 impl Lease {
-    pub(super) fn new(member: Arc<Member>) -> Self {
+    pub(super) fn new(member: Arc<Member>, ledger: Arc<Ledger>) -> Self {
         member.state.begin_request();
-        Self(member)
+        ledger.in_flight.fetch_add(1, Relaxed);
+        Self { member, ledger }
     }
 
     /// The backend.
     pub fn member(&self) -> &Arc<Member> {
-        &self.0
+        &self.member
     }
 }
 
@@ -24,13 +53,15 @@ impl Deref for Lease {
     type Target = Member;
 
     fn deref(&self) -> &Member {
-        &self.0
+        &self.member
     }
 }
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        self.0.state.end_request();
+        self.member.state.end_request();
+        self.ledger.in_flight.fetch_sub(1, Relaxed);
+        self.ledger.queue.call_next();
     }
 }
 

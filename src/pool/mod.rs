@@ -1,30 +1,41 @@
 //! A pool at run time: its backends, their shared state, and which of them gets the next request.
 //!
 //! Membership comes from Pingora's [`Backends`] through our [`Discovery`]; health comes from
-//! `health`. Both meet in an immutable `View`, rebuilt when either changes and swapped in whole,
-//! so that a pick reads one pointer and takes no lock. Pingora's `LoadBalancer` is its `Backends`
-//! plus a selector that it rebuilds on membership changes only. A pick from it searches for a
-//! healthy backend, in a bounded number of steps that concurrent picks share, so it may find none
-//! where there is one; and what it falls back to ignores weights. We make the selector of usable
-//! backends alone, which is why the two halves are used separately here.
+//! `health`, ejections from what requests report. All meet in an immutable `View`, rebuilt when one
+//! of them changes and swapped in whole, so that a pick reads one pointer and takes no lock.
+//! Pingora's `LoadBalancer` is its `Backends` plus a selector that it rebuilds on membership changes
+//! only. A pick from it searches for a healthy backend, in a bounded number of steps that concurrent
+//! picks share, so it may find none where there is one; and what it falls back to ignores weights. We
+//! make the selector of usable backends alone, which is why the two halves are used separately here.
 //!
-//! Nothing here knows of HTTP sessions, and nothing here reads a clock or a random number on its
-//! own: both are arguments.
+//! Every decision is [`Core`]'s, which knows of no clock, socket or task; [`Pool`] gives it those.
+//! Nothing here knows of HTTP sessions.
 
 mod backend;
 mod balance;
+mod budget;
+mod core;
 mod discovery;
+mod ejection;
+mod ewma;
 mod health;
 mod lease;
+mod queue;
+mod ticket;
+mod time;
 mod view;
 
-pub use backend::{BackendState, Health, Member};
+pub use self::core::{Core, Outcome, Picked, Wanted};
+pub use backend::{BackendState, Health, Member, MemberSpec};
+pub use balance::hash;
 pub use discovery::Discovery;
-pub use health::ProbeReport;
+pub use health::{Change, ProbeReport};
 pub use lease::{Lease, Tried};
+pub use queue::{Place, Queue};
+pub use ticket::{Tag, Ticket, Tickets};
+pub use time::{Clock, Time};
 
 use crate::model;
-use arc_swap::ArcSwap;
 use pingora_load_balancing::Backends;
 use rand::RngCore;
 use std::{
@@ -32,14 +43,23 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
-use tokio::sync::watch;
-use view::View;
+use tokio::sync::{Notify, watch};
 
 /// The states of backends, shared between the configurations that name them: a backend keeps its
 /// counters and its health when a new configuration mentions it again.
-#[derive(Default, Debug)]
+#[derive(Debug)]
 pub struct Interner {
+    /// The clock that the times in the states come from.
+    clock: Clock,
     states: Mutex<HashMap<(model::PoolName, String), Arc<BackendState>>>,
+    /// What tickets are signed with where the configuration gives no secret.
+    secret: [u8; 32],
+}
+
+impl Default for Interner {
+    fn default() -> Self {
+        Self { clock: Clock::start(), states: Mutex::default(), secret: rand::random() }
+    }
 }
 
 impl Interner {
@@ -52,58 +72,84 @@ impl Interner {
 
 /// A pool of backends.
 pub struct Pool {
-    spec: model::Pool,
+    core: Core,
+    clock: Clock,
     backends: Backends,
-    view: ArcSwap<View>,
-    /// Serializes rebuilds of the view, so that a late one cannot put back what an earlier one saw.
-    rebuilding: Mutex<()>,
+    tickets: Tickets,
     /// Changes whenever discovery has run.
     membership: watch::Sender<()>,
     /// Whether every backend known at the start has been probed once.
     checked: watch::Sender<bool>,
+    /// Told when an ejection has begun.
+    ejected: Notify,
+    /// Whether the pool had a usable backend when that was last reported.
+    was_usable: Mutex<bool>,
 }
 
 impl Pool {
     /// A pool as configured, with no members until [`Pool::discover`] has run.
     pub fn new(spec: model::Pool, interner: Arc<Interner>) -> Arc<Self> {
+        let clock = interner.clock;
+        let secret = spec.sticky.as_ref().and_then(|sticky| sticky.secret.as_ref());
+        let secret = secret.map_or(&interner.secret[..], String::as_bytes);
+        let tickets = Tickets::new(spec.name.as_str(), secret);
         let backends = Backends::new(Box::new(Discovery::new(&spec, interner)));
-        let view = View::new(spec.balance, Vec::new());
         Arc::new(Self {
-            spec,
+            core: Core::new(spec),
+            clock,
             backends,
-            view: ArcSwap::from_pointee(view),
-            rebuilding: Mutex::new(()),
+            tickets,
             membership: watch::Sender::new(()),
             checked: watch::Sender::new(false),
+            ejected: Notify::new(),
+            was_usable: Mutex::new(true),
         })
     }
 
     /// What the configuration says of the pool.
     pub fn spec(&self) -> &model::Pool {
-        &self.spec
+        self.core.spec()
     }
 
-    /// Picks a backend that is not in `tried` and counts the request on it until the lease is
-    /// dropped. `None` when no usable backend is left to try.
-    pub fn pick(&self, tried: &Tried, rng: &mut dyn RngCore) -> Option<Lease> {
-        self.view.load().pick(tried, rng).map(Lease::new)
+    /// The pool's decisions, for those who bring their own time.
+    pub fn core(&self) -> &Core {
+        &self.core
     }
 
-    /// Whether a backend that is not in `tried` could be picked now.
-    pub fn has_untried(&self, tried: &Tried) -> bool {
-        self.view.load().has_untried(tried)
+    /// The present moment on the clock that the pool's times come from.
+    pub fn now(&self) -> Time {
+        self.clock.now()
+    }
+
+    /// Makes and reads what clients stay with a backend by.
+    pub fn tickets(&self) -> &Tickets {
+        &self.tickets
+    }
+
+    /// Picks a backend.
+    pub fn pick(&self, wanted: &Wanted<'_>, rng: &mut dyn RngCore) -> Picked {
+        self.core.pick(wanted, self.clock.now(), rng)
+    }
+
+    /// Takes in how a request ended on a backend.
+    pub fn report(&self, member: &Member, outcome: Outcome) {
+        if self.core.report(member, outcome, self.clock.now()) {
+            self.ejected.notify_one();
+        }
     }
 
     /// The members, usable or not, in file order.
     pub fn members(&self) -> Arc<[Arc<Member>]> {
-        self.view.load().members().clone()
+        self.core.members()
     }
 
     /// Finds the pool's members: once at the start, and again for pools with host names.
     pub async fn discover(&self) {
         // Our discovery reports its own failures and always has an answer.
         let _ = self.backends.update(|_| ()).await;
-        self.rebuild();
+        let members = self.backends.get_backend().iter().filter_map(Member::of).cloned().collect();
+        self.core.set_members(members, self.clock.now());
+        self.report_availability();
         self.membership.send_replace(());
     }
 
@@ -112,12 +158,12 @@ impl Pool {
         let by_name = |backend: &model::Backend| {
             matches!(backend.address, model::BackendAddress::Host { .. })
         };
-        self.spec.backends.iter().any(by_name)
+        self.spec().backends.iter().any(by_name)
     }
 
     /// How often [`Pool::discover`] wants to run.
     pub fn resolve_interval(&self) -> Duration {
-        self.spec.resolve_interval
+        self.spec().resolve_interval
     }
 
     /// Resolves when the first pass over the pool's backends is over.
@@ -127,39 +173,46 @@ impl Pool {
         let _ = checked.wait_for(|checked| *checked).await;
     }
 
-    /// Makes a new view from the present members and their present health, and says so when the
-    /// pool has lost its last usable backend or has got one back.
-    fn rebuild(&self) {
-        let _one_at_a_time = self.rebuilding.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut members: Vec<Arc<Member>> =
-            self.backends.get_backend().iter().filter_map(Member::of).cloned().collect();
-        members.sort_by_key(|member| member.order());
-        let view = View::new(self.spec.balance, members);
-        let usable_now = view.is_usable();
-        let before = self.view.swap(Arc::new(view));
-        self.report_availability(before.is_usable(), usable_now);
+    /// Follows ejections for as long as it is polled: rebuilding what is picked from is not done on
+    /// the path of a request.
+    pub async fn run_maintenance(&self) {
+        loop {
+            let due = self.core.maintain(self.clock.now());
+            self.report_availability();
+            let ejected = self.ejected.notified();
+            if due == Time::NEVER {
+                ejected.await;
+                continue;
+            }
+            let due = tokio::time::Instant::from_std(self.clock.instant(due));
+            // Whichever comes first, the view is due.
+            let _ = tokio::time::timeout_at(due, ejected).await;
+        }
     }
 
-    fn report_availability(&self, before: bool, now: bool) {
-        let name = &self.spec.name;
-        if *self.checked.borrow() {
-            match (before, now) {
-                (true, false) => log::error!("pool {name} has no usable backend left"),
-                (false, true) => log::info!("pool {name} has a usable backend again"),
-                _ => {}
-            }
+    /// Says so when the pool has lost its last usable backend or has got one back.
+    fn report_availability(&self) {
+        if !*self.checked.borrow() {
+            return;
+        }
+        let mut was_usable = self.was_usable.lock().unwrap_or_else(PoisonError::into_inner);
+        let usable = self.core.is_usable();
+        let name = &self.spec().name;
+        match (std::mem::replace(&mut *was_usable, usable), usable) {
+            (true, false) => log::error!("pool {name} has no usable backend left"),
+            (false, true) => log::info!("pool {name} has a usable backend again"),
+            _ => {}
         }
     }
 
     fn mark_checked(&self) {
-        if !self.checked.send_replace(true) && !self.view.load().is_usable() {
-            log::error!("pool {} has no usable backend left", self.spec.name);
-        }
+        self.checked.send_replace(true);
+        self.report_availability();
     }
 }
 
 impl std::fmt::Debug for Pool {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Pool").field("name", &self.spec.name).finish_non_exhaustive()
+        f.debug_struct("Pool").field("name", &self.spec().name).finish_non_exhaustive()
     }
 }

@@ -1,96 +1,177 @@
 //! The backends of a pool as they are at one moment, ready to be picked from.
 
-use super::{Member, Tried, balance::Balancer};
-use crate::model::BalancePolicy;
+use super::{Member, Time, Tried, balance::Balancer};
+use crate::model::{self, BackendState as Admission, Percent};
 use rand::RngCore;
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
-/// An immutable picture of a pool: its members, and the usable ones by tier.
+/// What a request asks of a pick.
+pub(super) struct Ask<'a> {
+    pub(super) now: Time,
+    /// What the hashing policies go by.
+    pub(super) key: Option<u64>,
+    /// What must not be picked again.
+    pub(super) tried: &'a Tried,
+    /// The most requests in flight on one backend.
+    pub(super) limit: Option<usize>,
+    pub(super) slow_start: Duration,
+    /// Requests in flight on the whole pool.
+    pub(super) in_flight: usize,
+}
+
+impl Ask<'_> {
+    /// How much of its weight a member counts for.
+    pub(super) fn share(&self, member: &Member) -> f64 {
+        member.share(self.slow_start, self.now)
+    }
+
+    fn is_full(&self, member: &Member) -> bool {
+        self.limit.is_some_and(|limit| member.state().in_flight() >= limit)
+    }
+}
+
+/// What a pick found.
+#[derive(Debug)]
+pub(super) enum Found {
+    Member(Arc<Member>),
+    /// There are usable backends, but each has as many requests as it may.
+    Busy,
+    /// There is no usable backend that was not tried.
+    Nothing,
+}
+
+/// An immutable picture of a pool: its members, and those to pick from by tier.
 pub(super) struct View {
     members: Arc<[Arc<Member>]>,
     /// The primaries, then the backups: a tier is used when those before it have nothing left.
     tiers: [Tier; 2],
+    /// When the first of the ejections that this view knows of ends.
+    valid_until: Time,
 }
 
-/// The usable members of one tier with a share of the traffic.
-struct Tier {
-    members: Box<[Arc<Member>]>,
+/// The members of one tier with a share of the traffic.
+pub(super) struct Tier {
+    pub(super) members: Box<[Arc<Member>]>,
     balancer: Balancer,
+    /// Whether so few of the tier are usable that all are used.
+    panic: bool,
+    usable: usize,
 }
 
 impl View {
-    pub(super) fn new(policy: BalancePolicy, members: Vec<Arc<Member>>) -> Self {
+    pub(super) fn new(
+        spec: &model::Pool,
+        members: Vec<Arc<Member>>,
+        now: Time,
+        before: Option<&Self>,
+    ) -> Self {
         let tier = |backup: bool| {
-            let usable = |member: &&Arc<Member>| {
-                member.is_backup() == backup && member.weight().get() > 0 && member.is_usable()
-            };
-            Tier::new(policy, members.iter().filter(usable).cloned().collect())
+            let before = before.map(|view| &view.tiers[usize::from(backup)]);
+            Tier::new(spec, &members, backup, now, before)
         };
-        let tiers = [tier(false), tier(true)];
-        Self { members: members.into(), tiers }
+        let mut tiers = [tier(false), tier(true)];
+        choose_panic(&mut tiers, spec, &members, now);
+        let ejections = members.iter().filter_map(|member| member.state().ejected_until(now));
+        let valid_until = ejections.min().unwrap_or(Time::NEVER);
+        Self { members: members.into(), tiers, valid_until }
     }
 
     pub(super) fn members(&self) -> &Arc<[Arc<Member>]> {
         &self.members
     }
 
+    pub(super) fn valid_until(&self) -> Time {
+        self.valid_until
+    }
+
+    /// Whether there is anything to pick.
     pub(super) fn is_usable(&self) -> bool {
-        self.tiers.iter().any(|tier| !tier.members.is_empty())
+        self.tiers.iter().any(|tier| tier.usable > 0 || tier.panic)
     }
 
-    pub(super) fn has_untried(&self, tried: &Tried) -> bool {
-        let untried = |member: &Arc<Member>| !tried.contains(member);
-        self.tiers.iter().any(|tier| tier.members.iter().any(untried))
+    pub(super) fn has_untried(&self, tried: &Tried, now: Time) -> bool {
+        let untried = |tier: &Tier| {
+            tier.members.iter().any(|member| !tried.contains(member) && tier.uses(member, now))
+        };
+        self.tiers.iter().any(untried)
     }
 
-    pub(super) fn pick(&self, tried: &Tried, rng: &mut dyn RngCore) -> Option<Arc<Member>> {
-        self.tiers.iter().find_map(|tier| tier.pick(tried, rng)).cloned()
+    pub(super) fn pick(&self, ask: &Ask<'_>, rng: &mut dyn RngCore) -> Found {
+        for tier in &self.tiers {
+            match tier.pick(ask, rng) {
+                Found::Nothing => {}
+                // A tier that is only busy is waited for; the backups are for when it is gone.
+                found => return found,
+            }
+        }
+        Found::Nothing
     }
+}
+
+/// Panic looks at the chosen tier: the first with a usable backend, or the primaries if none has.
+fn choose_panic(tiers: &mut [Tier; 2], spec: &model::Pool, members: &[Arc<Member>], now: Time) {
+    let backup = tiers[0].usable == 0 && tiers[1].usable > 0;
+    let chosen = &mut tiers[usize::from(backup)];
+    let all = active(members, backup).count();
+    if is_panic(chosen.usable, all, spec.panic_threshold) {
+        *chosen = Tier::in_panic(spec, members, backup, now);
+    }
+}
+
+fn is_panic(usable: usize, all: usize, threshold: Percent) -> bool {
+    all > 0 && (usable as f64) < all as f64 * threshold.fraction()
+}
+
+/// The members of a tier that take requests and have a share of them.
+fn active(members: &[Arc<Member>], backup: bool) -> impl Iterator<Item = &Arc<Member>> {
+    members.iter().filter(move |member| {
+        member.is_backup() == backup
+            && member.weight() > 0
+            && member.admission() == Admission::Active
+    })
 }
 
 impl Tier {
-    fn new(policy: BalancePolicy, members: Box<[Arc<Member>]>) -> Self {
-        let balancer = Balancer::new(policy, &members);
-        Self { members, balancer }
+    fn new(
+        spec: &model::Pool,
+        members: &[Arc<Member>],
+        backup: bool,
+        now: Time,
+        before: Option<&Self>,
+    ) -> Self {
+        let usable = |member: &&Arc<Member>| member.is_usable(now);
+        let count = active(members, backup).filter(usable).count();
+        // The hashing policies keep those that are out in their tables: a key whose backend is out
+        // goes to the next, and every other key stays where it is.
+        let members: Box<[_]> = if spec.balance.policy.is_hashing() {
+            active(members, backup).cloned().collect()
+        } else {
+            active(members, backup).filter(usable).cloned().collect()
+        };
+        let balancer = Balancer::new(&spec.balance, &members, before.map(|tier| &tier.balancer));
+        Self { members, balancer, panic: false, usable: count }
     }
 
-    fn pick(&self, tried: &Tried, rng: &mut dyn RngCore) -> Option<&Arc<Member>> {
-        if self.members.is_empty() {
-            return None;
-        }
-        if tried.is_empty() {
-            return self.balancer.pick(&self.members, rng);
-        }
-        self.balancer.pick_untried(&self.members, tried, rng)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::pool::balance::tests::{member, rng};
-
-    #[test]
-    fn backups_serve_only_when_no_primary_is_left() {
-        let mut spare = member("spare", 1);
-        Arc::get_mut(&mut spare).unwrap().backup = true;
-        let primary = member("primary", 1);
-        let view = View::new(BalancePolicy::RoundRobin, vec![primary.clone(), spare.clone()]);
-        let mut tried = Tried::default();
-        for _ in 0..10 {
-            assert_eq!(view.pick(&tried, &mut rng()).unwrap().name(), primary.name());
-        }
-        tried.add(&primary);
-        assert_eq!(view.pick(&tried, &mut rng()).unwrap().name(), spare.name());
-        tried.add(&spare);
-        assert!(view.pick(&tried, &mut rng()).is_none());
-        assert!(!view.has_untried(&tried));
+    fn in_panic(spec: &model::Pool, members: &[Arc<Member>], backup: bool, now: Time) -> Self {
+        let all: Box<[_]> = active(members, backup).cloned().collect();
+        let usable = all.iter().filter(|member| member.is_usable(now)).count();
+        let balancer = Balancer::new(&spec.balance, &all, None);
+        Self { members: all, balancer, panic: true, usable }
     }
 
-    #[test]
-    fn weight_zero_gets_nothing() {
-        let view = View::new(BalancePolicy::Random, vec![member("idle", 0)]);
-        assert!(!view.is_usable());
-        assert!(view.pick(&Tried::default(), &mut rng()).is_none());
+    /// Whether the tier uses `member` at `now`. The view may be older than what is known of it.
+    fn uses(&self, member: &Member, now: Time) -> bool {
+        let active = member.admission() == Admission::Active;
+        active && (self.panic || member.works(now))
+    }
+
+    fn pick(&self, ask: &Ask<'_>, rng: &mut dyn RngCore) -> Found {
+        let may = |member: &Member| self.uses(member, ask.now) && !ask.tried.contains(member);
+        let allowed = |member: &Member| may(member) && !ask.is_full(member);
+        if let Some(index) = self.balancer.pick(&self.members, ask, &allowed, rng) {
+            return Found::Member(self.members[index].clone());
+        }
+        let busy = ask.limit.is_some() && self.members.iter().any(|member| may(member));
+        if busy { Found::Busy } else { Found::Nothing }
     }
 }

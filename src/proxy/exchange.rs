@@ -1,16 +1,14 @@
 //! One request and its answer.
 
-use super::{Answer, Link, Reason, answer, client, forward::FORWARDED_PROTO};
+use super::{Answer, Link, Reason, answer, routing};
 use crate::{
-    pool::{Lease, Pool, Tried},
-    route::{Facts, host_without_port, normal_path},
-    runtime::{Action, Route, Snapshot},
+    pool::{Lease, Member, Outcome, Pool, Tried},
+    runtime::{Route, Snapshot},
 };
 use http::{HeaderValue, Method, StatusCode, header};
-use pingora::{Error, ErrorType, Result, http::RequestHeader, upstreams::peer::HttpPeer};
+use pingora::{Result, http::RequestHeader};
 use pingora_proxy::Session;
 use std::{
-    borrow::Cow,
     net::IpAddr,
     ops::{Deref, DerefMut},
     sync::Arc,
@@ -31,6 +29,7 @@ pub enum RequestBody {
 
 /// One request, from the moment its head is whole until it is logged.
 #[derive(Debug)]
+#[allow(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 pub struct Exchange {
     pub(super) link: Arc<Link>,
     pub(super) snapshot: Arc<Snapshot>,
@@ -39,9 +38,10 @@ pub struct Exchange {
     pub(super) began: Instant,
     pub(super) time: SystemTime,
     /// When the head was whole.
-    received: Instant,
+    pub(super) received: Instant,
     /// Index into the snapshot's routes.
     pub(super) route: Option<usize>,
+    pub(super) route_deadline: Option<Instant>,
     pub(super) pool: Option<Arc<Pool>>,
     pub(super) client: Option<IpAddr>,
     /// Whether the connection comes from a trusted proxy.
@@ -49,19 +49,31 @@ pub struct Exchange {
     pub(super) request_id: HeaderValue,
     /// The target in normal form, if that differs from what was sent.
     pub(super) rewritten: Option<String>,
+    /// What the hashing policies go by.
+    pub(super) hash_key: Option<u64>,
+    /// What the request's sticky cookie says, if it has a good one.
+    pub(super) kept: Option<super::sticky::Kept>,
+    /// Whether the request asks for another protocol.
+    pub(super) upgrade: bool,
+    /// Whether the client waits for a 100 before it sends its body.
+    pub(super) expects_continue: bool,
+    pub(super) queue_time: Option<Duration>,
     pub(super) lease: Option<Lease>,
     pub(super) tried: Tried,
     pub(super) tries: u32,
+    /// The pause before the next try.
+    pub(super) pause: Duration,
     pub(super) replay: Replay,
+    /// Whether the present try ends because its status asks for another.
+    pub(super) retry_status: bool,
+    /// Whether the pool has heard how the present try ended.
+    pub(super) reported: bool,
     pub(super) try_began: Instant,
     pub(super) connect_time: Option<Duration>,
     pub(super) upstream_time: Option<Duration>,
     pub(super) reason: Reason,
     /// The status of an answer of ours; a backend's is read from the session.
     pub(super) own_status: Option<StatusCode>,
-    route_deadline: Option<Instant>,
-    /// Whether the client asks for another protocol on its connection.
-    pub(super) upgrade: bool,
     /// What the client wants for its connection, in Pingora's terms.
     pub(super) keepalive: Option<u64>,
     /// What an exchange that may be given up is logged with: its session is gone by then.
@@ -104,22 +116,29 @@ impl Exchange {
             time: SystemTime::now().checked_sub(arrival).unwrap_or(SystemTime::UNIX_EPOCH),
             received: now,
             route: None,
+            route_deadline: None,
             pool: None,
             client: None,
             from_trusted: false,
             request_id: HeaderValue::from_static("-"),
             rewritten: None,
+            hash_key: None,
+            kept: None,
+            upgrade: false,
+            expects_continue: false,
+            queue_time: None,
             lease: None,
             tried: Tried::default(),
             tries: 0,
+            pause: Duration::ZERO,
             replay: Replay::Unused,
+            retry_status: false,
+            reported: false,
             try_began: now,
             connect_time: None,
             upstream_time: None,
             reason: Reason::Ok,
             own_status: None,
-            route_deadline: None,
-            upgrade: false,
             keepalive: None,
             sketch: None,
         }
@@ -146,185 +165,45 @@ impl Exchange {
 
     /// Settles what becomes of the connection if the request is answered before its body was read:
     /// the rest is read and thrown away for a while. Not where the client waits for a 100 before it
-    /// sends its body, as it may then never send it. Notes what only the session knows, too.
+    /// sends its body, as it may then never send it.
     pub(super) fn settle(&mut self, session: &mut Session) {
         self.keepalive = session.get_keepalive();
         self.upgrade = asks_for_upgrade(session);
-        let waits = session.req_header().headers.contains_key(header::EXPECT);
-        session.set_close_on_response_before_downstream_finish(waits);
+        self.expects_continue = session.req_header().headers.contains_key(header::EXPECT);
+        self.link.set_waiting_to_continue(self.expects_continue);
+        session.set_close_on_response_before_downstream_finish(self.expects_continue);
         session.set_total_drain_timeout(Some(DRAIN));
+        routing::strip_nominated(session.req_header_mut());
     }
 
-    /// Finds the request's route; the error is an answer to give at once.
-    pub(super) fn route(&mut self, request: &RequestHeader) -> Result<(), Box<Answer>> {
-        self.identify(request);
-        let found = self.find_route(request)?;
-        let snapshot = self.snapshot.clone();
-        let Some(index) = found else { return Err(Answer::error(Reason::NoRoute).into()) };
-        self.route = Some(index);
-        let route = &snapshot.routes[index];
-        self.route_deadline = route.timeout.map(|timeout| self.received + timeout);
-        self.link.set_deadline(self.route_deadline);
-        let may_expire = self.route_deadline.is_some() || self.upgrade;
-        if may_expire || self.body == RequestBody::Streaming {
-            self.sketch = Some(Box::new(Sketch::of(request)));
-        }
-        match &route.action {
-            Action::Proxy(pools) => {
-                self.pool = Some(pools.choose(&mut rand::rng()).clone());
-                Ok(())
-            }
-            Action::Redirect(redirect) => Err(self.redirect(request, redirect).into()),
-            Action::Respond(fixed) => {
-                let answer = Answer::fixed(fixed.status, fixed.headers.clone(), fixed.body.clone());
-                Err(answer.into())
-            }
+    /// Keeps what the exchange is logged with if it is given up.
+    pub(super) fn remember(&mut self, request: &RequestHeader) {
+        self.sketch = Some(Box::new(Sketch::of(request)));
+    }
+
+    /// Tells the pool how the present try ended, once.
+    pub(super) fn report(&mut self, outcome: Outcome) {
+        if let (Some(pool), Some(lease), false) = (&self.pool, &self.lease, self.reported) {
+            pool.report(lease, outcome);
+            self.reported = true;
         }
     }
 
-    /// Learns who sends the request, and gives it its id.
-    fn identify(&mut self, request: &RequestHeader) {
-        let peer = self.link.client().map(|address| address.ip());
-        self.from_trusted = peer.is_some_and(|peer| self.snapshot.trusts(peer));
-        self.client = client::address(peer, &request.headers, &self.snapshot);
-        let given = request.headers.get(answer::X_REQUEST_ID).filter(|_| self.from_trusted);
-        self.request_id = match given {
-            Some(id) if client::is_request_id(id) => id.clone(),
-            _ => client::new_request_id(),
-        };
+    /// Tells the pool how the last try ended, if it has not heard yet. A backend that answered did
+    /// its part even if the client left before the end.
+    pub(super) fn conclude(&mut self) {
+        let answered = self.upstream_time.map(|first_byte| Outcome::Success { first_byte });
+        self.report(answered.unwrap_or(Outcome::Unknown));
     }
 
-    fn find_route(&mut self, request: &RequestHeader) -> Result<Option<usize>, Box<Answer>> {
-        let malformed = || Box::new(Answer::error(Reason::BadRequest));
-        let sent = std::str::from_utf8(request.raw_path()).map_err(|_| malformed())?;
-        let (path, query) = match sent.split_once('?') {
-            Some((path, query)) => (path, Some(query)),
-            None => (sent, None),
-        };
-        let path = normal_path(path).map_err(|_| malformed())?;
-        let host = host(request);
-        let facts = Facts {
-            listener: self.link.listener(),
-            host: &host,
-            path: &path,
-            query,
-            method: &request.method,
-            headers: &request.headers,
-        };
-        let found = self.snapshot.find_route(&facts);
-        if let Cow::Owned(path) = path {
-            self.rewritten = Some(query.map_or(path.clone(), |query| format!("{path}?{query}")));
-        }
-        Ok(found)
+    /// Tells the pool that the present try failed by the backend's fault.
+    pub(super) fn report_failure(&mut self) {
+        self.report(Outcome::Failure { took: self.try_began.elapsed() });
     }
 
-    /// The target that a backend sees.
-    fn target<'a>(&'a self, request: &'a RequestHeader) -> Cow<'a, str> {
-        match &self.rewritten {
-            Some(target) => Cow::Borrowed(target),
-            None => String::from_utf8_lossy(request.raw_path()),
-        }
-    }
-
-    fn redirect(&self, request: &RequestHeader, redirect: &crate::model::Redirect) -> Answer {
-        use crate::model::Variable;
-        let target = self.target(request);
-        let (path, query) = target.split_once('?').unwrap_or((&target, ""));
-        let location = redirect.to.render(|variable, text| match variable {
-            Variable::ClientIp => {
-                text.push_str(&self.client.map_or_else(String::new, |ip| ip.to_string()));
-            }
-            Variable::Host => text.push_str(&host(request)),
-            Variable::Path => text.push_str(path),
-            Variable::Query => text.push_str(query),
-            Variable::PathAndQuery => text.push_str(&target),
-            Variable::Method => text.push_str(request.method.as_str()),
-            Variable::Scheme => text.push_str(FORWARDED_PROTO),
-            Variable::RequestId => {
-                text.push_str(&String::from_utf8_lossy(self.request_id.as_bytes()));
-            }
-            Variable::Listener => text.push_str(self.listener().name.as_str()),
-            Variable::Route => {
-                text.push_str(self.matched().map_or("", |route| route.name.as_str()));
-            }
-        });
-        match HeaderValue::from_str(&location) {
-            Ok(location) => {
-                let headers = vec![(header::LOCATION, location)];
-                Answer::fixed(redirect.status, headers, bytes::Bytes::new())
-            }
-            Err(_) => Answer::error(Reason::BadRequest),
-        }
-    }
-
-    /// Picks the first backend; `false` when there is none.
-    pub(super) fn pick_first(&mut self) -> bool {
-        self.pick_next()
-    }
-
-    /// Picks a backend that was not tried yet and releases the one before.
-    pub(super) fn pick_next(&mut self) -> bool {
-        let Some(pool) = &self.pool else { return false };
-        self.lease = pool.pick(&self.tried, &mut rand::rng());
-        self.lease.is_some()
-    }
-
-    /// Begins a try on the picked backend.
-    pub(super) fn begin_try(&mut self) -> Result<Box<HttpPeer>> {
-        let lease = self.lease.as_ref().ok_or_else(|| Error::new(ErrorType::InternalError))?;
-        if self.replay == Replay::Next {
-            self.replay = Replay::Used;
-        } else {
-            self.tries += 1;
-            self.tried.add(lease);
-        }
-        self.try_began = Instant::now();
-        self.connect_time = None;
-        self.upstream_time = None;
-        if self.upgrade {
-            // The time for a 101 began with the connection, which is gone.
-            self.link.set_deadline(self.route_deadline);
-        }
-        Ok(Box::new(self.peer(lease)))
-    }
-
-    pub(super) fn connected(&mut self, reused: bool) {
-        let took = if reused { Duration::ZERO } else { self.try_began.elapsed() };
-        self.connect_time = Some(took);
-        if self.upgrade && self.body == RequestBody::Whole {
-            self.await_first_byte();
-        }
-    }
-
-    /// Gives the backend the read timeout for the first byte of its answer.
-    fn await_first_byte(&self) {
-        let Some(pool) = &self.pool else { return };
-        let first_byte = Instant::now() + pool.spec().timeouts.read;
-        let earliest = self.route_deadline.map_or(first_byte, |route| route.min(first_byte));
-        self.link.set_deadline(Some(earliest));
-    }
-
-    /// A piece of the body, or its end, is on its way. Pingora notices a backend that does not take
-    /// it only when its read timeout is over, and while the client sends that has to be lenient; so
-    /// the backend's times are kept here: to take more, and once it has all, to begin its answer.
-    pub(super) fn passed_on_body(&mut self, end: bool) {
-        if self.body == RequestBody::Whole || self.upstream_time.is_some() {
-            return;
-        }
-        let Some(pool) = &self.pool else { return };
-        if !end {
-            self.link.set_stalled(Some(Instant::now() + pool.spec().timeouts.write));
-            return;
-        }
-        self.link.set_stalled(None);
-        self.await_first_byte();
-    }
-
-    /// The backend's answer has begun: no deadline of ours holds any more.
-    pub(super) fn upstream_answered(&mut self) {
-        self.upstream_time = Some(self.try_began.elapsed());
-        self.link.set_stalled(None);
-        self.link.set_deadline(None);
+    /// The backend that the request is on.
+    pub(super) fn backend(&self) -> Option<&Arc<Member>> {
+        self.lease.as_ref().map(Lease::member)
     }
 
     /// Sends an answer of our own.
@@ -332,6 +211,7 @@ impl Exchange {
         self.reason = answer.reason;
         self.own_status = Some(answer.status);
         self.link.set_deadline(None);
+        self.link.end_try();
         if !is_reusable_after(answer.reason) {
             session.set_keepalive(None);
         }
@@ -367,21 +247,10 @@ impl Sketch {
     fn of(request: &RequestHeader) -> Self {
         Self {
             method: request.method.clone(),
-            host: host(request).into_owned(),
+            host: routing::host(request).into_owned(),
             target: String::from_utf8_lossy(request.raw_path()).into_owned(),
             prefers_json: answer::prefers_json(request.headers.get(header::ACCEPT)),
         }
-    }
-}
-
-/// The host a request asks for: lower case, without port; empty where it names none.
-pub(super) fn host(request: &RequestHeader) -> Cow<'_, str> {
-    let field = request.headers.get(header::HOST).and_then(|value| value.to_str().ok());
-    let host = host_without_port(field.unwrap_or(""));
-    if host.bytes().any(|byte| byte.is_ascii_uppercase()) {
-        Cow::Owned(host.to_ascii_lowercase())
-    } else {
-        Cow::Borrowed(host)
     }
 }
 

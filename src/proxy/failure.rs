@@ -12,7 +12,7 @@ pub(super) async fn answer(
     context: &mut Context,
 ) -> FailToProxy {
     if ends_upgrade(error, context) {
-        log::debug!("an upgraded connection ended: {error}");
+        log::debug!("an upgraded connection ended: {}", brief(error));
         context.link.break_off(true);
         return FailToProxy { error_code: 0, can_reuse_downstream: false };
     }
@@ -24,6 +24,10 @@ pub(super) async fn answer(
         // The response cannot be mended any more; the client must see that it broke off.
         context.link.break_off(session.response_written().is_some_and(tells_its_length));
         return FailToProxy { error_code: 0, can_reuse_downstream: false };
+    }
+    if !session.as_mut().is_body_done() {
+        // Pingora gives the connection up now, so what is left of the body is never read.
+        session.set_keepalive(None);
     }
     let answer = Answer::error(reason);
     let status = answer.status().as_u16();
@@ -70,6 +74,9 @@ fn will_keep_alive(session: &Session) -> bool {
 /// Why a request failed. What the request stream saw of the client comes first: Pingora often
 /// reports its consequences as the backend's.
 fn reason(error: &Error, context: &Context, begun: bool) -> Reason {
+    if context.link.is_try_timed_out() && !begun {
+        return Reason::UpstreamTimeout;
+    }
     match context.link.fault() {
         Fault::BodyTimeout | Fault::WriteTimeout => return Reason::ClientTimeout,
         Fault::BadBody => return Reason::BadRequest,
@@ -91,11 +98,17 @@ fn upstream_reason(error: &Error, begun: bool) -> Reason {
         ErrorType::ConnectTimedout | ErrorType::ReadTimedout | ErrorType::WriteTimedout => {
             Reason::UpstreamTimeout
         }
-        ErrorType::ReadError
-        | ErrorType::WriteError
-        | ErrorType::ConnectionClosed
-        | ErrorType::InvalidHTTPHeader => Reason::UpstreamReset,
-        _ => Reason::ConnectFailed,
+        ErrorType::ConnectRefused
+        | ErrorType::ConnectNoRoute
+        | ErrorType::ConnectError
+        | ErrorType::ConnectProxyFailure
+        | ErrorType::SocketError
+        | ErrorType::BindError
+        | ErrorType::TLSHandshakeFailure
+        | ErrorType::TLSHandshakeTimedout
+        | ErrorType::HandshakeError
+        | ErrorType::InvalidCert => Reason::ConnectFailed,
+        _ => Reason::UpstreamReset,
     }
 }
 
@@ -115,14 +128,27 @@ fn log_failure(error: &Error, reason: Reason, context: &Context) {
     let client_side =
         matches!(reason, Reason::ClientAborted | Reason::ClientTimeout | Reason::BadRequest);
     if client_side {
-        log::debug!("request {id}: {}: {error}", reason.as_str());
+        log::debug!("request {id}: {}: {}", reason.as_str(), brief(error));
         return;
     }
     let pool = context.pool.as_ref().map_or("-", |pool| pool.spec().name.as_str());
     let backend = context.lease.as_ref().map_or("-", |lease| lease.name().as_str());
     let tries = context.tries;
     log::warn!(
-        "request {id}: {} after {tries} tries, last on backend {backend} of pool {pool}: {error}",
-        reason.as_str()
+        "request {id}: {} after {tries} tries, last on backend {backend} of pool {pool}: {}",
+        reason.as_str(),
+        brief(error)
     );
+}
+
+/// What an error is, in a few words. Its context is Pingora's and may quote all that the other side
+/// sent, secrets included.
+pub(super) fn brief(error: &Error) -> String {
+    const ENOUGH: usize = 160;
+    let kind = error.etype().as_str();
+    let cause = error.root_cause();
+    if let Some(io) = cause.downcast_ref::<std::io::Error>() {
+        return format!("{kind}: {io}").chars().take(ENOUGH).collect();
+    }
+    kind.to_owned()
 }

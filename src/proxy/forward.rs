@@ -1,7 +1,8 @@
 //! What a backend is told that the client did not say.
 
-use super::{answer::X_REQUEST_ID, client::X_FORWARDED_FOR, exchange::Context};
-use crate::model::HostHeader;
+use super::{
+    answer::X_REQUEST_ID, client::X_FORWARDED_FOR, exchange::Context, link::address_value,
+};
 use http::{HeaderName, HeaderValue, header};
 use pingora::{Result, http::RequestHeader};
 
@@ -36,18 +37,21 @@ fn remove_ambiguous_names(request: &mut RequestHeader) {
 fn set_forwarded(request: &mut RequestHeader, context: &Context) -> Result<()> {
     let trusted = context.from_trusted;
     let host = request.headers.get(header::HOST).cloned();
-    match context.link.client() {
-        Some(peer) => {
-            let peer = peer.ip().to_string();
-            request.insert_header(X_FORWARDED_FOR, appended(request, trusted, &peer))?;
+    match context.link.client_value() {
+        Some(peer) if trusted => {
+            let list = appended(request, peer);
+            request.insert_header(X_FORWARDED_FOR, list)?;
         }
-        None => {
-            request.remove_header(&X_FORWARDED_FOR);
-        }
+        Some(peer) => request.insert_header(X_FORWARDED_FOR, peer)?,
+        None => drop(request.remove_header(&X_FORWARDED_FOR)),
     }
-    match context.client {
-        Some(client) => request.insert_header(X_REAL_IP, client.to_string())?,
-        None => drop(request.remove_header(&X_REAL_IP)),
+    let peer = context.link.client().map(|address| address.ip());
+    match (context.client, context.link.client_value()) {
+        (Some(client), Some(value)) if Some(client) == peer => {
+            request.insert_header(X_REAL_IP, value)?;
+        }
+        (Some(client), _) => request.insert_header(X_REAL_IP, address_value(client))?,
+        (None, _) => drop(request.remove_header(&X_REAL_IP)),
     }
     if !trusted {
         // An untrusted client's word on any of these is worth nothing.
@@ -64,29 +68,26 @@ fn set_forwarded(request: &mut RequestHeader, context: &Context) -> Result<()> {
     Ok(())
 }
 
-/// The client's `X-Forwarded-For` with `peer` appended if it comes from a trusted proxy, else `peer`
-/// alone.
-fn appended(request: &RequestHeader, trusted: bool, peer: &str) -> String {
-    let mut list = String::new();
-    if trusted {
-        for value in request.headers.get_all(X_FORWARDED_FOR) {
-            list.push_str(&String::from_utf8_lossy(value.as_bytes()));
-            list.push_str(", ");
-        }
+/// The `X-Forwarded-For` of a trusted proxy with that proxy, `peer`, appended.
+fn appended(request: &RequestHeader, peer: &HeaderValue) -> Vec<u8> {
+    let mut list = Vec::new();
+    for value in request.headers.get_all(X_FORWARDED_FOR) {
+        list.extend_from_slice(value.as_bytes());
+        list.extend_from_slice(b", ");
     }
-    list.push_str(peer);
+    list.extend_from_slice(peer.as_bytes());
     list
 }
 
 fn set_host(request: &mut RequestHeader, context: &Context) -> Result<()> {
-    let (Some(pool), Some(lease)) = (&context.pool, &context.lease) else { return Ok(()) };
-    match &pool.spec().host_header {
-        HostHeader::Literal(host) => request.insert_header(header::HOST, host),
-        HostHeader::Backend => request.insert_header(header::HOST, lease.authority()),
-        // HTTP/1.0 clients may send none, but a backend that we ask in HTTP/1.1 must get one.
-        HostHeader::Preserve if !request.headers.contains_key(header::HOST) => {
-            request.insert_header(header::HOST, lease.authority())
+    if let Some(host) = context.host_header() {
+        return request.insert_header(header::HOST, host);
+    }
+    // HTTP/1.0 clients may send none, but a backend that we ask in HTTP/1.1 must get one.
+    match context.backend() {
+        Some(member) if !request.headers.contains_key(header::HOST) => {
+            request.insert_header(header::HOST, member.authority())
         }
-        HostHeader::Preserve => Ok(()),
+        _ => Ok(()),
     }
 }

@@ -5,11 +5,13 @@
 //! to make it shareable and relaxed ordering is enough.
 
 use super::Exchange;
+use http::HeaderValue;
 use std::{
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
+    os::fd::{BorrowedFd, RawFd},
     sync::{
         Mutex, PoisonError,
-        atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicI32, AtomicU8, AtomicU64, Ordering::Relaxed},
     },
     time::{Duration, Instant},
 };
@@ -61,6 +63,8 @@ pub struct Link {
     listener: usize,
     /// The client's address; `None` on a unix socket.
     client: Option<SocketAddr>,
+    /// The same without the port, as the value of a header field: every request needs it.
+    client_value: Option<HeaderValue>,
     /// Instants are kept as nanoseconds since this.
     epoch: Instant,
     /// Whether the exchange has reached our hooks. Written by the proxy, read by the loop.
@@ -78,9 +82,21 @@ pub struct Link {
     /// When the loop gives the exchange up, in nanoseconds since `epoch`; 0 is never. Written by
     /// the proxy, read by the loop.
     deadline: AtomicU64,
-    /// When it does because the backend does not take the request's body. Written by the proxy when
-    /// it passes a piece on, taken back by the request stream when it is the client that is slow.
+    /// When the present try's time is over, likewise. Written by the proxy, read by the loop.
+    try_deadline: AtomicU64,
+    /// When it is over because the backend does not take the request's body. Written by the proxy
+    /// when it passes a piece on, taken back by the request stream when it is the client that is slow.
     stalled: AtomicU64,
+    /// The descriptor of the connection that the present try is on; -1 when there is none.
+    descriptor: AtomicI32,
+    /// Whether the present try was cut because its time was over.
+    try_timed_out: AtomicBool,
+    /// Whether the client waits for a 100 before it sends its body. Written by the proxy and by the
+    /// request stream, which then does not hold the silence against the client.
+    waiting_to_continue: AtomicBool,
+    /// Whether reads only look for the end of the connection. Written by the proxy while a request
+    /// waits for a backend, read by the request stream.
+    watching: AtomicBool,
     /// An exchange that was given up before it was logged. Written when it is dropped, read by the
     /// loop.
     abandoned: Mutex<Option<Box<Exchange>>>,
@@ -92,6 +108,7 @@ impl Link {
         Self {
             listener,
             client,
+            client_value: client.map(|address| address_value(address.ip())),
             epoch: Instant::now(),
             begun: AtomicBool::new(false),
             fault: AtomicU8::new(Fault::None as u8),
@@ -100,7 +117,12 @@ impl Link {
             broken_off: AtomicU8::new(BrokenOff::No as u8),
             answered: AtomicBool::new(false),
             deadline: AtomicU64::new(0),
+            try_deadline: AtomicU64::new(0),
             stalled: AtomicU64::new(0),
+            descriptor: AtomicI32::new(-1),
+            try_timed_out: AtomicBool::new(false),
+            waiting_to_continue: AtomicBool::new(false),
+            watching: AtomicBool::new(false),
             abandoned: Mutex::new(None),
         }
     }
@@ -109,11 +131,21 @@ impl Link {
     pub fn begin_request(&self) {
         self.fault.store(Fault::None as u8, Relaxed);
         self.broken_off.store(BrokenOff::No as u8, Relaxed);
-        for flag in [&self.begun, &self.upgraded, &self.reusable, &self.answered] {
+        for flag in [
+            &self.begun,
+            &self.upgraded,
+            &self.reusable,
+            &self.answered,
+            &self.try_timed_out,
+            &self.waiting_to_continue,
+            &self.watching,
+        ] {
             flag.store(false, Relaxed);
         }
-        self.deadline.store(0, Relaxed);
-        self.stalled.store(0, Relaxed);
+        for deadline in [&self.deadline, &self.try_deadline, &self.stalled] {
+            deadline.store(0, Relaxed);
+        }
+        self.descriptor.store(-1, Relaxed);
     }
 
     /// The listener's index in the snapshot.
@@ -124,6 +156,11 @@ impl Link {
     /// The client's address; `None` on a unix socket.
     pub fn client(&self) -> Option<SocketAddr> {
         self.client
+    }
+
+    /// The client's address as the value of a header field; `None` on a unix socket.
+    pub(super) fn client_value(&self) -> Option<&HeaderValue> {
+        self.client_value.as_ref()
     }
 
     /// The exchange has reached our hooks: whatever becomes of it, it is logged there.
@@ -199,10 +236,71 @@ impl Link {
         self.deadline.store(self.nanos(at), Relaxed);
     }
 
-    /// Has the loop give up the exchange at `at` unless the backend takes more of the body by then;
-    /// `None` takes that back.
+    /// A try begins on the connection with this descriptor; its time is over at `until`.
+    pub fn begin_try(&self, descriptor: RawFd, until: Option<Instant>) {
+        self.try_timed_out.store(false, Relaxed);
+        self.descriptor.store(descriptor, Relaxed);
+        self.move_try(until);
+    }
+
+    /// Moves the end of the present try's time.
+    pub fn move_try(&self, until: Option<Instant>) {
+        self.try_deadline.store(self.nanos(until), Relaxed);
+    }
+
+    /// Ends the present try's time at `at` unless the backend takes more of the body by then; `None`
+    /// takes that back.
     pub fn set_stalled(&self, at: Option<Instant>) {
         self.stalled.store(self.nanos(at), Relaxed);
+    }
+
+    /// The present try is over, or its answer has begun: it has no time to keep any more.
+    pub fn end_try(&self) {
+        self.set_stalled(None);
+        self.move_try(None);
+        self.descriptor.store(-1, Relaxed);
+    }
+
+    /// When the present try's time is over.
+    pub fn try_deadline(&self) -> Option<Instant> {
+        self.earliest(&[&self.try_deadline, &self.stalled])
+    }
+
+    /// Cuts the present try: its connection ends as if the backend had ended it, and the proxy goes
+    /// on from there.
+    pub fn cut_try(&self) {
+        let descriptor = self.descriptor.load(Relaxed);
+        self.end_try();
+        if descriptor < 0 {
+            return;
+        }
+        self.try_timed_out.store(true, Relaxed);
+        shut_down(descriptor);
+    }
+
+    /// Whether the present try was cut because its time was over.
+    pub fn is_try_timed_out(&self) -> bool {
+        self.try_timed_out.load(Relaxed)
+    }
+
+    /// Says whether the client waits for a 100 before it sends its body.
+    pub fn set_waiting_to_continue(&self, waiting: bool) {
+        self.waiting_to_continue.store(waiting, Relaxed);
+    }
+
+    /// Whether the client waits for a 100 before it sends its body.
+    pub fn is_waiting_to_continue(&self) -> bool {
+        self.waiting_to_continue.load(Relaxed)
+    }
+
+    /// Has reads only look for the end of the connection.
+    pub fn set_watching(&self, watching: bool) {
+        self.watching.store(watching, Relaxed);
+    }
+
+    /// Whether reads only look for the end of the connection.
+    pub fn is_watching(&self) -> bool {
+        self.watching.load(Relaxed)
     }
 
     fn nanos(&self, at: Option<Instant>) -> u64 {
@@ -212,9 +310,12 @@ impl Link {
 
     /// When the exchange is given up.
     pub fn deadline(&self) -> Option<Instant> {
-        let set = |deadline: &AtomicU64| Some(deadline.load(Relaxed)).filter(|nanos| *nanos != 0);
-        let earliest = set(&self.deadline).into_iter().chain(set(&self.stalled)).min();
-        earliest.map(|nanos| self.epoch + Duration::from_nanos(nanos))
+        self.earliest(&[&self.deadline])
+    }
+
+    fn earliest(&self, deadlines: &[&AtomicU64]) -> Option<Instant> {
+        let set = deadlines.iter().map(|deadline| deadline.load(Relaxed)).filter(|at| *at != 0);
+        set.min().map(|nanos| self.epoch + Duration::from_nanos(nanos))
     }
 
     pub(super) fn abandon(&self, exchange: Box<Exchange>) {
@@ -225,4 +326,21 @@ impl Link {
     pub fn take_abandoned(&self) -> Option<Box<Exchange>> {
         self.abandoned.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
+}
+
+/// An address as the value of a header field.
+pub(super) fn address_value(address: IpAddr) -> HeaderValue {
+    HeaderValue::try_from(address.to_string()).expect("addresses are visible ASCII")
+}
+
+/// Ends both directions of a connection of Pingora's. The descriptor is one that Pingora has told us
+/// of and that it keeps open until it has told us how the try ended, which takes it back.
+#[allow(unsafe_code, reason = "Pingora gives the descriptor as a number")]
+fn shut_down(descriptor: RawFd) {
+    // SAFETY: the descriptor is open: it is set when Pingora has connected and taken back when the
+    // try ends or its answer begins, before Pingora closes or pools the connection; and all of this
+    // happens in the one task that serves the client's connection.
+    let borrowed = unsafe { BorrowedFd::borrow_raw(descriptor) };
+    // A connection that is gone already needs no end.
+    let _ = rustix::net::shutdown(borrowed, rustix::net::Shutdown::Both);
 }

@@ -1,6 +1,6 @@
 //! From an exchange to its line in the access log.
 
-use super::{Answer, Exchange, Reason, exchange};
+use super::{Answer, Exchange, Reason, routing};
 use crate::{observe::AccessRecord, runtime::Snapshot};
 use http::{HeaderName, HeaderValue, StatusCode, header};
 use pingora_proxy::Session;
@@ -14,6 +14,8 @@ pub(super) fn log(session: &Session, exchange: &Exchange) {
     let Some(access_log) = &exchange.snapshot.access_log else { return };
     let request = session.req_header();
     let written = session.response_written().map(|response| response.status);
+    let written = written
+        .filter(|status| !status.is_informational() || *status == StatusCode::SWITCHING_PROTOCOLS);
     let field = |name: HeaderName| request.headers.get(name).map(HeaderValue::as_bytes);
     let target = String::from_utf8_lossy(request.raw_path());
     let status = match exchange.reason {
@@ -22,7 +24,7 @@ pub(super) fn log(session: &Session, exchange: &Exchange) {
     };
     access_log.log(&AccessRecord {
         method: request.method.as_str(),
-        host: &exchange::host(request),
+        host: &routing::host(request),
         path: &target,
         bytes_in: session.body_bytes_read() as u64,
         bytes_out: session.body_bytes_sent() as u64,
@@ -34,7 +36,10 @@ pub(super) fn log(session: &Session, exchange: &Exchange) {
 }
 
 /// Logs an exchange that the connection loop gave up and answers itself.
-pub fn log_abandoned(exchange: &Exchange, answer: &Answer) {
+pub fn log_abandoned(exchange: &mut Exchange, answer: &Answer) {
+    if exchange.upstream_time.is_none() {
+        exchange.report_failure();
+    }
     let (id, reason) = (exchange.request_id.to_str().unwrap_or("-"), answer.reason());
     log::warn!("request {id}: {} after {} tries", reason.as_str(), exchange.tries);
     let Some(access_log) = &exchange.snapshot.access_log else { return };
@@ -51,6 +56,7 @@ fn record(exchange: &Exchange, status: StatusCode, reason: Reason) -> AccessReco
     AccessRecord {
         time: exchange.time,
         duration: exchange.began.elapsed(),
+        queue: exchange.queue_time,
         connect: exchange.connect_time,
         upstream: exchange.upstream_time,
         client_ip: exchange.client,

@@ -9,12 +9,16 @@ mod client;
 mod exchange;
 mod failure;
 mod forward;
+mod hash_key;
 mod link;
 mod log_line;
-mod peer;
 mod reason;
 mod response;
 mod retry;
+mod routing;
+mod sticky;
+mod tries;
+mod upgrade;
 
 pub use answer::Answer;
 pub use client::new_request_id;
@@ -27,7 +31,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use exchange::Context;
 use pingora::{
-    BError, Error, Result,
+    BError, Error, ErrorType, Result,
     http::{RequestHeader, ResponseHeader},
     protocols::Digest,
     upstreams::peer::HttpPeer,
@@ -35,6 +39,7 @@ use pingora::{
 use pingora_proxy::{FailToProxy, ProxyHttp, ProxyWarnLogContext, Session};
 use std::any::Any;
 use tokio::sync::watch;
+use tries::First;
 
 /// The proxy that serves every HTTP listener.
 #[derive(Debug)]
@@ -91,15 +96,22 @@ impl ProxyHttp for Gateway {
         session: &mut Session,
         context: &mut Context,
     ) -> Result<bool> {
-        if context.pick_first() {
-            return Ok(true);
+        match context.pick_first(session).await {
+            First::Picked => Ok(true),
+            First::None(reason) => {
+                context.answer(session, Answer::error(reason)).await?;
+                Ok(false)
+            }
+            First::ClientGone => {
+                context.link.set_fault(Fault::Disconnected);
+                let what = "the client left the queue";
+                Err(Error::explain(ErrorType::ConnectionClosed, what).into_down())
+            }
         }
-        context.answer(session, Answer::error(Reason::NoHealthyBackend)).await?;
-        Ok(false)
     }
 
     async fn upstream_peer(&self, _: &mut Session, context: &mut Context) -> Result<Box<HttpPeer>> {
-        context.begin_try()
+        context.begin_try().await
     }
 
     fn fail_to_connect(
@@ -118,11 +130,11 @@ impl ProxyHttp for Gateway {
         _: &mut Session,
         reused: bool,
         _: &HttpPeer,
-        _: std::os::unix::io::RawFd,
+        descriptor: std::os::unix::io::RawFd,
         _: Option<&Digest>,
         context: &mut Context,
     ) -> Result<()> {
-        context.connected(reused);
+        context.connected(reused, descriptor);
         Ok(())
     }
 
@@ -148,14 +160,11 @@ impl ProxyHttp for Gateway {
 
     async fn upstream_response_filter(
         &self,
-        _: &mut Session,
+        session: &mut Session,
         response: &mut ResponseHeader,
         context: &mut Context,
     ) -> Result<()> {
-        if failure::is_final(response) {
-            context.upstream_answered();
-        }
-        Ok(())
+        response::accept(session, response, context)
     }
 
     async fn response_filter(
@@ -192,7 +201,8 @@ impl ProxyHttp for Gateway {
     }
 
     async fn logging(&self, session: &mut Session, _: Option<&Error>, context: &mut Context) {
-        if let Some(exchange) = context.finish() {
+        if let Some(mut exchange) = context.finish() {
+            exchange.conclude();
             log_line::log(session, &exchange);
         }
     }

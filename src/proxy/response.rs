@@ -1,13 +1,47 @@
 //! What a client gets that the backend did not say, and what it does not get.
 
-use super::{answer::X_REQUEST_ID, exchange::Context};
+use super::{answer::X_REQUEST_ID, exchange::Context, sticky};
 use http::{HeaderName, StatusCode, Version, header};
-use pingora::{Result, http::ResponseHeader};
+use pingora::{Error, ErrorType, Result, http::ResponseHeader};
 use pingora_proxy::Session;
 
 const X_BACKEND_SERVER: HeaderName = HeaderName::from_static("x-backend-server");
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
+
+/// Takes in a response as it comes from the backend. The error ends the try: the response is none, or
+/// the request is tried again.
+pub(super) fn accept(
+    session: &Session,
+    response: &ResponseHeader,
+    context: &mut Context,
+) -> Result<()> {
+    let switches = response.status == StatusCode::SWITCHING_PROTOCOLS;
+    if switches && !context.upgrade {
+        return malformed("a 101 that nobody asked for");
+    }
+    if response.status.is_informational() && !switches {
+        if response.status == StatusCode::CONTINUE {
+            context.link.set_waiting_to_continue(false);
+        }
+        return Ok(());
+    }
+    let encoding = response.headers.get_all(header::TRANSFER_ENCODING).into_iter();
+    let mut codings = encoding.flat_map(|value| value.as_bytes().split(|byte| *byte == b','));
+    if !codings.all(|coding| coding.trim_ascii().eq_ignore_ascii_case(b"chunked")) {
+        return malformed("an unknown transfer coding");
+    }
+    context.upstream_answered(response.status);
+    if context.retries_status(session, response.status) {
+        let status = ErrorType::HTTPStatus(response.status.as_u16());
+        return Err(Error::explain(status, "asks for a retry").into_up());
+    }
+    Ok(())
+}
+
+fn malformed(what: &'static str) -> Result<()> {
+    Err(Error::explain(ErrorType::InvalidHTTPHeader, what).into_up())
+}
 
 /// Makes the response that the client sees out of the backend's.
 pub(super) fn prepare(
@@ -27,6 +61,11 @@ pub(super) fn prepare(
         frame(session, response);
     }
     context.link.set_answered();
+    // A backend may speak HTTP/1.0; what we say is HTTP/1.1.
+    response.set_version(Version::HTTP_11);
+    if let (Some(pool), Some(member)) = (&context.pool, context.backend()) {
+        sticky::set_cookie(pool, member, context.kept, false, response)?;
+    }
     if let (Some(pool), Some(lease)) = (&context.pool, &context.lease)
         && pool.spec().reveal_backend
     {
@@ -64,6 +103,9 @@ fn nominated(response: &ResponseHeader) -> Vec<HeaderName> {
 fn frame(session: &mut Session, response: &mut ResponseHeader) {
     if session.req_header().version == Version::HTTP_10 {
         response.remove_header(&header::TRANSFER_ENCODING);
+        if !response.headers.contains_key(header::CONTENT_LENGTH) {
+            session.set_keepalive(None);
+        }
     }
     if session.is_upgrade_req() {
         session.set_keepalive(None);

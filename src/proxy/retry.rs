@@ -1,9 +1,12 @@
 //! When a request is tried again, and where.
 
 use super::{
-    Exchange,
+    Exchange, Fault,
     exchange::{Context, Replay},
+    tries::pause,
 };
+use crate::model::RetryOn;
+use http::StatusCode;
 use pingora::{Error, ErrorSource, ErrorType};
 use pingora_proxy::Session;
 
@@ -11,8 +14,9 @@ impl Context {
     /// After a connection failed. No byte of the request was sent on it, so any method may go to
     /// another backend, as long as what an earlier try consumed of the body is still there.
     pub(super) fn after_connect_failure(&mut self, session: &Session, error: &mut Error) {
+        self.report_failure();
         let whole = !session.as_ref().retry_buffer_truncated();
-        let again = whole && self.move_on(error);
+        let again = whole && self.move_on(RetryOn::ConnectFailure, error);
         error.set_retry(again);
     }
 
@@ -24,25 +28,71 @@ impl Context {
         error: &mut Error,
         reused: bool,
     ) {
-        let again = self.may_repeat(session, error)
-            && (self.replay_on_same(error, reused) || self.move_on(error));
+        self.link.end_try();
+        if std::mem::take(&mut self.retry_status) {
+            // The next backend is picked already.
+            error.set_retry(true);
+            return;
+        }
+        let again = self.again_after(session, error, reused);
         error.set_retry(again);
     }
 
-    fn may_repeat(&self, session: &Session, error: &Error) -> bool {
-        is_reset(error)
-            && self.upstream_time.is_none()
-            && session.response_written().is_none()
-            && session.req_header().method.is_idempotent()
-            && !session.as_ref().retry_buffer_truncated()
+    fn again_after(&mut self, session: &Session, error: &Error, reused: bool) -> bool {
+        let Some(kind) = self.kind(error) else { return false };
+        let repeatable = self.upstream_time.is_none() && may_repeat(session);
+        if kind == RetryOn::Reset && repeatable && self.replay_on_same(error, reused) {
+            return true;
+        }
+        self.report_failure();
+        repeatable && self.move_on(kind, error)
+    }
+
+    /// Whether a response with this status is not passed on because the request is tried again. If
+    /// it cannot be, the client gets it: it is the last real answer.
+    pub(super) fn retries_status(&mut self, session: &Session, status: StatusCode) -> bool {
+        let kind = RetryOn::Status(status.as_u16());
+        let wanted = self.pool.as_ref().is_some_and(|pool| pool.spec().retry.on.contains(&kind));
+        if !wanted || !may_repeat(session) {
+            return false;
+        }
+        let answer = Error::explain(ErrorType::HTTPStatus(status.as_u16()), "asks for a retry");
+        self.retry_status = self.move_on(kind, &answer);
+        self.retry_status
     }
 }
 
+/// Whether the request may be sent once more after it was sent once.
+fn may_repeat(session: &Session) -> bool {
+    session.response_written().is_none()
+        && session.req_header().method.is_idempotent()
+        && !session.as_ref().retry_buffer_truncated()
+}
+
 impl Exchange {
+    /// What kind of failure of the backend's an error is; `None` if it is not the backend's.
+    fn kind(&self, error: &Error) -> Option<RetryOn> {
+        if self.link.is_try_timed_out() {
+            return Some(RetryOn::Timeout);
+        }
+        if *error.esource() != ErrorSource::Upstream || self.link.fault() != Fault::None {
+            return None;
+        }
+        match error.etype() {
+            ErrorType::ReadTimedout | ErrorType::WriteTimedout => Some(RetryOn::Timeout),
+            _ => Some(RetryOn::Reset),
+        }
+    }
+
     /// A pooled connection may have been closed by the backend just when we used it. That says
-    /// nothing of the backend's health, so the request is replayed there once, outside the attempts.
+    /// nothing of the backend's health, so the request is replayed there once, outside the attempts,
+    /// the budget and the ejection.
     fn replay_on_same(&mut self, error: &Error, reused: bool) -> bool {
-        if !reused || self.replay != Replay::Unused {
+        let broken = matches!(
+            error.etype(),
+            ErrorType::ReadError | ErrorType::WriteError | ErrorType::ConnectionClosed
+        );
+        if !reused || self.replay != Replay::Unused || !broken {
             return false;
         }
         self.log_failed_try(error, "a pooled connection was stale, replaying");
@@ -50,30 +100,38 @@ impl Exchange {
         true
     }
 
-    /// Goes to a backend not tried yet, if attempts and backends are left.
-    fn move_on(&mut self, error: &Error) -> bool {
+    /// Goes to a backend not tried yet, if the policy, the attempts and the budget allow it and
+    /// there is one.
+    fn move_on(&mut self, kind: RetryOn, error: &Error) -> bool {
         let Some(pool) = self.pool.clone() else { return false };
-        if self.tries > pool.spec().retry.attempts || !pool.has_untried(&self.tried) {
+        let retry = &pool.spec().retry;
+        let allowed = retry.on.contains(&kind) && self.tries <= retry.attempts;
+        let now = pool.now();
+        if !allowed || !pool.core().has_untried(&self.tried, now) {
+            return false;
+        }
+        if !pool.core().spend_retry(now) {
+            self.log_failed_try(error, "the retry budget is spent");
             return false;
         }
         self.log_failed_try(error, "trying another backend");
-        self.pick_next()
+        let before = self.lease.take();
+        if self.pick_next() {
+            self.pause = pause(retry, self.tries);
+            return true;
+        }
+        // Nothing was there after all: the request ends where it was.
+        self.lease = before;
+        false
     }
 
     fn log_failed_try(&self, error: &Error, then: &str) {
         if let (Some(pool), Some(lease)) = (&self.pool, &self.lease) {
             let (name, pool) = (lease.name(), &pool.spec().name);
-            log::debug!("backend {name} of pool {pool} failed: {error}; {then}");
+            log::debug!(
+                "backend {name} of pool {pool} failed: {}; {then}",
+                super::failure::brief(error)
+            );
         }
     }
-}
-
-/// Whether the backend broke the connection off, as opposed to a timeout or an answer that is not
-/// HTTP.
-fn is_reset(error: &Error) -> bool {
-    *error.esource() == ErrorSource::Upstream
-        && matches!(
-            error.etype(),
-            ErrorType::ReadError | ErrorType::WriteError | ErrorType::ConnectionClosed
-        )
 }

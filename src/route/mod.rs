@@ -97,3 +97,10 @@ fn path_has_prefix(path: &str, prefix: &str) -> bool {
     path.strip_prefix(prefix)
         .is_some_and(|rest| rest.is_empty() || rest.starts_with('/') || prefix.ends_with('/'))
 }
+
+/// The value of the first parameter called `name` in a query, decoded.
+pub fn query_value<'a>(query: &'a str, name: &str) -> Option<std::borrow::Cow<'a, str>> {
+    decode::parameters(query)
+        .find(|(encoded, _)| decode::equals(encoded, name))
+        .map(|(_, value)| decode::text(value))
+}

@@ -65,7 +65,8 @@ async fn keep(pool: Arc<Pool>) {
         }
     };
     let probing = pool.clone().run_health_checks(rand::random());
-    tokio::join!(resolving, probing);
+    let maintaining = pool.run_maintenance();
+    tokio::join!(resolving, probing, maintaining);
 }
 
 #[cfg(test)]

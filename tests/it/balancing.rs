@@ -162,7 +162,7 @@ fn least_connections_rotates_among_equals() {
 fn least_connections_forgets_requests_that_fail() {
     let [a, b, _] = three();
     a.script(|_| Reply::close());
-    let keys = "balance: least_connections\nretry: { attempts: 0 }";
+    let keys = "balance: least_connections\nretry: { attempts: 0 }\nejection: off";
     let lb = Config::pool(&[a.entry(), b.entry()], keys).start();
     for _ in 0..20 {
         lb.get("/");

@@ -65,8 +65,7 @@ fn keys_of_features_that_do_not_work_yet_are_unknown() {
         let start = format!("1:41: listeners.web.{key}: unknown key \"{key}\"; expected address, ");
         assert!(errors(&text).starts_with(&start), "{}", errors(&text));
     }
-    for key in ["protocol", "tls", "sticky", "ejection", "panic_threshold", "slow_start", "limits"]
-    {
+    for key in ["protocol", "tls", "proxy_protocol"] {
         let text = format!("{LISTENERS}pools: {{ app: {{ backends: [a:1], {key}: x }} }}\n");
         let start = format!("2:34: pools.app.{key}: unknown key \"{key}\"; expected backends, ");
         assert!(errors(&text).starts_with(&start), "{}", errors(&text));
@@ -476,12 +475,8 @@ fn pools_are_checked() {
             (
                 "{ backends: [a:1], balance: roundrobbin }",
                 "3:36: pools.app.balance: unknown policy \"roundrobbin\"; expected round_robin, \
-                 random or least_connections; did you mean \"round_robin\"?",
-            ),
-            (
-                "{ backends: [a:1], balance: { policy: maglev } }",
-                "3:46: pools.app.balance.policy: unknown policy \"maglev\"; \
-                 expected round_robin, random or least_connections",
+                 random, least_connections, p2c, peak_ewma, ring_hash or maglev; \
+                 did you mean \"round_robin\"?",
             ),
             (
                 "{ backends: [a:1], host_header: 'a b' }",
@@ -489,9 +484,14 @@ fn pools_are_checked() {
                  or host:port, such as app.internal or [::1]:8080",
             ),
             (
-                "{ backends: [a:1], retry: { attempts: 11 } }",
-                "3:46: pools.app.retry.attempts: found \"11\"; \
-                 expected a whole number from 0 to 10",
+                "{ backends: [a:1], panic_threshold: 50 }",
+                "3:44: pools.app.panic_threshold: found \"50\"; \
+                 expected a percentage from 0% to 100%; did you mean \"50%\"?",
+            ),
+            (
+                "{ backends: [a:1], slow_start: off }",
+                "3:39: pools.app.slow_start: found \"off\"; \
+                 expected a duration such as 250ms, 5s, 1m30s or 1h",
             ),
             (
                 "{ backends: [a:1], timeouts: { connect: 0s } }",
@@ -510,6 +510,272 @@ fn pools_are_checked() {
             ),
         ],
         pools,
+    );
+}
+
+/// The errors of a pool with `rest` beside its backends on line 3.
+fn with_pool(rest: &str) -> String {
+    errors(&format!("{LISTENERS}pools: {{ app: {{ backends: [a:1],\n  {rest} }} }}"))
+}
+
+#[test]
+fn balance_is_checked() {
+    check_all(
+        &[
+            (
+                "balance: {}",
+                "3:3: pools.app.balance: missing key \"policy\"; expected the name of a policy",
+            ),
+            (
+                "balance: { policy: maglv, hash_on: path }",
+                "3:22: pools.app.balance.policy: unknown policy \"maglv\"; expected round_robin, \
+                 random, least_connections, p2c, peak_ewma, ring_hash or maglev; \
+                 did you mean \"maglev\"?",
+            ),
+            (
+                "balance: { policy: p2c, hash_on: path, bounded_load: 150% }",
+                "3:27: pools.app.balance.hash_on: \"hash_on\" beside policy p2c, which hashes \
+                 nothing; expected policy ring_hash or maglev\n\
+                 3:42: pools.app.balance.bounded_load: \"bounded_load\" beside policy p2c, which \
+                 hashes nothing; expected policy ring_hash or maglev",
+            ),
+            (
+                "balance: { policy: maglev, hash_on: client-ip }",
+                "3:39: pools.app.balance.hash_on: found \"client-ip\"; expected client_ip, path, \
+                 uri, or a map with header, cookie or query; did you mean \"client_ip\"?",
+            ),
+            (
+                "balance: { policy: maglev, hash_on: header }",
+                "3:39: pools.app.balance.hash_on: found \"header\"; expected client_ip, path, \
+                 uri, or a map with header, cookie or query",
+            ),
+            (
+                "balance: { policy: maglev, hash_on: {} }",
+                "3:30: pools.app.balance.hash_on: found none of header, cookie and query; \
+                 expected client_ip, path, uri, or a map with header, cookie or query",
+            ),
+            (
+                "balance: { policy: maglev, hash_on: { header: a, cookie: b } }",
+                "3:52: pools.app.balance.hash_on.cookie: \"cookie\" beside \"header\"; \
+                 expected only one of header, cookie or query",
+            ),
+            (
+                "balance: { policy: maglev, hash_on: { header: 'a b' } }",
+                "3:49: pools.app.balance.hash_on.header: found \"a b\"; \
+                 expected a header name such as x-request-id",
+            ),
+            (
+                "balance: { policy: maglev, hash_on: { cookie: a=b } }",
+                "3:49: pools.app.balance.hash_on.cookie: found \"a=b\"; \
+                 expected the name of a cookie, such as LB_BACKEND",
+            ),
+            (
+                "balance: { policy: maglev, hash_on: { query: '' } }",
+                "3:48: pools.app.balance.hash_on.query: found \"\"; \
+                 expected the name of a query parameter",
+            ),
+            (
+                "balance: { policy: maglev, bounded_load: 150 }",
+                "3:44: pools.app.balance.bounded_load: found \"150\"; expected off, or a \
+                 percentage from 101% to 10000%; did you mean \"150%\"?",
+            ),
+            (
+                "balance: { policy: maglev, bounded_load: 100% }",
+                "3:44: pools.app.balance.bounded_load: found \"100%\"; expected off, or a \
+                 percentage from 101% to 10000%",
+            ),
+        ],
+        with_pool,
+    );
+}
+
+#[test]
+fn sticky_is_checked() {
+    check_all(
+        &[
+            (
+                "sticky: on",
+                "3:11: pools.app.sticky: found \"on\"; \
+                 expected off, or a map with cookie, ttl, path, secure, same_site or secret",
+            ),
+            (
+                "sticky: {}",
+                "3:3: pools.app.sticky: missing key \"cookie\"; \
+                 expected the name of a cookie, such as LB_BACKEND",
+            ),
+            (
+                "sticky: { cookie: 'a b' }",
+                "3:21: pools.app.sticky.cookie: found \"a b\"; \
+                 expected the name of a cookie, such as LB_BACKEND",
+            ),
+            (
+                "sticky: { cookie: a, ttl: 500ms }",
+                "3:29: pools.app.sticky.ttl: found \"500ms\"; \
+                 expected a duration of at least 1s",
+            ),
+            (
+                "sticky: { cookie: a, path: app }",
+                "3:30: pools.app.sticky.path: found \"app\"; expected a path that starts with /, \
+                 without spaces and semicolons; did you mean \"/app\"?",
+            ),
+            (
+                "sticky: { cookie: a, path: '/; Domain=b' }",
+                "3:30: pools.app.sticky.path: found \"/; Domain=b\"; expected a path that starts \
+                 with /, without spaces and semicolons",
+            ),
+            (
+                "sticky: { cookie: a, secure: always }",
+                "3:32: pools.app.sticky.secure: found \"always\"; expected auto, true or false",
+            ),
+            (
+                "sticky: { cookie: a, same_site: Lax }",
+                "3:35: pools.app.sticky.same_site: unknown same_site \"Lax\"; \
+                 expected lax, strict or none; did you mean \"lax\"?",
+            ),
+            (
+                "sticky: { cookie: a, secure: off, same_site: none }",
+                "3:48: pools.app.sticky.same_site: same_site none beside secure false, which \
+                 browsers refuse; expected secure auto or true, or same_site lax",
+            ),
+            (
+                "sticky: { cookie: a, secret: too-short-secre }",
+                "3:32: pools.app.sticky.secret: found one of 15 bytes; \
+                 expected a secret of at least 16 bytes",
+            ),
+        ],
+        with_pool,
+    );
+}
+
+#[test]
+fn ejection_is_checked() {
+    check_all(
+        &[
+            (
+                "ejection: on",
+                "3:13: pools.app.ejection: found \"on\"; expected off, or a map with \
+                 consecutive_failures, base_time, max_time or max_percent",
+            ),
+            (
+                "ejection: { consecutive_failures: 0 }",
+                "3:37: pools.app.ejection.consecutive_failures: found \"0\"; \
+                 expected a whole number from 1 to 1000",
+            ),
+            (
+                "ejection: { base_time: 0s }",
+                "3:26: pools.app.ejection.base_time: found \"0s\"; \
+                 expected a duration above zero, such as 250ms or 5s",
+            ),
+            (
+                "ejection: { max_time: 10s }",
+                "3:25: pools.app.ejection.max_time: found \"10s\"; \
+                 expected a duration of at least that of base_time, 30s",
+            ),
+            // A wrong base_time is one mistake, whatever max_time is.
+            (
+                "ejection: { base_time: 5, max_time: 10s }",
+                "3:26: pools.app.ejection.base_time: found \"5\"; expected a duration such as \
+                 250ms, 5s, 1m30s or 1h, with its unit; did you mean \"5s\"?",
+            ),
+            (
+                "ejection: { max_percent: 101% }",
+                "3:28: pools.app.ejection.max_percent: found \"101%\"; \
+                 expected a percentage from 0% to 100%",
+            ),
+        ],
+        with_pool,
+    );
+}
+
+#[test]
+fn retries_are_checked() {
+    check_all(
+        &[
+            (
+                "retry: off",
+                "3:10: pools.app.retry: found \"off\"; \
+                 expected a map with attempts, on, backoff, budget or per_try_timeout",
+            ),
+            (
+                "retry: { attempts: 11 }",
+                "3:22: pools.app.retry.attempts: found \"11\"; \
+                 expected a whole number from 0 to 10",
+            ),
+            (
+                "retry: { on: [] }",
+                "3:12: pools.app.retry.on: found an empty list; \
+                 expected a list of at least one condition, or attempts: 0 for no retries",
+            ),
+            (
+                "retry: { on: reset }",
+                "3:16: pools.app.retry.on: found \"reset\"; \
+                 expected a list of at least one condition, or attempts: 0 for no retries",
+            ),
+            (
+                "retry: { on: [timeouts, 500] }",
+                "3:17: pools.app.retry.on[0]: unknown condition \"timeouts\"; expected \
+                 connect_failure, refused_stream, reset, timeout, 502, 503 or 504; \
+                 did you mean \"timeout\"?\n\
+                 3:27: pools.app.retry.on[1]: unknown condition \"500\"; expected \
+                 connect_failure, refused_stream, reset, timeout, 502, 503 or 504; \
+                 did you mean \"502\"?",
+            ),
+            (
+                "retry: { on: [503, \"503\"] }",
+                "3:22: pools.app.retry.on[1]: duplicate condition \"503\"; expected each \
+                 condition once; the first, pools.app.retry.on[0], is on line 3",
+            ),
+            (
+                "retry: { backoff: { base: 200ms, max: 100ms } }",
+                "3:41: pools.app.retry.backoff.max: found \"100ms\"; \
+                 expected a duration of at least that of base, 200ms",
+            ),
+            (
+                "retry: { budget: { percent: 20 } }",
+                "3:31: pools.app.retry.budget.percent: found \"20\"; \
+                 expected a percentage from 0% to 100%; did you mean \"20%\"?",
+            ),
+            (
+                "retry: { budget: { min_per_second: 100001 } }",
+                "3:38: pools.app.retry.budget.min_per_second: found \"100001\"; \
+                 expected a whole number from 0 to 100000",
+            ),
+            (
+                "retry: { per_try_timeout: 0s }",
+                "3:29: pools.app.retry.per_try_timeout: found \"0s\"; \
+                 expected a duration above zero, such as 250ms or 5s",
+            ),
+        ],
+        with_pool,
+    );
+}
+
+#[test]
+fn limits_are_checked() {
+    check_all(
+        &[
+            (
+                "limits: { connections_per_backend: none }",
+                "3:38: pools.app.limits.connections_per_backend: found \"none\"; \
+                 expected a whole number from 0 to 1000000000",
+            ),
+            (
+                "limits: { connections_per_backend: 1, queue: 1000001 }",
+                "3:48: pools.app.limits.queue: found \"1000001\"; \
+                 expected a whole number from 0 to 1000000",
+            ),
+            (
+                "limits: { queue: 10 }",
+                "3:20: pools.app.limits.queue: a queue where no request ever waits, as backends \
+                 have no limit; expected connections_per_backend above 0 beside it, or queue: 0",
+            ),
+            (
+                "limits: { queue_timeout: 0s }",
+                "3:28: pools.app.limits.queue_timeout: found \"0s\"; \
+                 expected a duration above zero, such as 250ms or 5s",
+            ),
+        ],
+        with_pool,
     );
 }
 
@@ -540,6 +806,11 @@ fn backends_are_checked() {
                 "{ address: a:1, weight: 65536 }",
                 "5:31: pools.app.backends[0].weight: found \"65536\"; \
                  expected a whole number from 0 to 65535",
+            ),
+            (
+                "{ address: a:1, state: drain }",
+                "5:30: pools.app.backends[0].state: unknown state \"drain\"; \
+                 expected active, draining or disabled",
             ),
             (
                 "a:1\n    - { address: A:1, name: b }",

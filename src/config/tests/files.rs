@@ -1,11 +1,11 @@
 use crate::config::{
-    access_log, action, backend, document, health_check, listener, load, matches, pool,
-    reader::Keys, route, server, tree,
+    access_log, action, backend, balance, document, ejection, health_check, listener, load,
+    matches, pool, reader::Keys, retry, route, server, sticky, tree,
 };
 use std::{fs, path::PathBuf};
 
 /// Every section with its keys.
-const SECTIONS: [&Keys; 20] = [
+const SECTIONS: [&Keys; 26] = [
     &document::KEYS,
     &server::KEYS,
     &access_log::KEYS,
@@ -19,10 +19,16 @@ const SECTIONS: [&Keys; 20] = [
     &action::REDIRECT,
     &action::RESPOND,
     &pool::KEYS,
-    &pool::BALANCE,
-    &pool::RETRY,
     &pool::TIMEOUTS,
+    &pool::LIMITS,
     &backend::KEYS,
+    &balance::KEYS,
+    &balance::HASH_ON,
+    &sticky::KEYS,
+    &ejection::KEYS,
+    &retry::KEYS,
+    &retry::BACKOFF,
+    &retry::BUDGET,
     &health_check::KEYS,
     &health_check::HTTP,
     &health_check::TCP,

@@ -1,7 +1,10 @@
 //! No input makes the parser panic, and what it refuses it explains.
 
 use super::env;
-use crate::config::parse;
+use crate::{
+    config::parse,
+    model::{Balance, BalancePolicy, Pool},
+};
 use proptest::prelude::*;
 use std::path::Path;
 
@@ -9,13 +12,31 @@ const FULL: &str = include_str!("../../../conf/full.yaml");
 
 /// Parses, and checks what holds for every input.
 fn check(text: &str) {
-    let Err(errors) = parse(text, "lb.yaml", Path::new("/etc/lb"), &env) else { return };
+    let errors = match parse(text, "lb.yaml", Path::new("/etc/lb"), &env) {
+        Ok(checked) => return checked.config.pools.iter().for_each(check_pool),
+        Err(errors) => errors,
+    };
     assert!(!errors.diagnostics().is_empty());
     for diagnostic in errors.diagnostics() {
         assert!(diagnostic.message.contains("; expected "), "{diagnostic}");
         assert!(diagnostic.position.is_none_or(|at| at.line > 0 && at.column > 0), "{diagnostic}");
         assert!(!diagnostic.to_string().contains('\n'), "{diagnostic:?}");
     }
+}
+
+/// Checks what holds among the values of every pool that is accepted.
+fn check_pool(pool: &Pool) {
+    let Pool { balance, sticky, ejection, retry, limits, .. } = pool;
+    assert!(balance.bounded_load.is_none_or(|ratio| ratio > 1.0), "{balance:?}");
+    assert!(balance.policy.is_hashing() || *balance == Balance::of(balance.policy), "{balance:?}");
+    if let Some(sticky) = sticky {
+        assert!(!sticky.cookie.is_empty() && sticky.path.starts_with('/'), "{sticky:?}");
+        assert!(sticky.secret.as_ref().is_none_or(|secret| secret.len() >= 16), "{sticky:?}");
+    }
+    assert!(ejection.is_none_or(|ejection| ejection.base_time <= ejection.max_time));
+    assert!(retry.attempts <= 10 && !retry.on.is_empty(), "{retry:?}");
+    assert!(retry.backoff.base <= retry.backoff.max, "{retry:?}");
+    assert!(limits.queue == 0 || limits.connections_per_backend.is_some(), "{limits:?}");
 }
 
 /// Pieces of which configuration files are made, valid and not.
@@ -31,6 +52,12 @@ fn piece() -> impl Strategy<Value = &'static str> {
         "redirect",
         "http",
         "health_check",
+        "balance",
+        "hash_on",
+        "sticky",
+        "ejection",
+        "retry",
+        "limits",
         "address",
         ": ",
         ":",
@@ -131,12 +158,27 @@ proptest! {
     }
 
     #[test]
-    fn changed_values_do_not_panic(line in 0..130_usize, value in "\\PC{0,20}") {
+    fn changed_values_do_not_panic(line in 0..FULL.lines().count(), value in "\\PC{0,20}") {
         let changed = FULL.lines().enumerate().map(|(index, text)| match text.split_once(": ") {
             Some((key, _)) if index == line => format!("{key}: {value}\n"),
             _ => format!("{text}\n"),
         });
         check(&changed.collect::<String>());
+    }
+
+    #[test]
+    fn changed_settings_of_pools_are_sound(
+        (base, max) in (0..100_u32, 0..100_u32),
+        (queue, connections) in (0..3_u32, 0..3_u32),
+        (policy, bound) in (prop::sample::select(BalancePolicy::ALL.to_vec()), 0..300_u32),
+    ) {
+        check(&format!(
+            "listeners: {{ web: {{ address: '[::]:80' }} }}\npools: {{ app: {{ backends: [a:1],\n\
+             ejection: {{ base_time: {base}s, max_time: {max}s }},\n\
+             retry: {{ backoff: {{ base: {base}ms, max: {max}ms }} }},\n\
+             limits: {{ queue: {queue}, connections_per_backend: {connections} }},\n\
+             balance: {{ policy: {policy}, bounded_load: {bound}% }} }} }}\n"
+        ));
     }
 
     #[test]

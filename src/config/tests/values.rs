@@ -2,8 +2,9 @@ use super::{LISTENERS, POOLS, config, errors, parse};
 use crate::{
     config::{Quick, quick},
     model::{
-        AccessLog, AccessLogFormat, Action, BackendAddress, BalancePolicy, HostHeader, HostPattern,
-        LogTarget, PathMatch, Probe, RouteListeners, StatusRange, ValueMatch,
+        AccessLog, AccessLogFormat, Action, BackendAddress, BackendState, Balance, BalancePolicy,
+        Ejection, HashOn, HostHeader, HostPattern, LogTarget, PathMatch, Pool, PoolLimits, Probe,
+        Retry, RetryOn, RouteListeners, SameSite, Secure, StatusRange, ValueMatch,
     },
 };
 use std::{path::Path, time::Duration};
@@ -35,7 +36,11 @@ fn the_smallest_file_gets_the_defaults() {
     let pool = &config.pools[0];
     assert_eq!(pool.backends.len(), 3);
     assert_eq!(pool.backends[1].name.as_str(), "127.0.0.1:9002");
-    assert_eq!((pool.balance, pool.retry.attempts), (BalancePolicy::RoundRobin, 2));
+    assert_eq!(pool.backends[1].state, BackendState::Active);
+    assert_eq!(pool.balance, Balance::of(BalancePolicy::RoundRobin));
+    assert_eq!((&pool.sticky, pool.panic_threshold.fraction()), (&None, 0.0));
+    assert_eq!((pool.ejection, pool.slow_start), (Some(Ejection::default()), Duration::ZERO));
+    assert_eq!((&pool.retry, pool.limits), (&Retry::default(), PoolLimits::default()));
     assert_eq!((&pool.host_header, pool.reveal_backend), (&HostHeader::Preserve, true));
     assert_eq!(pool.resolve_interval, 30 * SECOND);
     let check = pool.health_check.as_ref().unwrap();
@@ -178,12 +183,139 @@ fn pool_values_are_read() {
     // The name is the address as it is written.
     assert_eq!((pool.backends[1].name.as_str(), pool.backends[1].backup), ("unix:a.sock", true));
     assert_eq!(pool.backends[2].name.as_str(), "[::1]:80");
-    assert_eq!((pool.resolve_interval, pool.balance), (SECOND, BalancePolicy::Random));
+    assert_eq!((pool.resolve_interval, pool.balance.policy), (SECOND, BalancePolicy::Random));
     assert!(matches!(&pool.host_header, HostHeader::Literal(host) if host == "app.internal:80"));
     assert_eq!((pool.retry.attempts, pool.reveal_backend), (0, false));
     assert_eq!((pool.timeouts.connect, pool.timeouts.read), (SECOND, 2 * SECOND));
     assert_eq!((pool.timeouts.write, pool.timeouts.idle), (3 * SECOND, 4 * SECOND));
     assert!(pool.health_check.is_none());
+}
+
+/// A pool with `rest` beside its backends.
+fn pool(rest: &str) -> Pool {
+    let text = format!("{LISTENERS}pools: {{ app: {{ backends: [a:1, b:1], {rest} }} }}\n");
+    config(&text).pools.remove(0)
+}
+
+#[test]
+fn the_defaults_are_those_of_the_contract() {
+    let written = "balance: round_robin, sticky: off, \
+        ejection: { consecutive_failures: 5, base_time: 30s, max_time: 300s, max_percent: 50% }, \
+        panic_threshold: 0%, slow_start: 0s, \
+        retry: { attempts: 2, on: [connect_failure, refused_stream, reset], \
+        backoff: { base: 25ms, max: 250ms }, budget: { percent: 20%, min_per_second: 3 } }, \
+        limits: { connections_per_backend: 0, queue: 0, queue_timeout: 5s }";
+    assert_eq!(format!("{:?}", pool(written)), format!("{:?}", pool("")));
+    for empty in ["ejection: {}", "retry: { backoff: {}, budget: {} }", "limits: {}"] {
+        assert_eq!(format!("{:?}", pool(empty)), format!("{:?}", pool("")), "{empty}");
+    }
+}
+
+#[test]
+fn policies_are_read_as_names_and_in_maps() {
+    for policy in BalancePolicy::ALL {
+        assert_eq!(pool(&format!("balance: {policy}")).balance, Balance::of(policy));
+        let map = format!("balance: {{ policy: {policy} }}");
+        assert_eq!(pool(&map).balance, Balance::of(policy));
+    }
+}
+
+#[test]
+fn what_is_hashed_is_read() {
+    let header = http::HeaderName::from_static("x-user");
+    for (text, expected) in [
+        ("client_ip", HashOn::ClientIp),
+        ("path", HashOn::Path),
+        ("uri", HashOn::Uri),
+        ("{ header: X-User }", HashOn::Header(header)),
+        ("{ cookie: Sid }", HashOn::Cookie("Sid".into())),
+        ("{ query: 'user id' }", HashOn::Query("user id".into())),
+    ] {
+        for policy in ["ring_hash", "maglev"] {
+            let text = format!("balance: {{ policy: {policy}, hash_on: {text} }}");
+            assert_eq!(pool(&text).balance.hash_on, expected, "{text}");
+        }
+    }
+}
+
+#[test]
+fn bounded_load_is_read_as_a_ratio() {
+    for (text, expected) in
+        [("150%", Some(1.5)), ("101%", Some(1.01)), ("10000%", Some(100.0)), ("off", None)]
+    {
+        let text = format!("balance: {{ policy: ring_hash, bounded_load: {text} }}");
+        assert_eq!(pool(&text).balance.bounded_load, expected, "{text}");
+    }
+}
+
+#[test]
+fn states_of_backends_are_read() {
+    let text = "pools: { app: { backends: [{ address: a:1, state: active }, \
+                { address: b:1, state: draining }, { address: c:1, state: disabled }] } }\n";
+    let config = config(&format!("{LISTENERS}{text}"));
+    let states: Vec<_> = config.pools[0].backends.iter().map(|backend| backend.state).collect();
+    assert_eq!(states, BackendState::ALL);
+}
+
+#[test]
+fn sticky_values_are_read() {
+    let sticky = pool("sticky: { cookie: LB }").sticky.unwrap();
+    assert_eq!((sticky.cookie.as_str(), sticky.path.as_str()), ("LB", "/"));
+    assert_eq!((sticky.ttl, sticky.secure), (3600 * SECOND, Secure::Auto));
+    assert_eq!((sticky.same_site, sticky.secret), (SameSite::Lax, None));
+
+    let text = "sticky: { cookie: LB, ttl: 1s, path: /app, secure: true, same_site: none, \
+                secret: '${SECRET:-0123456789 abcde}' }";
+    let sticky = pool(text).sticky.unwrap();
+    assert_eq!((sticky.ttl, sticky.path.as_str()), (SECOND, "/app"));
+    assert_eq!((sticky.secure, sticky.same_site), (Secure::Always, SameSite::None));
+    assert_eq!(sticky.secret.as_deref(), Some("0123456789 abcde"));
+
+    let sticky = pool("sticky: { cookie: LB, secure: off, same_site: strict }").sticky.unwrap();
+    assert_eq!((sticky.secure, sticky.same_site), (Secure::Never, SameSite::Strict));
+    assert_eq!(pool("sticky: false").sticky, None);
+}
+
+#[test]
+fn ejection_values_are_read() {
+    let text = "ejection: { consecutive_failures: 1000, base_time: 1s, max_time: 1s, \
+                max_percent: 100% }";
+    let ejection = pool(text).ejection.unwrap();
+    assert_eq!(ejection.consecutive_failures.get(), 1000);
+    assert_eq!((ejection.base_time, ejection.max_time), (SECOND, SECOND));
+    assert_eq!(ejection.max_percent.to_string(), "100%");
+    assert_eq!(pool("ejection: off").ejection, None);
+    // The longest is never shorter than the first.
+    let long = pool("ejection: { base_time: 10m }").ejection.unwrap();
+    assert_eq!(long.max_time, 600 * SECOND);
+}
+
+#[test]
+fn retry_values_are_read() {
+    let text = "retry: { attempts: 10, on: [\"503\", 504, 502, timeout, reset], \
+                backoff: { base: 1s }, budget: { percent: 100%, min_per_second: 0 }, \
+                per_try_timeout: 2s }";
+    let retry = pool(text).retry;
+    let statuses = [503, 504, 502].map(RetryOn::Status);
+    assert_eq!((retry.attempts, &retry.on[..3]), (10, &statuses[..]));
+    assert_eq!(retry.on[3..], [RetryOn::Timeout, RetryOn::Reset]);
+    // The longest pause is never shorter than the first.
+    assert_eq!((retry.backoff.base, retry.backoff.max), (SECOND, SECOND));
+    assert_eq!((retry.budget.percent.fraction(), retry.budget.min_per_second), (1.0, 0));
+    assert_eq!(retry.per_try_timeout, Some(2 * SECOND));
+    let none = pool("retry: { backoff: { base: 0s, max: 0s } }").retry.backoff;
+    assert_eq!((none.base, none.max), (Duration::ZERO, Duration::ZERO));
+}
+
+#[test]
+fn limits_panic_and_slow_start_are_read() {
+    let pool = pool(
+        "limits: { connections_per_backend: 7, queue: 1000000, queue_timeout: 1s }, \
+         panic_threshold: 50%, slow_start: 30s",
+    );
+    assert_eq!(pool.limits.connections_per_backend.unwrap().get(), 7);
+    assert_eq!((pool.limits.queue, pool.limits.queue_timeout), (1_000_000, SECOND));
+    assert_eq!((pool.panic_threshold.fraction(), pool.slow_start), (0.5, 30 * SECOND));
 }
 
 #[test]
@@ -231,7 +363,7 @@ fn aliases_and_merges_work_and_errors_point_to_their_use() {
                 c:\n    <<: *pool\n    balance: round_robin\n\
                 routes: [{ split: { a: 1, b: 1, c: 1 } }]\n";
     let config = config(&format!("{LISTENERS}{text}"));
-    let policies: Vec<_> = config.pools.iter().map(|pool| pool.balance.as_str()).collect();
+    let policies: Vec<_> = config.pools.iter().map(|pool| pool.balance.policy.as_str()).collect();
     assert_eq!(policies, ["random", "random", "round_robin"]);
 }
 
@@ -243,6 +375,14 @@ fn flags() -> Quick {
         health_interval: 10 * SECOND,
         health_timeout: 3 * SECOND,
         max_retries: 3,
+    }
+}
+
+#[test]
+fn flags_take_every_policy() {
+    for algorithm in BalancePolicy::ALL {
+        let config = quick(&Quick { algorithm, ..flags() }).unwrap();
+        assert_eq!(config.pools[0].balance, Balance::of(algorithm));
     }
 }
 

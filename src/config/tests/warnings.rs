@@ -90,6 +90,52 @@ fn pools_with_nothing_to_do_or_to_offer_are_warnings() {
 }
 
 #[test]
+fn a_pool_without_an_active_backend_is_a_warning() {
+    let of_states = |first: &str, second: &str| {
+        warnings(&format!(
+            "{TWO_LISTENERS}pools:\n  app:\n    backends:\n    - {{ address: a:1, state: {first} }}\n    \
+             - {{ address: b:1, state: {second} }}\n"
+        ))
+    };
+    for (first, second) in [("disabled", "disabled"), ("draining", "disabled")] {
+        assert_eq!(
+            of_states(first, second),
+            ["3:3: pools.app: draining and disabled backends only; \
+              expected at least one backend with state active"]
+        );
+    }
+    assert_eq!(of_states("active", "disabled"), [""; 0]);
+}
+
+#[test]
+fn settings_that_cannot_be_meant_are_warnings() {
+    let of_pool = |rest: &str| {
+        warnings(&format!("{TWO_LISTENERS}pools: {{ app: {{ backends: [a:1],\n  {rest} }} }}\n"))
+    };
+    assert_eq!(
+        of_pool("ejection: { max_percent: 0% }"),
+        [
+            "3:28: pools.app.ejection.max_percent: 0%, which still lets one backend of two or more be \
+          ejected; expected ejection: off for none, or a percentage above 0%"
+        ]
+    );
+    assert_eq!(
+        of_pool("retry: { budget: { percent: 0%, min_per_second: 0 } }"),
+        ["3:12: pools.app.retry.budget: a budget of 0, which allows no retry; \
+          expected a budget above 0, or attempts: 0 for no retries"]
+    );
+    for fine in [
+        "retry: { budget: { percent: 0% } }",
+        "retry: { attempts: 0, budget: { percent: 0%, min_per_second: 0 } }",
+        "sticky: { cookie: LB }",
+        "ejection: { max_percent: 1% }",
+        "limits: { queue: 0, queue_timeout: 1s }",
+    ] {
+        assert_eq!(of_pool(fine), [""; 0], "{fine}");
+    }
+}
+
+#[test]
 fn a_network_with_bits_after_its_prefix_is_a_warning() {
     let text = format!(
         "{TWO_LISTENERS}pools: {{ app: {{ backends: [a:1] }} }}\ntrusted_proxies: [10.1.2.3/8, 10.1.2.3]\n"

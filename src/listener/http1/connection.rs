@@ -352,9 +352,9 @@ impl Connection<'_> {
 
     /// After a deadline cut a request short: answers it if nothing was answered yet.
     async fn give_up(&mut self) -> After {
-        let Some(exchange) = self.link.take_abandoned() else { return After::Closed };
+        let Some(mut exchange) = self.link.take_abandoned() else { return After::Closed };
         let answer = Answer::error(Reason::UpstreamTimeout);
-        log_abandoned(&exchange, &answer);
+        log_abandoned(&mut exchange, &answer);
         if self.link.is_answered() {
             self.socket().transport.reset_on_close();
             return After::Closed;
@@ -496,12 +496,24 @@ async fn draining_for(
     }
 }
 
-/// Resolves when the exchange's deadline has passed. The proxy sets and moves it while it is polled
-/// in the same task, just before this is.
+/// Resolves when the exchange's deadline has passed; cuts a try whose time is over. The proxy sets
+/// and moves these times while it is polled in the same task, just before this is.
 async fn expired(link: &Link) {
+    loop {
+        passed(link).await;
+        if link.deadline().is_some_and(|deadline| deadline <= std::time::Instant::now()) {
+            return;
+        }
+        link.cut_try();
+    }
+}
+
+/// Resolves when the exchange's deadline or its try's has passed.
+async fn passed(link: &Link) {
     let mut timer: Option<Pin<Box<tokio::time::Sleep>>> = None;
     poll_fn(|cx| {
-        let Some(deadline) = link.deadline().map(Instant::from_std) else { return Poll::Pending };
+        let next = link.deadline().into_iter().chain(link.try_deadline()).min();
+        let Some(deadline) = next.map(Instant::from_std) else { return Poll::Pending };
         let timer = timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(deadline)));
         if timer.deadline() != deadline {
             timer.as_mut().reset(deadline);

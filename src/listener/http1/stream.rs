@@ -167,6 +167,7 @@ impl Socket {
             self.link.set_fault(Fault::Disconnected);
             return Ok(());
         }
+        self.link.set_waiting_to_continue(false);
         let taken = self.body.take(read).inspect_err(|_| self.link.set_fault(Fault::BadBody))?;
         self.inbound.extend_from_slice(&read[taken..]);
         out.set_filled(before + taken);
@@ -175,6 +176,10 @@ impl Socket {
 
     fn poll_body_timeout(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.link.set_stalled(None);
+        if self.link.is_waiting_to_continue() {
+            // It is the backend's turn.
+            return Poll::Pending;
+        }
         let patience = self.timeouts.body_idle;
         ready!(poll_timer(&mut self.reading, patience, cx));
         let what = "the client sent nothing of its body in time";
@@ -352,7 +357,7 @@ impl AsyncRead for RequestStream {
         let socket = self.get_mut().socket();
         let read = if socket.link.is_upgraded() {
             socket.poll_raw(cx, out)
-        } else if socket.body.is_done() {
+        } else if socket.body.is_done() || socket.link.is_watching() {
             socket.poll_beyond(cx)
         } else {
             socket.poll_body(cx, out)

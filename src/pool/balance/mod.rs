@@ -1,107 +1,176 @@
-//! The policies: given usable members, which is next?
+//! The policies: given the members of a tier, which is next?
 //!
 //! A balancer is built for one tier of one view and is dropped with it, so what it computes up
-//! front (a rotation, a table of cumulative weights) never goes stale.
+//! front (a rotation, a table of cumulative weights, a ring) never goes stale. Every policy is asked
+//! with the same two things: what the request asks for, and which members are allowed. A member may
+//! be disallowed because it was tried, is full, or went out after the view was made, so each policy
+//! has its own way to the next one, and none ever returns a disallowed member.
 
+mod hash;
 mod least_connections;
+mod p2c;
 mod random;
 mod round_robin;
 
-use super::{Member, Tried};
-use crate::model::BalancePolicy;
+use super::{Member, view::Ask};
+use crate::model::{Balance, BalancePolicy};
+use hash::Hashed;
+pub use hash::hash;
 use least_connections::LeastConnections;
-use rand::RngCore;
+use p2c::{Cost, TwoChoices};
+use rand::{Rng, RngCore};
 use random::Random;
 use round_robin::RoundRobin;
 use std::sync::Arc;
+
+/// How often a policy is asked again when what it proposes is disallowed, before every member is
+/// looked at.
+const ATTEMPTS: usize = 16;
+
+/// Which members may be picked.
+pub(super) type Allowed<'a> = &'a dyn Fn(&Member) -> bool;
 
 /// One policy over one set of members. The members are always the ones it was built for.
 pub(super) enum Balancer {
     RoundRobin(RoundRobin),
     Random(Random),
     LeastConnections(LeastConnections),
+    TwoChoices(TwoChoices),
+    Hashed(Hashed),
 }
 
 impl Balancer {
-    pub(super) fn new(policy: BalancePolicy, members: &[Arc<Member>]) -> Self {
-        match policy {
+    /// A balancer over `members`. What is costly to compute is taken over from the one `before` if
+    /// that had the same members.
+    pub(super) fn new(balance: &Balance, members: &[Arc<Member>], before: Option<&Self>) -> Self {
+        match balance.policy {
             BalancePolicy::RoundRobin => Self::RoundRobin(RoundRobin::new(members)),
             BalancePolicy::Random => Self::Random(Random::new(members)),
             BalancePolicy::LeastConnections => Self::LeastConnections(LeastConnections::default()),
+            BalancePolicy::P2c => Self::TwoChoices(TwoChoices::new(members, Cost::InFlight)),
+            BalancePolicy::PeakEwma => Self::TwoChoices(TwoChoices::new(members, Cost::PeakEwma)),
+            BalancePolicy::RingHash | BalancePolicy::Maglev => {
+                let before = match before {
+                    Some(Self::Hashed(before)) => Some(before),
+                    _ => None,
+                };
+                Self::Hashed(Hashed::new(balance, members, before))
+            }
         }
     }
 
-    /// The next member; `None` only when there are none.
-    pub(super) fn pick<'a>(
+    /// The index of the next member that is allowed; `None` if none is.
+    pub(super) fn pick(
         &self,
-        members: &'a [Arc<Member>],
+        members: &[Arc<Member>],
+        ask: &Ask<'_>,
+        allowed: Allowed<'_>,
         rng: &mut dyn RngCore,
-    ) -> Option<&'a Arc<Member>> {
-        let index = match self {
-            Self::RoundRobin(policy) => policy.next(),
-            Self::Random(policy) => policy.next(rng),
-            Self::LeastConnections(policy) => policy.next(members, |_| true)?,
-        };
-        members.get(index)
-    }
-
-    /// The next member that is not in `tried`.
-    pub(super) fn pick_untried<'a>(
-        &self,
-        members: &'a [Arc<Member>],
-        tried: &Tried,
-        rng: &mut dyn RngCore,
-    ) -> Option<&'a Arc<Member>> {
-        let untried = |member: &Member| !tried.contains(member);
-        if let Self::LeastConnections(policy) = self {
-            return members.get(policy.next(members, untried)?);
+    ) -> Option<usize> {
+        if members.is_empty() {
+            return None;
         }
-        // A retry is rare and the tried are few, so asking the policy again mostly succeeds at once
-        // and keeps its proportions; the search is for pools where almost everything was tried.
-        let asked = (0..members.len())
-            .find_map(|_| self.pick(members, rng).filter(|member| untried(member)));
-        asked.or_else(|| members.iter().find(|member| untried(member)))
+        match self {
+            Self::RoundRobin(policy) => propose(members, ask, allowed, rng, |_| policy.next()),
+            Self::Random(policy) => propose(members, ask, allowed, rng, |rng| policy.next(rng)),
+            Self::LeastConnections(policy) => policy.next(members, ask, allowed),
+            Self::TwoChoices(policy) => policy.next(members, ask, allowed, rng),
+            Self::Hashed(policy) => policy.next(members, ask, allowed, rng),
+        }
     }
+}
+
+/// Takes the first proposal that is allowed. A member in its slow start accepts only its share of
+/// what is proposed to it; if nobody accepts, anyone allowed must.
+fn propose(
+    members: &[Arc<Member>],
+    ask: &Ask<'_>,
+    allowed: Allowed<'_>,
+    rng: &mut dyn RngCore,
+    mut next: impl FnMut(&mut dyn RngCore) -> usize,
+) -> Option<usize> {
+    for _ in 0..ATTEMPTS {
+        let index = next(rng);
+        let member = &members[index];
+        if !allowed(member) {
+            continue;
+        }
+        let share = ask.share(member);
+        if share >= 1.0 || rng.random_bool(share) {
+            return Some(index);
+        }
+    }
+    any_allowed(members, allowed, rng)
+}
+
+/// Some member that is allowed, searched from a random one on.
+fn any_allowed(
+    members: &[Arc<Member>],
+    allowed: Allowed<'_>,
+    rng: &mut dyn RngCore,
+) -> Option<usize> {
+    let start = rng.random_range(0..members.len());
+    (start..members.len()).chain(0..start).find(|&index| allowed(&members[index]))
 }
 
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
-    use crate::model::{BackendName, Weight};
-    use http::HeaderValue;
+    use crate::{
+        model::Weight,
+        pool::{MemberSpec, Time, Tried},
+    };
     use rand::{SeedableRng, rngs::SmallRng};
-    use std::collections::HashMap;
+    use std::{collections::HashMap, time::Duration};
 
     pub(in crate::pool) fn member(name: &str, weight: u64) -> Arc<Member> {
-        Arc::new(Member {
-            order: 0,
-            name: BackendName::try_new(name).unwrap(),
-            name_value: HeaderValue::from_str(name).unwrap(),
-            address: "127.0.0.1:1".parse().unwrap(),
-            authority: HeaderValue::from_static("127.0.0.1:1"),
-            weight: Weight::try_new(weight).unwrap(),
-            backup: false,
-            probed: false,
-            state: Arc::default(),
-        })
+        numbered(name, weight, 0)
+    }
+
+    pub(in crate::pool) fn numbered(name: &str, weight: u64, order: usize) -> Arc<Member> {
+        let weight = Weight::try_new(weight).unwrap();
+        let spec = MemberSpec { name: name.to_owned(), weight, backup: false, probed: false };
+        spec.build(order, Arc::default())
     }
 
     pub(in crate::pool) fn rng() -> SmallRng {
         SmallRng::seed_from_u64(7)
     }
 
+    pub(in crate::pool) fn ask(tried: &Tried) -> Ask<'_> {
+        Ask {
+            now: Time::ZERO,
+            key: None,
+            tried,
+            limit: None,
+            slow_start: Duration::ZERO,
+            in_flight: 0,
+        }
+    }
+
+    pub(in crate::pool) fn balancer(policy: BalancePolicy, members: &[Arc<Member>]) -> Balancer {
+        Balancer::new(&Balance::of(policy), members, None)
+    }
+
     #[test]
     fn a_retry_never_returns_to_a_tried_backend() {
-        let members: Vec<_> = (0..5).map(|i| member(&format!("m{i}"), 1 + i * i * 100)).collect();
+        let members: Vec<_> =
+            (0..5).map(|i| numbered(&format!("m{i}"), 1 + i * i * 100, i as usize)).collect();
         for policy in BalancePolicy::ALL {
-            let balancer = Balancer::new(policy, &members);
-            let (mut tried, mut rng) = (Tried::default(), rng());
-            for _ in 0..members.len() {
-                let next = balancer.pick_untried(&members, &tried, &mut rng).unwrap();
-                assert!(!tried.contains(next), "{policy}");
-                tried.add(next);
+            for key in [None, Some(42)] {
+                let balancer = balancer(policy, &members);
+                let (mut tried, mut rng) = (Tried::default(), rng());
+                for _ in 0..members.len() {
+                    let allowed = |member: &Member| !tried.contains(member);
+                    let ask = Ask { key, ..ask(&tried) };
+                    let next = balancer.pick(&members, &ask, &allowed, &mut rng).unwrap();
+                    assert!(!tried.contains(&members[next]), "{policy}");
+                    tried.add(&members[next]);
+                }
+                let allowed = |member: &Member| !tried.contains(member);
+                let nothing = balancer.pick(&members, &ask(&tried), &allowed, &mut rng);
+                assert_eq!(nothing, None, "{policy}");
             }
-            assert!(balancer.pick_untried(&members, &tried, &mut rng).is_none(), "{policy}");
         }
     }
 
@@ -109,19 +178,43 @@ pub(super) mod tests {
     fn weights_are_met_over_ten_thousand_picks() {
         let weights = [5, 1, 3, 1, 10];
         let members: Vec<_> =
-            weights.iter().enumerate().map(|(i, w)| member(&i.to_string(), *w)).collect();
+            weights.iter().enumerate().map(|(i, w)| numbered(&i.to_string(), *w, i)).collect();
+        let tried = Tried::default();
         for policy in [BalancePolicy::RoundRobin, BalancePolicy::Random] {
-            let balancer = Balancer::new(policy, &members);
+            let balancer = balancer(policy, &members);
             let mut rng = rng();
-            let mut picks: HashMap<String, u64> = HashMap::new();
+            let mut picks: HashMap<usize, u64> = HashMap::new();
             for _ in 0..10_000 {
-                let name = balancer.pick(&members, &mut rng).unwrap().name().to_string();
-                *picks.entry(name).or_default() += 1;
+                let pick = balancer.pick(&members, &ask(&tried), &|_| true, &mut rng).unwrap();
+                *picks.entry(pick).or_default() += 1;
             }
             for (i, weight) in weights.iter().enumerate() {
                 let expected = 10_000 * weight / 20;
-                let got = picks[&i.to_string()];
-                assert!(got.abs_diff(expected) < 200, "{policy} {i}: {got} for {expected}");
+                assert!(picks[&i].abs_diff(expected) < 200, "{policy} {i}: {}", picks[&i]);
+            }
+        }
+    }
+
+    #[test]
+    fn slow_start_gives_a_tenth_at_first_and_more_as_time_passes() {
+        let members = [numbered("old", 1, 0), numbered("new", 1, 1)];
+        members[1].state().set_came_back(Time::from_nanos(1));
+        let tried = Tried::default();
+        let slow_start = Duration::from_secs(100);
+        for policy in [BalancePolicy::RoundRobin, BalancePolicy::Random] {
+            let balancer = balancer(policy, &members);
+            let mut rng = rng();
+            let mut share = |seconds| {
+                let now = Time::ZERO.after(Duration::from_secs(seconds));
+                let ask = Ask { now, slow_start, ..ask(&tried) };
+                let picks = (0..10_000)
+                    .filter(|_| balancer.pick(&members, &ask, &|_| true, &mut rng) == Some(1));
+                picks.count() as f64 / 10_000.0
+            };
+            // Of two, one counts for a tenth, later for 55 of a hundred, then in full.
+            for (seconds, expected) in [(0, 0.1 / 1.1), (50, 0.55 / 1.55), (100, 0.5), (900, 0.5)] {
+                let got = share(seconds);
+                assert!((got - expected).abs() < 0.02, "{policy} {seconds}s: {got} for {expected}");
             }
         }
     }

@@ -42,7 +42,7 @@ impl RoundRobin {
         if equal && members.len() < usize::from(u16::MAX) {
             return Self::Equal(Arc::new(pingora_rotation(members)));
         }
-        let weights: Vec<u64> = members.iter().map(|m| u64::from(m.weight().get())).collect();
+        let weights: Vec<u64> = members.iter().map(|m| u64::from(m.weight())).collect();
         Self::Weighted { rotation: rotation(&weights), turn: AtomicUsize::new(0) }
     }
 
@@ -149,7 +149,7 @@ fn strided(weights: &[u64], turns: u64) -> Box<[u32]> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::pool::balance::tests::member;
+    use crate::pool::balance::tests::{member, numbered};
 
     fn picks(members: &[Arc<Member>], count: usize) -> String {
         let policy = RoundRobin::new(members);
@@ -158,11 +158,7 @@ mod tests {
 
     #[test]
     fn equal_weights_rotate_strictly() {
-        let mut members = [member("A", 1), member("B", 1), member("C", 1)];
-        for (port, member) in members.iter_mut().enumerate() {
-            Arc::get_mut(member).unwrap().address =
-                format!("127.0.0.1:{}", port + 1).parse().unwrap();
-        }
+        let members = [numbered("A", 1, 0), numbered("B", 1, 1), numbered("C", 1, 2)];
         assert_eq!(picks(&members, 9), "ABCABCABC");
     }
 

@@ -6,13 +6,13 @@
 mod probe;
 mod state;
 
+pub use state::Change;
 pub(super) use state::HealthState;
 
 use super::{Member, Pool};
 use crate::model::HealthCheck;
 use probe::Prober;
 use rand::{Rng, SeedableRng, rngs::SmallRng};
-use state::Change;
 use std::{collections::HashMap, sync::Arc, time::Duration};
 use tokio::{
     task::{AbortHandle, JoinSet},
@@ -41,7 +41,7 @@ impl Pool {
     /// loop of its own, so that one that hangs delays no other, and a random part of the jitter is
     /// taken off each interval, so that the probes of a large pool spread and none comes late.
     pub async fn run_health_checks(self: Arc<Self>, seed: u64) {
-        let Some(check) = self.spec.health_check.clone() else {
+        let Some(check) = self.spec().health_check.clone() else {
             self.mark_checked();
             return;
         };
@@ -65,15 +65,12 @@ impl Pool {
         }
     }
 
-    /// Takes in what a probe of `member` found, and makes a new view if that changed its health.
+    /// Takes in what a probe of `member` found. The line that tells of a change follows its effect.
     pub(super) fn observe(&self, member: &Member, report: ProbeReport) {
-        let Some(check) = &self.spec.health_check else { return };
-        let ok = report.0.is_ok();
-        let change = member.state.with_probing(|state| state.observe(ok, check.rise, check.fall));
-        let Some(change) = change else { return };
-        // First the effect, then the line that tells of it.
-        self.rebuild();
-        let (name, address, pool) = (member.name(), member.address(), &self.spec.name);
+        let Some(change) = self.core.observe_probe(member, report.0.is_ok(), self.now()) else {
+            return;
+        };
+        let (name, address, pool) = (member.name(), member.address(), &self.spec().name);
         match (change, report.0) {
             (Change::Down, Err(reason)) => {
                 log::warn!("backend {name} ({address}) of pool {pool} is DOWN: {reason}");
@@ -83,6 +80,7 @@ impl Pool {
                 log::debug!("backend {name} ({address}) of pool {pool} answers its first check");
             }
         }
+        self.report_availability();
     }
 }
 
@@ -104,7 +102,7 @@ impl Probing {
         // Drained one by one: a panic in a probe must not end the others.
         while let Some(probed) = probes.join_next().await {
             if let Err(error) = probed {
-                let pool = &self.pool.spec.name;
+                let pool = &self.pool.spec().name;
                 log::error!("pool {pool}: a health check failed to run: {error}");
             }
         }

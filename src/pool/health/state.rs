@@ -15,7 +15,7 @@ use std::num::NonZeroU32;
 
 /// A change of health.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::pool) enum Change {
+pub enum Change {
     /// The first probe succeeded.
     FirstUp,
     /// It is back.

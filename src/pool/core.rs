@@ -1,0 +1,283 @@
+//! The core of a pool: every decision, and no clock, socket or task.
+//!
+//! What a pool does with a request is decided here: which backend gets it, whether it may be tried
+//! again, whether it waits; and so is what its end means for the backend. Time and randomness are
+//! arguments. [`Pool`](super::Pool) runs this code in production, the simulator in `sim/` runs the
+//! same, and the two are compared.
+
+use super::{
+    BackendState, Lease, Member, Time, Tried,
+    budget::RetryBudget,
+    ejection::most_ejected,
+    ewma,
+    health::Change,
+    lease::Ledger,
+    queue::{Place, Queue},
+    view::{Ask, Found, View},
+};
+use crate::model::{self, BackendName, BackendState as Admission, Weight};
+use arc_swap::ArcSwap;
+use rand::RngCore;
+use std::{
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+/// How a request ended on a backend, as far as that says something of the backend.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// It answered, and the answer is no failure of its own.
+    Success {
+        /// From the try's beginning to the first byte of the answer.
+        first_byte: Duration,
+    },
+    /// It answered 5xx, broke off, timed out or refused.
+    Failure {
+        /// From the try's beginning to the failure.
+        took: Duration,
+    },
+    /// The client went away, was too slow, or the fault was ours.
+    Unknown,
+}
+
+/// What a pick came to.
+#[derive(Debug)]
+pub enum Picked {
+    /// A backend, on which the request counts until the lease is dropped.
+    Lease(Lease),
+    /// Every usable backend has as many requests as it may.
+    Busy,
+    /// No usable backend is left that was not tried.
+    Nothing,
+}
+
+/// What a request asks of a pick.
+#[derive(Clone, Copy, Debug)]
+pub struct Wanted<'a> {
+    /// What the hashing policies go by; `None` if the request does not have it.
+    pub key: Option<u64>,
+    /// The backends that were tried.
+    pub tried: &'a Tried,
+    /// The request's place in the queue, if it has one. Without one it does not overtake those who
+    /// have.
+    pub place: Option<&'a Place>,
+}
+
+/// A pool's state and its decisions.
+pub struct Core {
+    spec: model::Pool,
+    view: ArcSwap<View>,
+    /// Serializes rebuilds of the view, so that a late one cannot put back what an earlier one saw.
+    rebuilding: Mutex<()>,
+    /// Serializes ejections, so that two at a time cannot exceed the share together.
+    ejecting: Mutex<()>,
+    ledger: Arc<Ledger>,
+    /// Locked for O(1) work once a request and once a retry.
+    budget: Mutex<RetryBudget>,
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Core {
+    /// A pool as configured, with no members yet.
+    pub fn new(spec: model::Pool) -> Self {
+        let view = View::new(&spec, Vec::new(), Time::ZERO, None);
+        Self {
+            view: ArcSwap::from_pointee(view),
+            rebuilding: Mutex::default(),
+            ejecting: Mutex::default(),
+            ledger: Arc::new(Ledger::new(Queue::new(spec.limits.queue))),
+            budget: Mutex::new(RetryBudget::new(spec.retry.budget)),
+            spec,
+        }
+    }
+
+    /// What the configuration says of the pool.
+    pub fn spec(&self) -> &model::Pool {
+        &self.spec
+    }
+
+    /// The members, usable or not, in file order.
+    pub fn members(&self) -> Arc<[Arc<Member>]> {
+        self.view.load().members().clone()
+    }
+
+    /// Whether there is a backend to pick.
+    pub fn is_usable(&self) -> bool {
+        self.view.load().is_usable()
+    }
+
+    /// Whether a backend that is not in `tried` could be picked, room aside.
+    pub fn has_untried(&self, tried: &Tried, now: Time) -> bool {
+        self.view.load().has_untried(tried, now)
+    }
+
+    /// Requests in flight on all backends.
+    pub fn in_flight(&self) -> usize {
+        self.ledger.in_flight()
+    }
+
+    /// How many requests wait.
+    pub fn queued(&self) -> usize {
+        self.ledger.queue.len()
+    }
+
+    /// Picks a backend.
+    pub fn pick(&self, wanted: &Wanted<'_>, now: Time, rng: &mut dyn RngCore) -> Picked {
+        if wanted.place.is_none() && !self.ledger.queue.is_empty() {
+            return Picked::Busy;
+        }
+        let ask = Ask {
+            now,
+            key: wanted.key,
+            tried: wanted.tried,
+            limit: self.limit(),
+            slow_start: self.spec.slow_start,
+            in_flight: self.ledger.in_flight(),
+        };
+        match self.view.load().pick(&ask, rng) {
+            Found::Member(member) => Picked::Lease(Lease::new(member, self.ledger.clone())),
+            Found::Busy => Picked::Busy,
+            Found::Nothing => Picked::Nothing,
+        }
+    }
+
+    /// The backend that a client stays with, if it still keeps its clients and has room.
+    pub fn pick_kept(&self, is_it: impl Fn(&Member) -> bool, now: Time) -> Option<Lease> {
+        let view = self.view.load();
+        let member = view.members().iter().find(|member| is_it(member))?;
+        let full = self.limit().is_some_and(|limit| member.state().in_flight() >= limit);
+        let kept = !full && member.keeps_clients(now);
+        kept.then(|| Lease::new(member.clone(), self.ledger.clone()))
+    }
+
+    fn limit(&self) -> Option<usize> {
+        self.spec.limits.connections_per_backend.map(std::num::NonZeroUsize::get)
+    }
+
+    /// Takes a place in the queue; `None` if it is full or there is none.
+    pub fn enqueue(&self) -> Option<Place> {
+        self.ledger.queue.enter()
+    }
+
+    /// Counts a request: it adds to the retry budget.
+    pub fn begin_request(&self, now: Time) {
+        locked(&self.budget).request(now);
+    }
+
+    /// Spends a retry of the budget; `false` if nothing is left of it.
+    pub fn spend_retry(&self, now: Time) -> bool {
+        locked(&self.budget).try_retry(now)
+    }
+
+    /// Puts new members in the place of the old ones.
+    pub fn set_members(&self, mut members: Vec<Arc<Member>>, now: Time) {
+        members.sort_by_key(|member| member.order());
+        self.rebuild(now, Some(members));
+    }
+
+    /// Decides at run time whether a backend takes requests; `false` if there is none of that name.
+    pub fn set_admission(&self, name: &BackendName, admission: Admission, now: Time) -> bool {
+        self.change(name, now, |state| state.set_admission(admission))
+    }
+
+    /// Sets a backend's weight at run time; `false` if there is none of that name.
+    pub fn set_weight(&self, name: &BackendName, weight: Weight, now: Time) -> bool {
+        self.change(name, now, |state| state.set_weight(weight))
+    }
+
+    fn change(&self, name: &BackendName, now: Time, act: impl Fn(&BackendState)) -> bool {
+        let members = self.members();
+        let Some(member) = members.iter().find(|member| member.name() == name) else {
+            return false;
+        };
+        act(member.state());
+        self.rebuild(now, None);
+        true
+    }
+
+    /// Takes in what a probe of `member` found, and says what that changed.
+    pub fn observe_probe(&self, member: &Member, ok: bool, now: Time) -> Option<Change> {
+        let check = self.spec.health_check.as_ref()?;
+        let (rise, fall) = (check.rise, check.fall);
+        let change = member.state().with_probing(|state| state.observe(ok, rise, fall))?;
+        if change == Change::Up {
+            member.state().set_came_back(now);
+        }
+        self.rebuild(now, None);
+        Some(change)
+    }
+
+    /// Takes in how a request ended on `member`. Returns whether [`Core::maintain`] has something to
+    /// do now.
+    pub fn report(&self, member: &Member, outcome: Outcome, now: Time) -> bool {
+        match outcome {
+            Outcome::Success { first_byte } => {
+                member.state().observe_speed(first_byte, now);
+                if member.state().is_blemished() {
+                    member.state().with_standing(super::ejection::Standing::success);
+                }
+                false
+            }
+            Outcome::Failure { took } => {
+                member.state().observe_speed(took.max(ewma::FAILURE), now);
+                self.consider_ejection(member, now)
+            }
+            Outcome::Unknown => false,
+        }
+    }
+
+    /// Ejects `member` if its failures ask for it and the pool can spare it.
+    fn consider_ejection(&self, member: &Member, now: Time) -> bool {
+        let Some(policy) = &self.spec.ejection else { return false };
+        let state = member.state();
+        if state.ejected_until(now).is_some() {
+            // The last of the requests that were on it when it went.
+            return false;
+        }
+        if !state.with_standing(|standing| standing.failure(policy)) {
+            return false;
+        }
+        let _one_at_a_time = locked(&self.ejecting);
+        let members = self.members();
+        let out = members.iter().filter(|other| other.state().ejected_until(now).is_some()).count();
+        if out >= most_ejected(members.len(), policy) || state.ejected_until(now).is_some() {
+            return false;
+        }
+        let (failures, until) =
+            state.with_standing(|standing| (standing.failures(), standing.eject(policy, now)));
+        state.set_ejected(until);
+        state.set_came_back(until);
+        let (name, address, pool) = (member.name(), member.key(), &self.spec.name);
+        let time = until.since(now);
+        log::warn!(
+            "backend {name} ({address}) of pool {pool} is EJECTED for {time:?}: {failures} failures in a row"
+        );
+        true
+    }
+
+    /// Brings the view up to date with ejections that began or ended, and says when to come back.
+    pub fn maintain(&self, now: Time) -> Time {
+        let members = self.members();
+        for member in members.iter().filter(|member| member.state().end_ejection(now)) {
+            let (name, address, pool) = (member.name(), member.key(), &self.spec.name);
+            log::info!("backend {name} ({address}) of pool {pool} is back from its ejection");
+        }
+        self.rebuild(now, None);
+        self.view.load().valid_until()
+    }
+
+    /// Makes a new view from the present members and what is known of them.
+    fn rebuild(&self, now: Time, members: Option<Vec<Arc<Member>>>) {
+        let _one_at_a_time = locked(&self.rebuilding);
+        let before = self.view.load_full();
+        let members = members.unwrap_or_else(|| before.members().to_vec());
+        self.view.store(Arc::new(View::new(&self.spec, members, now, Some(&before))));
+        // Whoever waits looks again: there may be room where there was none, or nothing to wait for.
+        for _ in 0..self.ledger.queue.len() {
+            self.ledger.queue.call_next();
+        }
+    }
+}

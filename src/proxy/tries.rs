@@ -1,0 +1,231 @@
+//! A request on its way to backends: the first pick, the queue, each try.
+
+use super::{Exchange, Reason, RequestBody, exchange::Replay, upgrade};
+use crate::{
+    model::{HostHeader, Retry},
+    pool::{Member, Outcome, Picked, Place, Pool, Wanted},
+};
+use http::StatusCode;
+use pingora::{
+    Error, ErrorType, Result,
+    upstreams::peer::{HttpPeer, PeerOptions, Scheme},
+};
+use pingora_proxy::Session;
+use rand::Rng;
+use std::{
+    future::poll_fn,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+/// What Pingora's read timeout is given beyond the times that we keep ourselves, so that it is never
+/// the one that decides.
+const BEYOND_OURS: Duration = Duration::from_secs(1);
+
+/// How a request came to its first backend.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum First {
+    /// It has one.
+    Picked,
+    /// It has none, for this reason.
+    None(Reason),
+    /// The client left the queue.
+    ClientGone,
+}
+
+impl Exchange {
+    /// Picks the first backend: the one that the client stays with, else one by the pool's policy,
+    /// and if all have as much as they may, after a wait in the queue.
+    pub(super) async fn pick_first(&mut self, session: &mut Session) -> First {
+        let Some(pool) = self.pool.clone() else { return First::None(Reason::InternalError) };
+        pool.core().begin_request(pool.now());
+        if let Some(lease) = self.kept.and_then(|kept| kept.pick(&pool)) {
+            self.lease = Some(lease);
+            return First::Picked;
+        }
+        match self.pick(&pool, None) {
+            Picked::Lease(lease) => {
+                self.lease = Some(lease);
+                First::Picked
+            }
+            Picked::Nothing => First::None(Reason::NoHealthyBackend),
+            Picked::Busy => self.wait(&pool, session).await,
+        }
+    }
+
+    fn pick(&self, pool: &Pool, place: Option<&Place>) -> Picked {
+        let wanted = Wanted { key: self.hash_key, tried: &self.tried, place };
+        pool.pick(&wanted, &mut rand::rng())
+    }
+
+    /// Waits in the pool's queue for a backend with room. A client that leaves frees its place.
+    async fn wait(&mut self, pool: &Arc<Pool>, session: &mut Session) -> First {
+        let Some(place) = pool.core().enqueue() else { return First::None(Reason::Overloaded) };
+        let began = Instant::now();
+        let deadline = tokio::time::Instant::now() + pool.spec().limits.queue_timeout;
+        let link = self.link.clone();
+        link.set_watching(true);
+        session.set_abort_on_close(true);
+        let first = loop {
+            if place.is_first() || place.is_called() {
+                match self.pick(pool, Some(&place)) {
+                    Picked::Lease(lease) => {
+                        self.lease = Some(lease);
+                        break First::Picked;
+                    }
+                    Picked::Nothing => break First::None(Reason::NoHealthyBackend),
+                    Picked::Busy => place.wait_again(),
+                }
+            }
+            tokio::select! {
+                biased;
+                () = poll_fn(|cx| place.poll_called(cx)) => {}
+                _ = session.as_mut().read_body_or_idle(true) => break First::ClientGone,
+                () = tokio::time::sleep_until(deadline) => break First::None(Reason::Overloaded),
+            }
+        };
+        session.set_abort_on_close(false);
+        link.set_watching(false);
+        self.queue_time = Some(began.elapsed());
+        first
+    }
+
+    /// Picks a backend that was not tried yet and releases the one before. Retries do not wait.
+    pub(super) fn pick_next(&mut self) -> bool {
+        let Some(pool) = self.pool.clone() else { return false };
+        self.lease = match self.pick(&pool, None) {
+            Picked::Lease(lease) => Some(lease),
+            Picked::Busy | Picked::Nothing => None,
+        };
+        self.lease.is_some()
+    }
+
+    /// Begins a try on the picked backend, after the pause that a retry makes.
+    pub(super) async fn begin_try(&mut self) -> Result<Box<HttpPeer>> {
+        let pause = std::mem::take(&mut self.pause);
+        if !pause.is_zero() {
+            tokio::time::sleep(pause).await;
+        }
+        let lease = self.lease.as_ref().ok_or_else(|| Error::new(ErrorType::InternalError))?;
+        if self.replay == Replay::Next {
+            self.replay = Replay::Used;
+        } else {
+            self.tries += 1;
+            self.tried.add(lease);
+        }
+        self.try_began = Instant::now();
+        self.reported = false;
+        self.connect_time = None;
+        self.upstream_time = None;
+        self.link.set_deadline(self.route_deadline);
+        Ok(Box::new(self.peer(lease)))
+    }
+
+    /// The backend is connected. From here on the try has its own time until the answer begins.
+    pub(super) fn connected(&mut self, reused: bool, descriptor: std::os::fd::RawFd) {
+        let took = if reused { Duration::ZERO } else { self.try_began.elapsed() };
+        self.connect_time = Some(took);
+        let Some(pool) = &self.pool else { return };
+        let read = Instant::now() + pool.spec().timeouts.read;
+        let own = pool.spec().retry.per_try_timeout.map(|timeout| self.try_began + timeout);
+        if self.upgrade {
+            // There is no descriptor to cut such a try by, so its request is given up with it.
+            let first = self.route_deadline.into_iter().chain(own).chain([read]).min();
+            self.link.set_deadline(first);
+            return;
+        }
+        // Where the whole request is there, Pingora's read timeout is exact and costs us nothing.
+        let read = self.expects_continue.then_some(read);
+        self.link.begin_try(descriptor, read.into_iter().chain(own).min());
+    }
+
+    /// A piece of the body, or its end, is on its way. Pingora notices a backend that does not take
+    /// it only when its read timeout is over, and while the client sends that has to be lenient; so
+    /// the backend's times are kept here: to take more, and once it has all, to begin its answer.
+    pub(super) fn passed_on_body(&mut self, end: bool) {
+        if self.body == RequestBody::Whole || self.upstream_time.is_some() {
+            return;
+        }
+        let Some(pool) = &self.pool else { return };
+        let timeouts = &pool.spec().timeouts;
+        if !end {
+            self.link.set_stalled(Some(Instant::now() + timeouts.write));
+            return;
+        }
+        self.link.set_stalled(None);
+        let read = Instant::now() + timeouts.read;
+        let own = pool.spec().retry.per_try_timeout.map(|timeout| self.try_began + timeout);
+        self.link.move_try(Some(own.map_or(read, |own| own.min(read))));
+    }
+
+    /// The backend's answer has begun: no deadline of ours holds any more.
+    pub(super) fn upstream_answered(&mut self, status: StatusCode) {
+        let first_byte = self.try_began.elapsed();
+        self.upstream_time = Some(first_byte);
+        self.link.set_deadline(None);
+        self.link.end_try();
+        if status.is_server_error() {
+            self.report(Outcome::Failure { took: first_byte });
+        }
+        // Whether any other answer is a success shows when it is whole.
+    }
+
+    fn peer(&self, member: &Member) -> HttpPeer {
+        let mut options = PeerOptions::new();
+        if let Some(pool) = &self.pool {
+            let timeouts = &pool.spec().timeouts;
+            let own = pool.spec().retry.per_try_timeout;
+            let connect = own.map_or(timeouts.connect, |own| own.min(timeouts.connect));
+            options.connection_timeout = Some(connect);
+            options.total_connection_timeout = Some(connect);
+            options.read_timeout = self.read_timeout(timeouts.read);
+            options.write_timeout = Some(timeouts.write);
+            options.idle_timeout = Some(timeouts.idle);
+            if self.upgrade {
+                options.custom_l4 = Some(upgrade::connector(connect));
+            }
+        }
+        HttpPeer {
+            _address: member.address().clone(),
+            scheme: Scheme::HTTP,
+            sni: String::new(),
+            proxy: None,
+            client_cert_key: None,
+            // A connection that may become a tunnel is made for it and never pooled.
+            group_key: u64::from(self.upgrade),
+            options,
+        }
+    }
+
+    /// Pingora's read timeout. The time until the answer begins is ours; this is for the pieces that
+    /// follow. While a client is still sending it runs as well, so it has to outlast the client's; a
+    /// tunnel has none, as both sides may be silent for as long as they like.
+    fn read_timeout(&self, read: Duration) -> Option<Duration> {
+        if self.upgrade {
+            return None;
+        }
+        let client = match self.body {
+            RequestBody::Whole => Duration::ZERO,
+            RequestBody::Streaming => self.listener().timeouts.body_idle + BEYOND_OURS,
+        };
+        Some(read.max(client))
+    }
+
+    /// The `Host` that the backend sees, if it is not the client's.
+    pub(super) fn host_header(&self) -> Option<&http::HeaderValue> {
+        let (pool, lease) = (self.pool.as_ref()?, self.lease.as_ref()?);
+        match &pool.spec().host_header {
+            HostHeader::Literal(host) => Some(host),
+            HostHeader::Backend => Some(lease.authority()),
+            HostHeader::Preserve => None,
+        }
+    }
+}
+
+/// The pause before the retry that follows `tries` tries: full jitter (Brooker, "Exponential Backoff
+/// And Jitter", 2015).
+pub(super) fn pause(retry: &Retry, tries: u32) -> Duration {
+    let doublings = tries.saturating_sub(1).min(20);
+    let longest = retry.backoff.base.saturating_mul(1 << doublings).min(retry.backoff.max);
+    longest.mul_f64(rand::rng().random_range(0.0..=1.0))
+}

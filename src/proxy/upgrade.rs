@@ -1,0 +1,114 @@
+//! Connections to backends that may become tunnels.
+//!
+//! Pingora 0.9.1 ends a fresh tunnel at once if the backend's 101 is there before Pingora has noted
+//! that the request has no body, which happens with a backend nearby on a busy machine: two halves of
+//! one task race, and the first look at the backend's socket may win. Connections for upgrade requests
+//! therefore say "not yet" to the first read, so that the other half always goes first. They are
+//! made anew for each request and never pooled.
+
+use async_trait::async_trait;
+use pingora::{
+    Error, ErrorType, OrErr, Result,
+    connectors::l4::Connect,
+    protocols::l4::{
+        socket::SocketAddr,
+        stream::Stream,
+        virt::{VirtualSockOpt, VirtualSocket, VirtualSocketStream},
+    },
+};
+use std::{
+    io,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::{TcpStream, UnixStream},
+};
+
+/// Makes connections for upgrade requests, each within `timeout`.
+pub(super) fn connector(timeout: Duration) -> Arc<dyn Connect + Send + Sync> {
+    Arc::new(Connector { timeout })
+}
+
+#[derive(Debug)]
+struct Connector {
+    timeout: Duration,
+}
+
+#[async_trait]
+impl Connect for Connector {
+    async fn connect(&self, address: &SocketAddr) -> Result<Stream> {
+        let connecting = async {
+            match address {
+                SocketAddr::Inet(address) => {
+                    let stream = TcpStream::connect(address).await?;
+                    stream.set_nodelay(true)?;
+                    Ok(Box::new(Patient { inner: stream, looked: false }) as Box<dyn VirtualSocket>)
+                }
+                SocketAddr::Unix(address) => {
+                    let path = address.as_pathname().ok_or(io::ErrorKind::InvalidInput)?;
+                    let stream = UnixStream::connect(path).await?;
+                    Ok(Box::new(Patient { inner: stream, looked: false }) as Box<dyn VirtualSocket>)
+                }
+            }
+        };
+        let connected: io::Result<Box<dyn VirtualSocket>> =
+            tokio::time::timeout(self.timeout, connecting).await.map_err(|_| {
+                Error::explain(ErrorType::ConnectTimedout, "connecting for an upgrade")
+            })?;
+        let socket = connected.or_err(ErrorType::ConnectError, "connecting for an upgrade")?;
+        Ok(Stream::from(VirtualSocketStream::new(socket)))
+    }
+}
+
+/// A stream whose first read has to be asked for twice.
+#[derive(Debug)]
+struct Patient<S> {
+    inner: S,
+    looked: bool,
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin + Send + Sync + std::fmt::Debug> VirtualSocket
+    for Patient<S>
+{
+    fn set_socket_option(&self, _: VirtualSockOpt) -> io::Result<()> {
+        // What Pingora would set is set when the connection is made.
+        Ok(())
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Patient<S> {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        if !std::mem::replace(&mut this.looked, true) {
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        Pin::new(&mut this.inner).poll_read(cx, buffer)
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Patient<S> {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.get_mut().inner).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().inner).poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().inner).poll_shutdown(cx)
+    }
+}
