@@ -5,11 +5,11 @@ CARGO ?= cargo
 LOCKED := --locked
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint build clean prerequisites
+.PHONY: help demo test lint build bench-balance clean prerequisites
 
 help: ## say what can be made
 	@echo 'make TARGET, where TARGET is one of'
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  \1 \2/p' $(MAKEFILE_LIST) | awk '{ printf "  %-7s", $$1; $$1 = ""; print }'
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1 \2/p' $(MAKEFILE_LIST) | awk '{ printf "  %-14s", $$1; $$1 = ""; print }'
 
 # The development profile: it compiles soonest, as it does not optimize, and `make test` uses what
 # it compiled. Fat LTO is for `make build`.
@@ -26,6 +26,15 @@ lint: prerequisites ## check formatting, lints and documentation; a warning is a
 
 build: prerequisites ## build the release, target/release/pingora-lb, which takes its time
 	$(CARGO) build $(LOCKED) --release
+
+# The servers that it is measured beside come from Debian; what is missing is installed as root or named.
+bench-balance: build ## measure the policies beside nginx and HAProxy, some five minutes
+	@for server in nginx haproxy; do \
+	    PATH=$$PATH:/usr/sbin command -v $$server >/dev/null || { \
+	        [ "$$(id -u)" = 0 ] || { echo "Missing: $$server. Install it: sudo apt-get install $$server" >&2; exit 1; }; \
+	        apt-get install -y -q --no-install-recommends $$server </dev/null || exit 1; }; \
+	done
+	PATH=$$PATH:/usr/sbin $(CARGO) run $(LOCKED) --release --example compare_balancing
 
 clean: ## remove what was built
 	$(CARGO) clean
