@@ -241,6 +241,11 @@ impl Member {
         self.backup
     }
 
+    /// Whether it is probed, and usable only while probes succeed.
+    pub fn is_probed(&self) -> bool {
+        self.probed
+    }
+
     /// The state that outlives the configuration.
     pub fn state(&self) -> &BackendState {
         &self.state
