@@ -19,7 +19,7 @@ use std::{
     time::Duration,
 };
 
-/// How long a backend takes to refuse or to answer 500, and to answer a probe.
+/// How long a backend takes to refuse or to answer 503, and to answer a probe.
 const AT_ONCE: Duration = Duration::from_micros(500);
 
 /// Runs `scenario` with `seed`.
@@ -37,7 +37,7 @@ pub fn run(scenario: &Scenario, seed: u64) -> Measures {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Failure {
     Refused,
-    Status500,
+    Status503,
     Reset,
     Timeout,
 }
@@ -57,6 +57,8 @@ struct Request {
     /// What becomes of the present try if its backend fails it.
     fate: Failure,
     lease: Option<Lease>,
+    /// Whether the present try is on its way, as opposed to pausing before it.
+    is_sent: bool,
     place: Option<Place>,
     waits_until: Time,
     is_over: bool,
@@ -195,7 +197,7 @@ impl<'a> Run<'a> {
                 self.fail(late.request, Failure::Timeout);
             }
             Event::QueueTimedOut(request) => self.queue_timed_out(request),
-            Event::Retry(request) if !self.requests[request].is_over => self.seek(request),
+            Event::Retry(this) if self.is_under_way(this) => self.begin_try(this),
             Event::ClientLeaves(request) => self.leave(request),
             Event::ProbeBegins(station) => self.begin_probe(station),
             Event::ProbeEnds(station, ok) => self.observe_probe(station, ok),
@@ -231,6 +233,7 @@ impl<'a> Run<'a> {
             try_began: now,
             fate: Failure::Refused,
             lease: None,
+            is_sent: false,
             place: None,
             waits_until: Time::NEVER,
             is_over: false,
@@ -257,12 +260,30 @@ impl<'a> Run<'a> {
             place: request.place.as_ref(),
         };
         match self.core.pick(&wanted, self.now, &mut self.chance.proxy) {
-            Picked::Lease(lease) => self.begin_try(id, lease),
+            Picked::Lease(lease) => {
+                let this = self.take(id, lease);
+                self.begin_try(this);
+            }
             Picked::Busy => self.wait(id),
             Picked::Nothing => {
                 self.watch.found_nothing(&self.requests[id].stations, self.now);
                 self.finish(id, End::NoBackend);
             }
+        }
+    }
+
+    /// Asks for a backend not yet tried, as the proxy does for a retry: it does not wait for one,
+    /// and has it from before the pause on.
+    fn seek_another(&mut self, id: RequestId) {
+        let tried = &self.requests[id].tried;
+        let wanted = Wanted { key: Some(self.requests[id].key), tried, place: None };
+        match self.core.pick(&wanted, self.now, &mut self.chance.proxy) {
+            Picked::Lease(lease) => {
+                let pause = self.backoff(self.requests[id].tries);
+                let this = self.take(id, lease);
+                self.events.plan(self.now.after(pause), Event::Retry(this));
+            }
+            Picked::Busy | Picked::Nothing => self.finish(id, End::Failed),
         }
     }
 
@@ -275,7 +296,7 @@ impl<'a> Run<'a> {
             let until = self.now.after(self.scenario.pool.limits.queue_timeout);
             let request = &mut self.requests[id];
             (request.place, request.waits_until) = (Some(place), until);
-            self.watch.entered_queue(id, request.stations.is_empty());
+            self.watch.entered_queue(id);
             self.measures.waited += 1;
             self.events.plan(until, Event::QueueTimedOut(id));
         }
@@ -314,13 +335,12 @@ impl<'a> Run<'a> {
         }
     }
 
-    fn begin_try(&mut self, id: RequestId, lease: Lease) {
+    /// A request has a backend: a try of it begins, or will after a pause.
+    fn take(&mut self, id: RequestId, lease: Lease) -> Try {
         let station = lease.order();
         let request = &mut self.requests[id];
-        self.watch.picked(
-            &Pick { request: id, member: &lease, tried: &request.stations },
-            self.now,
-        );
+        let pick = Pick { request: id, member: &lease, tried: &request.stations };
+        self.watch.picked(&pick, self.now);
         self.measures.panic_picks += u64::from(self.watch.is_panic(&lease));
         self.measures.tries[station] += 1;
         (id, station).hash(&mut self.fingerprint);
@@ -328,18 +348,26 @@ impl<'a> Run<'a> {
         request.tries += 1;
         request.tried.add(&lease);
         request.stations.push(station);
-        request.try_began = self.now;
         request.lease = Some(lease);
-        let this = Try { request: id, number: request.tries };
-        let work = request.work;
-        match self.stations[station].accept(this, work) {
+        request.is_sent = false;
+        Try { request: id, number: request.tries }
+    }
+
+    /// Sends a try to the backend that the request has.
+    fn begin_try(&mut self, this: Try) {
+        let request = &mut self.requests[this.request];
+        let Some(lease) = &request.lease else { return };
+        let station = lease.order();
+        request.try_began = self.now;
+        request.is_sent = true;
+        match self.stations[station].accept(this, request.work) {
             Accepted::Begun(takes) => {
                 self.events.plan(self.now.after(takes), Event::Done(station, this));
             }
             Accepted::Waits => {}
             Accepted::Failed => {
                 let refuses = self.stations[station].mode == Mode::Refusing;
-                request.fate = if refuses { Failure::Refused } else { Failure::Status500 };
+                request.fate = if refuses { Failure::Refused } else { Failure::Status503 };
                 self.events.plan(self.now.after(AT_ONCE), Event::Failed(this));
             }
         }
@@ -381,8 +409,7 @@ impl<'a> Run<'a> {
         if self.may_retry(id, failure) {
             self.measures.retries += 1;
             self.watch.retried(self.now);
-            let pause = self.backoff(self.requests[id].tries);
-            self.events.plan(self.now.after(pause), Event::Retry(id));
+            self.seek_another(id);
         } else {
             self.finish(id, End::Failed);
         }
@@ -392,8 +419,7 @@ impl<'a> Run<'a> {
         let (request, retry) = (&self.requests[id], &self.scenario.pool.retry);
         let on = match failure {
             Failure::Refused => RetryOn::ConnectFailure,
-            // What is said of 503 here stands for any status.
-            Failure::Status500 => RetryOn::Status(503),
+            Failure::Status503 => RetryOn::Status(503),
             Failure::Reset => RetryOn::Reset,
             Failure::Timeout => RetryOn::Timeout,
         };
@@ -437,12 +463,6 @@ impl<'a> Run<'a> {
     fn finish(&mut self, id: RequestId, end: End) {
         self.watch.left_queue(id);
         let request = &mut self.requests[id];
-        // A client that was refused a further try sees the failure of the last.
-        let end = if end == End::Answered || end == End::Left || request.tries == 0 {
-            end
-        } else {
-            End::Failed
-        };
         (request.place, request.is_over) = (None, true);
         self.live -= 1;
         if request.arrived >= Time::ZERO.after(self.scenario.warm_up) {
@@ -543,7 +563,9 @@ impl<'a> Run<'a> {
         self.stations[station].crash();
         self.stations[station].mode = Mode::Refusing;
         for id in self.watch.requests_on(station) {
-            self.fail(id, Failure::Reset);
+            if self.requests[id].is_sent {
+                self.fail(id, Failure::Reset);
+            }
         }
     }
 

@@ -31,7 +31,7 @@ pub enum Event {
     /// A request has waited in the queue for as long as it may.
     QueueTimedOut(RequestId),
     /// The pause before a retry is over.
-    Retry(RequestId),
+    Retry(Try),
     /// The client of a request goes away, if it is still there.
     ClientLeaves(RequestId),
     /// A probe of a backend begins.

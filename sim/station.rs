@@ -10,7 +10,7 @@ pub enum Mode {
     Working { slowdown: f64 },
     /// It refuses connections.
     Refusing,
-    /// It answers 500 at once.
+    /// It answers 503 at once.
     Failing,
     /// It takes connections and never answers.
     Hanging,

@@ -33,8 +33,8 @@ pub struct Watch {
     panic: Option<bool>,
     /// Requests and retries by second.
     seconds: BTreeMap<u64, (u64, u64)>,
-    /// Those who wait, in order, and whether each is on its first try.
-    line: Vec<(RequestId, bool)>,
+    /// Those who wait, in order.
+    line: Vec<RequestId>,
     /// What was seen.
     pub violations: Vec<String>,
 }
@@ -141,9 +141,8 @@ impl Watch {
         if !self.has_room(pick.member) {
             self.violation(now, || format!("{name} is picked beyond its limit"));
         }
-        let place = self.line.iter().position(|(request, _)| *request == pick.request);
-        let ahead = &self.line[..place.unwrap_or(self.line.len())];
-        if ahead.iter().any(|(_, first_try)| *first_try) {
+        let place = self.line.iter().position(|request| *request == pick.request);
+        if place.unwrap_or(self.line.len()) > 0 {
             self.violation(now, || format!("request {} is served before its turn", pick.request));
         }
         self.left_queue(pick.request);
@@ -168,13 +167,13 @@ impl Watch {
     }
 
     /// A request waits from now on.
-    pub fn entered_queue(&mut self, request: RequestId, first_try: bool) {
-        self.line.push((request, first_try));
+    pub fn entered_queue(&mut self, request: RequestId) {
+        self.line.push(request);
     }
 
     /// A request does not wait any more.
     pub fn left_queue(&mut self, request: RequestId) {
-        self.line.retain(|(waiting, _)| *waiting != request);
+        self.line.retain(|waiting| *waiting != request);
     }
 
     /// A request arrived.
@@ -225,10 +224,10 @@ impl Watch {
         if queued != waiting || waiting > self.pool.limits.queue {
             self.violation(now, || format!("{queued} are queued, {waiting} wait"));
         }
-        if let Some((request, true)) = self.line.first() {
+        if let Some(&request) = self.line.first() {
             let free = self.choices(&[], now).into_iter().find(|member| self.has_room(member));
             let free = free.map(|member| member.name().clone());
-            if let (request, Some(name)) = (*request, free) {
+            if let Some(name) = free {
                 self.violation(now, || format!("request {request} waits, but {name} has room"));
             }
         }
