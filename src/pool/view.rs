@@ -114,7 +114,7 @@ fn choose_panic(tiers: &mut [Tier; 2], spec: &model::Pool, members: &[Arc<Member
     let chosen = &mut tiers[usize::from(backup)];
     let all = active(members, backup).count();
     if is_panic(chosen.usable, all, spec.panic_threshold) {
-        *chosen = Tier::in_panic(spec, members, backup, now);
+        *chosen = Tier::in_panic(spec, members, backup, now, chosen);
     }
 }
 
@@ -152,10 +152,18 @@ impl Tier {
         Self { members, balancer, panic: false, usable: count }
     }
 
-    fn in_panic(spec: &model::Pool, members: &[Arc<Member>], backup: bool, now: Time) -> Self {
+    /// The same tier with all of its members in use; what is costly to compute is taken over from
+    /// `calm`.
+    fn in_panic(
+        spec: &model::Pool,
+        members: &[Arc<Member>],
+        backup: bool,
+        now: Time,
+        calm: &Self,
+    ) -> Self {
         let all: Box<[_]> = active(members, backup).cloned().collect();
         let usable = all.iter().filter(|member| member.is_usable(now)).count();
-        let balancer = Balancer::new(&spec.balance, &all, None);
+        let balancer = Balancer::new(&spec.balance, &all, Some(&calm.balancer));
         Self { members: all, balancer, panic: true, usable }
     }
 
