@@ -20,6 +20,9 @@ const MAX_POINTS: u64 = 4_000_000;
 /// The size of a Maglev table: the smaller of the two that the paper proposes. It must be prime.
 const TABLE: u64 = 65_537;
 
+/// How far along the table a key looks for a member before it makes sure that there is one.
+const NEAR: usize = 64;
+
 /// A hash of `bytes`, the same in every process: what a request's key is made of.
 pub fn hash(bytes: &[u8]) -> u64 {
     XxHash3_64::oneshot(bytes)
@@ -76,7 +79,7 @@ impl Hashed {
     ) -> Option<usize> {
         let Some(key) = ask.key else { return self.keyless.next(members, ask, allowed, rng) };
         let bounded = |member: &Member| allowed(member) && self.is_within_bound(member, ask);
-        let walk = |fits: Allowed<'_>| self.table.walk(key).find(|&index| fits(&members[index]));
+        let walk = |fits: Allowed<'_>| self.table.first(key, members, fits);
         // With everybody at the bound, which can only be for a moment, the bound gives way.
         walk(&bounded).or_else(|| self.bounded_load.and_then(|_| walk(allowed)))
     }
@@ -99,6 +102,18 @@ impl Table {
             _ => Slots::Ring(ring(&contents)),
         };
         Self { contents, slots }
+    }
+
+    /// The index of the first member that `key` meets and that fits. Where none does, as when all are
+    /// full, that is found out by a look at the members, of which there are few, and not by going
+    /// once around: an overloaded pool has no time for that.
+    fn first(&self, key: u64, members: &[Arc<Member>], fits: Allowed<'_>) -> Option<usize> {
+        let mut slots = self.walk(key);
+        let near = slots.by_ref().take(NEAR).find(|&index| fits(&members[index]));
+        if near.is_some() || !members.iter().any(|member| fits(member)) {
+            return near;
+        }
+        slots.find(|&index| fits(&members[index]))
     }
 
     /// The indices of members in the order in which `key` meets them, once around.
