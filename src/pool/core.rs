@@ -172,7 +172,8 @@ impl Core {
         locked(&self.budget).try_retry(now)
     }
 
-    /// Puts new members in the place of the old ones.
+    /// Puts new members in the place of the old ones. Some may come back while they are ejected, so
+    /// [`Core::maintain`] has something to do then.
     pub fn set_members(&self, mut members: Vec<Arc<Member>>, now: Time) {
         members.sort_by_key(|member| member.order());
         self.rebuild(now, Some(members));

@@ -80,7 +80,7 @@ pub struct Pool {
     membership: watch::Sender<()>,
     /// Whether every backend known at the start has been probed once.
     checked: watch::Sender<bool>,
-    /// Told when an ejection has begun.
+    /// Told when an ejection has begun, or one may have come in with a member.
     ejected: Notify,
     /// Whether the pool had a usable backend when that was last reported.
     was_usable: Mutex<bool>,
@@ -149,6 +149,7 @@ impl Pool {
         let _ = self.backends.update(|_| ()).await;
         let members = self.backends.get_backend().iter().filter_map(Member::of).cloned().collect();
         self.core.set_members(members, self.clock.now());
+        self.ejected.notify_one();
         self.report_availability();
         self.membership.send_replace(());
     }
