@@ -181,7 +181,7 @@ impl<'a> Run<'a> {
         }
         self.happen(event);
         self.serve_called();
-        self.watch.settled(self.core.in_flight(), self.core.queued(), at);
+        self.watch.settled(&self.core, at);
     }
 
     fn happen(&mut self, event: Event) {
@@ -527,7 +527,7 @@ impl<'a> Run<'a> {
             spec.build(*station, self.states[*station].clone())
         };
         self.core.set_members(stations.iter().map(member).collect(), self.now);
-        self.rebuilt();
+        self.maintain();
         for station in 0..self.stations.len() {
             self.is_member[station] = stations.contains(&station);
             if self.is_member[station] && !self.is_probed[station] {

@@ -6,7 +6,7 @@ use super::{
 };
 use pingora_lb::{
     model::{BackendState as Admission, Pool},
-    pool::{Health, Member, Time},
+    pool::{Core, Health, Member, Time, Tried},
 };
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -206,8 +206,11 @@ impl Watch {
         }
     }
 
-    /// After each event: the core's counts are ours, and nobody waits for what is there.
-    pub fn settled(&mut self, in_flight: usize, queued: usize, now: Time) {
+    /// After each event: the core's counts are ours, its view is of the present, and nobody waits
+    /// for what is there.
+    pub fn settled(&mut self, core: &Core, now: Time) {
+        let (in_flight, queued) = (core.in_flight(), core.queued());
+        self.check_view(core, now);
         let ours: usize = self.backends.iter().map(|known| known.requests.len()).sum();
         if in_flight != ours {
             self.violation(now, || format!("{in_flight} in flight, but there are {ours}"));
@@ -229,6 +232,21 @@ impl Watch {
             let free = free.map(|member| member.name().clone());
             if let Some(name) = free {
                 self.violation(now, || format!("request {request} waits, but {name} has room"));
+            }
+        }
+    }
+
+    /// The core would pick from exactly those that may serve.
+    fn check_view(&mut self, core: &Core, now: Time) {
+        for member in self.members.clone().iter() {
+            let mut others = Tried::default();
+            let is_other = |other: &&Arc<Member>| other.order() != member.order();
+            self.members.iter().filter(is_other).for_each(|other| others.add(other));
+            let (picks, may) = (core.has_untried(&others, now), self.may_serve(member, now));
+            if picks != may {
+                let name = member.name();
+                let (picks, may) = if picks { ("picks", "may not") } else { ("leaves out", "may") };
+                self.violation(now, || format!("the core {picks} {name}, which {may} serve"));
             }
         }
     }

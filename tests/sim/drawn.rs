@@ -17,7 +17,7 @@ use std::{
 };
 
 /// How many requests a run has, roughly.
-const REQUESTS: f64 = 500.0;
+const REQUESTS: f64 = 400.0;
 
 /// The scenario of a seed. Each policy has every seventh.
 pub fn scenario(seed: u64) -> Scenario {
