@@ -14,6 +14,7 @@
 //! meet the same clients.
 
 pub mod arrivals;
+pub mod catalogue;
 pub mod engine;
 pub mod events;
 pub mod measures;
