@@ -5,7 +5,7 @@ CARGO ?= cargo
 LOCKED := --locked
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint build bench-balance clean prerequisites
+.PHONY: help demo test lint build sim bench-balance clean prerequisites
 
 help: ## say what can be made
 	@echo 'make TARGET, where TARGET is one of'
@@ -35,6 +35,9 @@ bench-balance: build ## measure the policies beside nginx and HAProxy, some five
 	        apt-get install -y -q --no-install-recommends $$server </dev/null || exit 1; }; \
 	done
 	PATH=$$PATH:/usr/sbin $(CARGO) run $(LOCKED) --release --example compare_balancing
+
+sim: prerequisites ## simulate every balancing policy; writes the tables and plots of docs/balancing.md
+	$(CARGO) run $(LOCKED) --release --example simulate
 
 clean: ## remove what was built
 	$(CARGO) clean

@@ -254,11 +254,8 @@ impl<'a> Run<'a> {
     /// Asks for a backend.
     fn seek(&mut self, id: RequestId) {
         let request = &self.requests[id];
-        let wanted = Wanted {
-            key: Some(request.key),
-            tried: &request.tried,
-            place: request.place.as_ref(),
-        };
+        let wanted =
+            Wanted { key: Some(request.key), tried: &request.tried, place: request.place.as_ref() };
         match self.core.pick(&wanted, self.now, &mut self.chance.proxy) {
             Picked::Lease(lease) => {
                 let this = self.take(id, lease);
@@ -308,15 +305,16 @@ impl<'a> Run<'a> {
         let call = Call { request: id, called: self.called.clone() };
         let waker = Waker::from(Arc::new(call));
         let place = self.requests[id].place.as_ref();
-        place.is_some_and(|place| place.poll_called(&mut Context::from_waker(&waker)) == Poll::Ready(()))
+        place.is_some_and(|place| {
+            place.poll_called(&mut Context::from_waker(&waker)) == Poll::Ready(())
+        })
     }
 
     /// Serves those in the queue whose turn has come, in the order in which they were called.
     fn serve_called(&mut self) {
         loop {
-            let called = std::mem::take(
-                &mut *self.called.lock().unwrap_or_else(PoisonError::into_inner),
-            );
+            let called =
+                std::mem::take(&mut *self.called.lock().unwrap_or_else(PoisonError::into_inner));
             if called.is_empty() {
                 return;
             }

@@ -8,7 +8,7 @@ use super::{
 };
 use pingora_lb::{
     model::{
-        Balance, BalancePolicy, BackendState, HealthCheck, HostHeader, Percent, Pool, PoolLimits,
+        BackendState, Balance, BalancePolicy, HealthCheck, HostHeader, Percent, Pool, PoolLimits,
         PoolName, PoolTimeouts, Probe, Retry, Weight,
     },
     pool::MemberSpec,

@@ -34,7 +34,11 @@ impl ServiceTime {
             }
             Self::Pareto { shape, least, most } => bounded_pareto(shape, least, most, rng),
             Self::Bimodal { usual, rare, probability } => {
-                if rng.random_bool(probability) { rare } else { usual }
+                if rng.random_bool(probability) {
+                    rare
+                } else {
+                    usual
+                }
             }
         }
     }
