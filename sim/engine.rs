@@ -381,8 +381,10 @@ impl<'a> Run<'a> {
     }
 
     fn done(&mut self, station: StationId, done: Try) {
-        let Some(next) = self.stations[station].finish(done) else { return };
-        if let Some((next, takes)) = next {
+        if !self.stations[station].works_on(done) {
+            return;
+        }
+        if let Some((next, takes)) = self.stations[station].finish(done) {
             self.events.plan(self.now.after(takes), Event::Done(station, next));
         }
         if self.is_under_way(done) {

@@ -75,19 +75,17 @@ impl Station {
         }
     }
 
-    /// Ends the work on a try, and says which is next and how long it takes. `None` in the first
-    /// place if it was not being worked on, as after a crash.
-    pub fn finish(&mut self, done: Try) -> Option<Option<(Try, Duration)>> {
-        let at = self.working.iter().position(|working| *working == done)?;
-        self.working.swap_remove(at);
-        if self.working.len() >= self.capacity.workers {
-            return Some(None);
-        }
-        let next = self.waiting.pop_front();
-        Some(next.map(|(next, work)| {
-            self.working.push(next);
-            (next, self.time_for(work))
-        }))
+    /// Whether a worker has this try. It has not if the backend crashed meanwhile.
+    pub fn works_on(&self, this: Try) -> bool {
+        self.working.contains(&this)
+    }
+
+    /// Ends the work on a try, and says which the worker takes next and how long it needs for it.
+    pub fn finish(&mut self, done: Try) -> Option<(Try, Duration)> {
+        self.working.retain(|working| *working != done);
+        let (next, work) = self.waiting.pop_front()?;
+        self.working.push(next);
+        Some((next, self.time_for(work)))
     }
 
     /// The client of a try has gone: if it still waits, it does not any more.

@@ -20,7 +20,7 @@ use std::{
 const REQUESTS: f64 = 400.0;
 
 /// The scenario of a seed. Each policy has every seventh.
-pub fn scenario(seed: u64) -> Scenario {
+pub(crate) fn scenario(seed: u64) -> Scenario {
     let mut rng = SmallRng::seed_from_u64(seed);
     let rng = &mut rng;
     let policy = BalancePolicy::ALL[(seed % 7) as usize];

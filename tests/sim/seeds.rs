@@ -10,7 +10,7 @@ use std::{
 ///
 /// # Panics
 /// If one of them fails; with the first that did.
-pub fn for_each_seed(seeds: Range<u64>, check: impl Fn(u64) + Sync) {
+pub(crate) fn for_each_seed(seeds: Range<u64>, check: impl Fn(u64) + Sync) {
     if let Ok(seed) = std::env::var("SIM_SEED") {
         return check(seed.parse().expect("SIM_SEED is a number"));
     }
