@@ -34,5 +34,8 @@ pub(crate) fn for_each_seed(seeds: Range<u64>, check: impl Fn(u64) + Sync) {
         }
     });
     let failed = failed.into_inner();
-    assert!(failed == u64::MAX, "seed {failed} failed: SIM_SEED={failed} cargo test --test sim");
+    // The thread of a test is called as the test is.
+    let test = std::thread::current().name().unwrap_or_default().to_owned();
+    let again = format!("SIM_SEED={failed} cargo test --test sim {test}");
+    assert!(failed == u64::MAX, "seed {failed} failed. To repeat it: {again}");
 }
