@@ -59,7 +59,7 @@ pub struct Wanted<'a> {
     /// The backends that were tried.
     pub tried: &'a Tried,
     /// The request's place in the queue, if it has one. Without one it does not overtake those who
-    /// have.
+    /// have, and with one not those who are before it.
     pub place: Option<&'a Place>,
 }
 
@@ -126,7 +126,13 @@ impl Core {
 
     /// Picks a backend.
     pub fn pick(&self, wanted: &Wanted<'_>, now: Time, rng: &mut dyn RngCore) -> Picked {
-        if wanted.place.is_none() && !self.ledger.queue.is_empty() {
+        let is_its_turn = match wanted.place {
+            // Several may be called at a time, and act on it in any order. Who is first passes the
+            // call on when it has a backend.
+            Some(place) => place.is_first(),
+            None => self.ledger.queue.is_empty(),
+        };
+        if !is_its_turn {
             return Picked::Busy;
         }
         let ask = Ask {

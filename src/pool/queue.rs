@@ -98,8 +98,8 @@ impl Queue {
 }
 
 impl Place {
-    /// Whether the turn has come. It stays in the line until it is dropped, so nobody who comes
-    /// later is served before.
+    /// Whether the turn has come: it is time to look for room. The place stays in the line until it
+    /// is dropped.
     pub fn is_called(&self) -> bool {
         self.queue.line().find(self.ticket).is_some_and(|waiting| waiting.called)
     }
