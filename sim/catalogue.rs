@@ -109,6 +109,7 @@ fn base(policy: BalancePolicy, service: ServiceTime, load: f64, equal_to: f64) -
         warm_up: Duration::from_secs(5),
         keys: 10_000,
         idempotent: 1.0,
+        wake: Duration::ZERO,
         patience: None,
         script: Vec::new(),
     }

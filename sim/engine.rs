@@ -47,7 +47,7 @@ enum Failure {
 struct Request {
     arrived: Time,
     work: Duration,
-    key: u64,
+    key: Option<u64>,
     idempotent: bool,
     tried: Tried,
     /// The same as `tried`, for the watch.
@@ -85,6 +85,11 @@ struct Chance {
     proxy: SmallRng,
 }
 
+/// One of so many keys, as the balancer sees it.
+fn draw_key(keys: u64, rng: &mut SmallRng) -> Option<u64> {
+    (keys > 0).then(|| pingora_lb::pool::hash(&rng.random_range(0..keys).to_le_bytes()))
+}
+
 struct Run<'a> {
     scenario: &'a Scenario,
     core: Core,
@@ -97,6 +102,8 @@ struct Run<'a> {
     /// Requests that are not over.
     live: usize,
     called: Arc<Mutex<Vec<RequestId>>>,
+    /// How many were called and have yet to act on it.
+    on_the_way: usize,
     events: Events,
     now: Time,
     maintenance: Time,
@@ -122,6 +129,7 @@ impl<'a> Run<'a> {
             requests: Vec::new(),
             live: 0,
             called: Arc::default(),
+            on_the_way: 0,
             events: Events::default(),
             now: Time::ZERO,
             maintenance: Time::NEVER,
@@ -181,7 +189,7 @@ impl<'a> Run<'a> {
         }
         self.happen(event);
         self.serve_called();
-        self.watch.settled(&self.core, at);
+        self.watch.settled(&self.core, self.on_the_way > 0, at);
     }
 
     fn happen(&mut self, event: Event) {
@@ -195,6 +203,10 @@ impl<'a> Run<'a> {
             Event::TimedOut(late) if self.is_under_way(late) => {
                 self.give_up(late.request);
                 self.fail(late.request, Failure::Timeout);
+            }
+            Event::Called(request) => {
+                self.on_the_way -= 1;
+                self.act_on_call(request);
             }
             Event::QueueTimedOut(request) => self.queue_timed_out(request),
             Event::Retry(this) if self.is_under_way(this) => self.begin_try(this),
@@ -225,7 +237,7 @@ impl<'a> Run<'a> {
         let request = Request {
             arrived: now,
             work: scenario.service.sample(work),
-            key: pingora_lb::pool::hash(&work.random_range(0..scenario.keys).to_le_bytes()),
+            key: draw_key(scenario.keys, work),
             idempotent: work.random_bool(scenario.idempotent),
             tried: Tried::default(),
             stations: Vec::new(),
@@ -255,7 +267,7 @@ impl<'a> Run<'a> {
     fn seek(&mut self, id: RequestId) {
         let request = &self.requests[id];
         let wanted =
-            Wanted { key: Some(request.key), tried: &request.tried, place: request.place.as_ref() };
+            Wanted { key: request.key, tried: &request.tried, place: request.place.as_ref() };
         match self.core.pick(&wanted, self.now, &mut self.chance.proxy) {
             Picked::Lease(lease) => {
                 let this = self.take(id, lease);
@@ -273,7 +285,7 @@ impl<'a> Run<'a> {
     /// and has it from before the pause on.
     fn seek_another(&mut self, id: RequestId) {
         let tried = &self.requests[id].tried;
-        let wanted = Wanted { key: Some(self.requests[id].key), tried, place: None };
+        let wanted = Wanted { key: self.requests[id].key, tried, place: None };
         match self.core.pick(&wanted, self.now, &mut self.chance.proxy) {
             Picked::Lease(lease) => {
                 let pause = self.backoff(self.requests[id].tries);
@@ -297,20 +309,19 @@ impl<'a> Run<'a> {
             self.measures.waited += 1;
             self.events.plan(until, Event::QueueTimedOut(id));
         }
-        self.is_called(id);
+        self.listen(id);
     }
 
-    /// Whether a request's turn has come; if not, it will be heard of when it does.
-    fn is_called(&self, id: RequestId) -> bool {
-        let call = Call { request: id, called: self.called.clone() };
-        let waker = Waker::from(Arc::new(call));
-        let place = self.requests[id].place.as_ref();
-        place.is_some_and(|place| {
-            place.poll_called(&mut Context::from_waker(&waker)) == Poll::Ready(())
-        })
+    /// Has a request's waker called when its turn comes.
+    fn listen(&self, id: RequestId) {
+        let Some(place) = &self.requests[id].place else { return };
+        let waker = Waker::from(Arc::new(Call { request: id, called: self.called.clone() }));
+        if place.poll_called(&mut Context::from_waker(&waker)) == Poll::Ready(()) {
+            waker.wake();
+        }
     }
 
-    /// Serves those in the queue whose turn has come, in the order in which they were called.
+    /// Those in the queue whose turn has come act on it, in the order in which they were called.
     fn serve_called(&mut self) {
         loop {
             let called =
@@ -319,10 +330,19 @@ impl<'a> Run<'a> {
                 return;
             }
             for id in called {
-                if self.is_called(id) {
-                    self.seek(id);
+                if self.scenario.wake.is_zero() {
+                    self.act_on_call(id);
+                } else {
+                    self.on_the_way += 1;
+                    self.events.plan(self.now.after(self.scenario.wake), Event::Called(id));
                 }
             }
+        }
+    }
+
+    fn act_on_call(&mut self, id: RequestId) {
+        if self.requests[id].place.as_ref().is_some_and(Place::is_called) {
+            self.seek(id);
         }
     }
 

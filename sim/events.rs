@@ -28,6 +28,8 @@ pub enum Event {
     Failed(Try),
     /// A try has run out of time.
     TimedOut(Try),
+    /// A request acts on its turn in the queue.
+    Called(RequestId),
     /// A request has waited in the queue for as long as it may.
     QueueTimedOut(RequestId),
     /// The pause before a retry is over.

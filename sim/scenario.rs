@@ -30,12 +30,15 @@ pub struct Scenario {
     pub length: Duration,
     /// What ends before this is not measured.
     pub warm_up: Duration,
-    /// The different keys that the hashing policies see, equally often.
+    /// The different keys that the hashing policies see, equally often; with 0, requests have
+    /// none.
     pub keys: u64,
     /// The share of requests that may be repeated.
     pub idempotent: f64,
     /// How long a client waits before it goes away, on average; `None` is for ever.
     pub patience: Option<Duration>,
+    /// How long it takes a request whose turn in the queue has come to act on it.
+    pub wake: Duration,
     /// What happens, and when.
     pub script: Vec<(Duration, Action)>,
 }

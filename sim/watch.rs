@@ -207,8 +207,8 @@ impl Watch {
     }
 
     /// After each event: the core's counts are ours, its view is of the present, and nobody waits
-    /// for what is there.
-    pub fn settled(&mut self, core: &Core, now: Time) {
+    /// for what is there, save while somebody is `on_the_way` to it.
+    pub fn settled(&mut self, core: &Core, on_the_way: bool, now: Time) {
         let (in_flight, queued) = (core.in_flight(), core.queued());
         self.check_view(core, now);
         let ours: usize = self.backends.iter().map(|known| known.requests.len()).sum();
@@ -227,7 +227,7 @@ impl Watch {
         if queued != waiting || waiting > self.pool.limits.queue {
             self.violation(now, || format!("{queued} are queued, {waiting} wait"));
         }
-        if let Some(&request) = self.line.first() {
+        if let (Some(&request), false) = (self.line.first(), on_the_way) {
             let free = self.choices(&[], now).into_iter().find(|member| self.has_room(member));
             let free = free.map(|member| member.name().clone());
             if let Some(name) = free {

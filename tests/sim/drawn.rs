@@ -38,8 +38,14 @@ pub(crate) fn scenario(seed: u64) -> Scenario {
         service,
         length,
         warm_up: Duration::ZERO,
-        keys: rng.random_range(1..1000),
+        keys: if seed.is_multiple_of(5) { 0 } else { rng.random_range(1..1000) },
         idempotent: rng.random_range(0.0..=1.0),
+        // Long enough for something to happen between a call and its answer.
+        wake: if seed.is_multiple_of(3) {
+            Duration::from_millis(seed % 50)
+        } else {
+            Duration::ZERO
+        },
         patience: rng.random_bool(0.3).then(|| seconds(0.1..5.0, rng)),
     }
 }

@@ -32,6 +32,7 @@ fn calm(pool: Pool, backends: usize, rate: f64, seconds: u64) -> Scenario {
         warm_up: Duration::ZERO,
         keys: 10_000,
         idempotent: 1.0,
+        wake: Duration::ZERO,
         patience: None,
         script: Vec::new(),
     }
