@@ -12,7 +12,7 @@ pub use client::{Client, get, request};
 pub use http::Response;
 pub use lb::{Config, Lb, Program};
 pub use load::Load;
-pub use origin::{Origin, Reply};
+pub use origin::{Gate, Origin, Reply};
 
 use std::{
     thread,

@@ -38,8 +38,12 @@ pub enum Reply {
     Upgrade,
     /// Never answers, but holds the connection.
     Hang,
+    /// Sends these pieces, each that much after the one before.
+    Pieces(Vec<(Duration, Vec<u8>)>),
     /// Does the other thing that much later.
     After(Duration, Box<Reply>),
+    /// Does the other thing once the gate lets it.
+    Behind(Gate, Box<Reply>),
 }
 
 impl Reply {
@@ -77,9 +81,43 @@ impl Reply {
         Self::After(delay, Box::new(self))
     }
 
+    #[must_use]
+    pub fn behind(self, gate: &Gate) -> Self {
+        Self::Behind(gate.clone(), Box::new(self))
+    }
+
     /// Whether the reply starts before the request's body was read.
     fn streams(&self) -> bool {
         matches!(self, Self::EchoStream)
+    }
+}
+
+/// Holds replies back until the test lets them go, one by one or all.
+#[derive(Clone, Debug, Default)]
+pub struct Gate(Arc<(Mutex<usize>, Condvar)>);
+
+impl Gate {
+    /// Lets one more reply go.
+    pub fn let_one(&self) {
+        *self.0.0.lock().unwrap() += 1;
+        self.0.1.notify_one();
+    }
+
+    /// Lets all go from here on.
+    pub fn open(&self) {
+        *self.0.0.lock().unwrap() = usize::MAX;
+        self.0.1.notify_all();
+    }
+
+    /// Waits until it may go, or the run stops.
+    fn pass(&self, stop: &Stop) {
+        let mut left = self.0.0.lock().unwrap();
+        while *left == 0 && !stop.is_set() {
+            left = self.0.1.wait_timeout(left, Duration::from_millis(20)).unwrap().0;
+        }
+        if *left != usize::MAX {
+            *left = left.saturating_sub(1);
+        }
     }
 }
 
@@ -92,6 +130,19 @@ struct Memory {
     accepted: AtomicUsize,
     connections: AtomicUsize,
     open: AtomicUsize,
+    working: AtomicUsize,
+    most_working: AtomicUsize,
+}
+
+impl Memory {
+    fn begin_work(&self) {
+        let working = self.working.fetch_add(1, Ordering::SeqCst) + 1;
+        self.most_working.fetch_max(working, Ordering::SeqCst);
+    }
+
+    fn end_work(&self) {
+        self.working.fetch_sub(1, Ordering::SeqCst);
+    }
 }
 
 /// A server on a port of its own, which stays its own while it is stopped.
@@ -147,6 +198,8 @@ impl Origin {
             accepted: AtomicUsize::new(0),
             connections: AtomicUsize::new(0),
             open: AtomicUsize::new(0),
+            working: AtomicUsize::new(0),
+            most_working: AtomicUsize::new(0),
         });
         let origin = Self {
             name: name.to_owned(),
@@ -254,6 +307,16 @@ impl Origin {
     /// Connections that carried a request.
     pub fn connections(&self) -> usize {
         self.memory.connections.load(Ordering::Relaxed)
+    }
+
+    /// Requests it has received and not begun to answer.
+    pub fn working(&self) -> usize {
+        self.memory.working.load(Ordering::SeqCst)
+    }
+
+    /// The most of those that there were at a time.
+    pub fn most_working(&self) -> usize {
+        self.memory.most_working.load(Ordering::SeqCst)
     }
 
     /// Connections open now.
@@ -396,17 +459,41 @@ impl<'a> Connection<'a> {
             }
             let script = Arc::clone(&self.memory.script.lock().unwrap());
             let reply = script(&request);
-            if reply.streams() {
-                self.remember(request.clone());
-            } else {
-                self.read_body(&mut request)?;
-                self.remember(request.clone());
-            }
-            if self.reply(&request, reply)? == Then::Close {
+            self.memory.begin_work();
+            let reply = self.ready(&mut request, reply);
+            self.memory.end_work();
+            if self.reply(&request, reply?)? == Then::Close {
                 return Ok(());
             }
         }
         Ok(())
+    }
+
+    /// Takes in the request and does what comes before the answer's first byte.
+    fn ready(&mut self, request: &mut Request, mut reply: Reply) -> io::Result<Reply> {
+        if !reply.streams() {
+            self.read_body(request)?;
+        }
+        self.remember(request.clone());
+        loop {
+            reply = match reply {
+                Reply::After(delay, reply) => {
+                    self.stop.wait(delay);
+                    *reply
+                }
+                Reply::Behind(gate, reply) => {
+                    gate.pass(self.stop);
+                    *reply
+                }
+                Reply::Hang => {
+                    // Ends with the connection or the run.
+                    self.incoming.rest();
+                    return Ok(Reply::close());
+                }
+                _ if self.stop.is_set() => return Ok(Reply::close()),
+                other => return Ok(other),
+            };
+        }
     }
 
     fn remember(&self, request: Request) {
@@ -444,17 +531,14 @@ impl<'a> Connection<'a> {
                 self.upgrade()?;
                 return Ok(Then::Close);
             }
-            Reply::Hang => {
-                // Ends with the connection or the run.
-                self.incoming.rest();
-                return Ok(Then::Close);
-            }
-            Reply::After(delay, reply) => {
-                self.stop.wait(delay);
-                if self.stop.is_set() {
-                    return Ok(Then::Close);
+            Reply::Pieces(pieces) => {
+                for (delay, bytes) in pieces {
+                    self.stop.wait(delay);
+                    self.send(&bytes)?;
                 }
-                return self.reply(request, *reply);
+            }
+            Reply::Hang | Reply::After(..) | Reply::Behind(..) => {
+                unreachable!("over before the answer begins")
             }
         }
         Ok(if request.headers.lists("connection", "close") { Then::Close } else { Then::GoOn })
