@@ -65,7 +65,7 @@ fn a_retry_goes_to_no_draining_backend() {
         origins[1].entry_with("state: draining"),
         origins[2].entry_with("state: disabled"),
     ];
-    let lb = Config::pool(&backends, "health_check: off").start();
+    let lb = Config::pool(&backends, "health_check: off\nejection: off").start();
     for _ in 0..10 {
         assert_eq!(lb.get("/").status, 502);
     }
