@@ -102,6 +102,8 @@ impl Exchange {
 
     /// Begins a try on the picked backend, after the pause that a retry makes.
     pub(super) async fn begin_try(&mut self) -> Result<Box<HttpPeer>> {
+        // An answer that is not passed on has ended the route's deadline; it covers the pause as well.
+        self.link.set_deadline(self.route_deadline);
         let pause = std::mem::take(&mut self.pause);
         if !pause.is_zero() {
             tokio::time::sleep(pause).await;
@@ -117,7 +119,6 @@ impl Exchange {
         self.reported = false;
         self.connect_time = None;
         self.upstream_time = None;
-        self.link.set_deadline(self.route_deadline);
         Ok(Box::new(self.peer(lease)))
     }
 
