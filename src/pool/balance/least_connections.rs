@@ -1,6 +1,8 @@
 //! Least connections: the member with the fewest requests in flight for its weight.
 
-use super::{Allowed, Ask, Member};
+use super::{Allowed, Ask, Member, accepts};
+use crate::pool::BackendState;
+use rand::RngCore;
 use std::sync::{
     Arc,
     atomic::{AtomicUsize, Ordering::Relaxed},
@@ -8,28 +10,72 @@ use std::sync::{
 
 /// Chooses the member with the least `in_flight / weight`. Each pick begins its search one member
 /// further on than the last and keeps the first of equals, so equals take turns.
-#[derive(Default)]
 pub(in crate::pool) struct LeastConnections {
     turn: AtomicUsize,
+    /// What every pick reads of every member, side by side.
+    loads: Box<[Load]>,
+}
+
+struct Load {
+    state: Arc<BackendState>,
+    /// A change of weight makes a new balancer.
+    per_weight: f64,
 }
 
 impl LeastConnections {
+    pub(super) fn new(members: &[Arc<Member>]) -> Self {
+        let load = |member: &Arc<Member>| Load {
+            state: member.state.clone(),
+            per_weight: 1.0 / f64::from(member.weight()),
+        };
+        Self { turn: AtomicUsize::new(0), loads: members.iter().map(load).collect() }
+    }
+
+    /// A member that comes back takes only its share of what it would get: where nothing is in flight,
+    /// load alone does not tell it from the rest.
     pub(super) fn next(
         &self,
         members: &[Arc<Member>],
         ask: &Ask<'_>,
         allowed: Allowed<'_>,
+        rng: &mut dyn RngCore,
     ) -> Option<usize> {
         let start = self.turn.fetch_add(1, Relaxed) % members.len().max(1);
-        let load = |index: usize| {
-            let member = &members[index];
-            let weight = f64::from(member.weight()) * ask.share(member);
-            (index, member.state().in_flight() as f64 / weight)
-        };
-        // `min_by` keeps the first of equals.
-        let in_turn = (start..members.len()).chain(0..start);
-        let loads = in_turn.filter(|&index| allowed(&members[index])).map(load);
-        loads.min_by(|a, b| a.1.total_cmp(&b.1)).map(|(index, _)| index)
+        let least = self.least_loaded(members, start, ask, allowed)?;
+        if accepts(&members[least], ask, rng) {
+            return Some(least);
+        }
+        let in_full = |member: &Member| allowed(member) && ask.share(member) >= 1.0;
+        self.least_loaded(members, start, ask, &in_full).or(Some(least))
+    }
+
+    /// The member with the least load, the first of equals from `start` on. Whether one is allowed
+    /// is asked of those alone that would be the least so far, which few are.
+    fn least_loaded(
+        &self,
+        members: &[Arc<Member>],
+        start: usize,
+        ask: &Ask<'_>,
+        allowed: Allowed<'_>,
+    ) -> Option<usize> {
+        let mut least = None;
+        let mut least_load = f64::INFINITY;
+        for index in (start..members.len()).chain(0..start) {
+            let Load { state, per_weight } = &self.loads[index];
+            let load = state.in_flight() as f64 * per_weight;
+            if load >= least_load || !allowed(&members[index]) {
+                continue;
+            }
+            // A member that comes back counts for more than it has.
+            let load = load / ask.share(&members[index]);
+            if load < least_load {
+                (least, least_load) = (Some(index), load);
+            }
+            if least_load <= 0.0 {
+                break;
+            }
+        }
+        least
     }
 }
 
@@ -37,9 +83,10 @@ impl LeastConnections {
 mod tests {
     use super::*;
     use crate::pool::{
-        Tried,
-        balance::tests::{ask, member},
+        Time, Tried,
+        balance::tests::{ask, member, rng},
     };
+    use std::time::Duration;
 
     #[test]
     fn picks_the_least_loaded_for_its_weight() {
@@ -47,19 +94,32 @@ mod tests {
         for member in &members {
             member.state().begin_request();
         }
-        let (policy, tried) = (LeastConnections::default(), Tried::default());
+        let (policy, tried, mut rng) = (LeastConnections::new(&members), Tried::default(), rng());
         // b has one request for a weight of two: half the load of the others.
         for _ in 0..6 {
-            assert_eq!(policy.next(&members, &ask(&tried), &|_| true), Some(1));
+            assert_eq!(policy.next(&members, &ask(&tried), &|_| true, &mut rng), Some(1));
         }
     }
 
     #[test]
     fn equals_take_turns() {
         let members = [member("a", 1), member("b", 1), member("c", 1)];
-        let (policy, tried) = (LeastConnections::default(), Tried::default());
-        let picks: Vec<_> =
-            (0..6).map(|_| policy.next(&members, &ask(&tried), &|_| true).unwrap()).collect();
+        let (policy, tried, mut rng) = (LeastConnections::new(&members), Tried::default(), rng());
+        let picks: Vec<_> = (0..6)
+            .map(|_| policy.next(&members, &ask(&tried), &|_| true, &mut rng).unwrap())
+            .collect();
         assert_eq!(picks, [0, 1, 2, 0, 1, 2]);
+    }
+
+    #[test]
+    fn one_that_comes_back_gets_little_when_nothing_is_in_flight() {
+        let members = [member("a", 1), member("b", 1), member("new", 1)];
+        members[2].state().set_came_back(Time::from_nanos(1));
+        let (policy, tried, mut rng) = (LeastConnections::new(&members), Tried::default(), rng());
+        let ask = Ask { slow_start: Duration::from_secs(100), ..ask(&tried) };
+        let picks =
+            (0..9_000).filter(|_| policy.next(&members, &ask, &|_| true, &mut rng) == Some(2));
+        let picks = picks.count();
+        assert!((200..500).contains(&picks), "{picks}");
     }
 }

@@ -46,7 +46,9 @@ impl Balancer {
         match balance.policy {
             BalancePolicy::RoundRobin => Self::RoundRobin(RoundRobin::new(members)),
             BalancePolicy::Random => Self::Random(Random::new(members)),
-            BalancePolicy::LeastConnections => Self::LeastConnections(LeastConnections::default()),
+            BalancePolicy::LeastConnections => {
+                Self::LeastConnections(LeastConnections::new(members))
+            }
             BalancePolicy::P2c => Self::TwoChoices(TwoChoices::new(members, Cost::InFlight)),
             BalancePolicy::PeakEwma => Self::TwoChoices(TwoChoices::new(members, Cost::PeakEwma)),
             BalancePolicy::RingHash | BalancePolicy::Maglev => {
@@ -73,7 +75,7 @@ impl Balancer {
         match self {
             Self::RoundRobin(policy) => propose(members, ask, allowed, rng, |_| policy.next()),
             Self::Random(policy) => propose(members, ask, allowed, rng, |rng| policy.next(rng)),
-            Self::LeastConnections(policy) => policy.next(members, ask, allowed),
+            Self::LeastConnections(policy) => policy.next(members, ask, allowed, rng),
             Self::TwoChoices(policy) => policy.next(members, ask, allowed, rng),
             Self::Hashed(policy) => policy.next(members, ask, allowed, rng),
         }
@@ -91,16 +93,17 @@ fn propose(
 ) -> Option<usize> {
     for _ in 0..ATTEMPTS {
         let index = next(rng);
-        let member = &members[index];
-        if !allowed(member) {
-            continue;
-        }
-        let share = ask.share(member);
-        if share >= 1.0 || rng.random_bool(share) {
+        if allowed(&members[index]) && accepts(&members[index], ask, rng) {
             return Some(index);
         }
     }
     any_allowed(members, allowed, rng)
+}
+
+/// Whether a member takes what is proposed to it: always, or its share while it comes back.
+fn accepts(member: &Member, ask: &Ask<'_>, rng: &mut dyn RngCore) -> bool {
+    let share = ask.share(member);
+    share >= 1.0 || rng.random_bool(share)
 }
 
 /// Some member that is allowed, searched from a random one on.

@@ -4,7 +4,7 @@
 //! pool, and unlike a search for the very best do not send everybody to the same member while the
 //! news of its load is under way.
 
-use super::{ATTEMPTS, Allowed, Ask, Member, any_allowed, random::Random};
+use super::{ATTEMPTS, Allowed, Ask, Member, accepts, any_allowed, random::Random};
 use rand::RngCore;
 use std::sync::Arc;
 
@@ -37,18 +37,20 @@ impl TwoChoices {
         allowed: Allowed<'_>,
         rng: &mut dyn RngCore,
     ) -> Option<usize> {
-        let first = self.allowed(members, allowed, rng, None)?;
-        let Some(second) = self.allowed(members, allowed, rng, Some(first)) else {
+        let first = self.allowed(members, ask, allowed, rng, None)?;
+        let Some(second) = self.allowed(members, ask, allowed, rng, Some(first)) else {
             return Some(first);
         };
         let cost = |index: usize| self.cost(&members[index], ask);
         if cost(second) < cost(first) { Some(second) } else { Some(first) }
     }
 
-    /// A member by weight that is allowed and not `other`.
+    /// A member by weight that is allowed and not `other`. One that comes back is drawn by its share:
+    /// where nothing is in flight, cost alone does not tell it from the rest.
     fn allowed(
         &self,
         members: &[Arc<Member>],
+        ask: &Ask<'_>,
         allowed: Allowed<'_>,
         rng: &mut dyn RngCore,
         other: Option<usize>,
@@ -57,7 +59,10 @@ impl TwoChoices {
             return None;
         }
         let fits = |index: usize| Some(index) != other && allowed(&members[index]);
-        let drawn = (0..ATTEMPTS).map(|_| self.random.next(rng)).find(|&index| fits(index));
+        let drawn = (0..ATTEMPTS).find_map(|_| {
+            let index = self.random.next(rng);
+            (fits(index) && accepts(&members[index], ask, rng)).then_some(index)
+        });
         // A second choice is worth a few draws, not a search; a first one must be found.
         if drawn.is_none() && other.is_none() { any_allowed(members, allowed, rng) } else { drawn }
     }
@@ -109,6 +114,19 @@ mod tests {
             }
             assert!(picks.iter().all(|count| (800..1200).contains(count)), "{picks:?}");
         }
+    }
+
+    #[test]
+    fn one_that_comes_back_is_chosen_by_its_share_when_nothing_is_in_flight() {
+        let members = members(2);
+        members[1].state().set_came_back(Time::from_nanos(1));
+        let (tried, mut rng) = (Tried::default(), rng());
+        let policy = TwoChoices::new(&members, Cost::InFlight);
+        let ask = Ask { slow_start: Duration::from_secs(100), ..ask(&tried) };
+        let picks =
+            (0..10_000).filter(|_| policy.next(&members, &ask, &|_| true, &mut rng) == Some(1));
+        let picks = picks.count();
+        assert!((700..1200).contains(&picks), "{picks}");
     }
 
     #[test]
