@@ -120,7 +120,8 @@ impl Place {
         self.queue.line().waiting.front().is_some_and(|first| first.ticket == self.ticket)
     }
 
-    /// Waits for another turn at the same place: the room was gone when it came.
+    /// Waits for another turn at the same place. To be said before one looks for room: room that
+    /// comes after the look is then a call of its own.
     pub fn wait_again(&self) {
         if let Some(waiting) = self.queue.line().find_mut(self.ticket) {
             waiting.called = false;
@@ -142,15 +143,16 @@ impl Line {
 
 impl Drop for Place {
     fn drop(&mut self) {
-        let was_called = {
+        let (was_first, was_called) = {
             let mut line = self.queue.line();
             let found = line.waiting.binary_search_by_key(&self.ticket, |waiting| waiting.ticket);
             let left = found.ok().and_then(|at| line.waiting.remove(at));
             self.queue.length.store(line.waiting.len(), SeqCst);
-            left.is_some_and(|waiting| waiting.called)
+            (found == Ok(0), left.is_some_and(|waiting| waiting.called))
         };
         // The room that it was called for may still be there: it may have left for another reason.
-        if was_called {
+        // And whoever is first now came when it was not, and may have missed a call before that.
+        if was_first || was_called {
             self.queue.call_next();
         }
     }
@@ -180,6 +182,15 @@ mod tests {
         drop(place);
         assert!(queue.is_empty());
         assert!(queue.enter().is_some());
+    }
+
+    #[test]
+    fn whoever_becomes_first_looks_for_room() {
+        let queue = Arc::new(Queue::new(2));
+        // Two backends had room before both entered, so nobody was called.
+        let (first, second) = (queue.enter().unwrap(), queue.enter().unwrap());
+        drop(first);
+        assert!(second.is_called());
     }
 
     #[test]

@@ -68,13 +68,14 @@ impl Exchange {
         session.set_abort_on_close(true);
         let first = loop {
             if place.is_first() || place.is_called() {
+                place.wait_again();
                 match self.pick(pool, Some(&place)) {
                     Picked::Lease(lease) => {
                         self.lease = Some(lease);
                         break First::Picked;
                     }
                     Picked::Nothing => break First::None(Reason::NoHealthyBackend),
-                    Picked::Busy => place.wait_again(),
+                    Picked::Busy => {}
                 }
             }
             tokio::select! {
