@@ -14,11 +14,7 @@ use pingora_lb::{
     pool::{BackendState, Core, Member, MemberSpec, Outcome, Picked, Time, Tried, Wanted, hash},
 };
 use rand::{SeedableRng, rngs::SmallRng};
-use std::{
-    num::NonZeroU32,
-    sync::Arc,
-    time::Duration,
-};
+use std::{num::NonZeroU32, sync::Arc, time::Duration};
 
 const SIZES: [usize; 4] = [10, 100, 1_000, 10_000];
 const CHANGING: usize = 1_000;

@@ -155,7 +155,10 @@ fn clients_that_abort_never_eject() {
         let gate = gate.clone();
         origin.script(move |_| Reply::text("late").behind(&gate));
     }
-    let config = Config::pool(&entries(&origins), &format!("{PLAIN}\nejection: {{ consecutive_failures: 1 }}"));
+    let config = Config::pool(
+        &entries(&origins),
+        &format!("{PLAIN}\nejection: {{ consecutive_failures: 1 }}"),
+    );
     let lb = config.access_log().start();
     for sent in 1..=10 {
         let mut client = lb.client();

@@ -51,7 +51,8 @@ fn with_every_backend_draining_or_disabled_there_is_nobody_to_ask() {
 #[test]
 fn with_every_primary_draining_the_backups_serve() {
     let origins = named(&["a", "b"]);
-    let backends = [origins[0].entry_with("state: draining"), origins[1].entry_with("backup: true")];
+    let backends =
+        [origins[0].entry_with("state: draining"), origins[1].entry_with("backup: true")];
     let lb = Config::pool(&backends, "").start();
     assert_eq!(shares(&lb), [("b".to_owned(), 60)].into());
 }
