@@ -101,15 +101,20 @@ fn gated(names: &[&'static str], gate: &Gate) -> Vec<Origin> {
 
 #[test]
 fn p2c_counts_in_flight_per_weight() {
-    let gate = Gate::default();
-    let origins = gated(&["a", "b"], &gate);
-    let backends = [origins[0].entry_with("weight: 3"), origins[1].entry()];
-    let lb = Config::pool(&backends, "balance: p2c").start();
-    // Of two, both are always drawn, so the less loaded is always found.
-    let held: Vec<_> = (0..8).map(|_| hold(&lb, &origins, "/").0).collect();
-    assert_eq!((origins[0].working(), origins[1].working()), (6, 2));
-    gate.open();
-    drop(held);
+    for weight in [1, 3] {
+        let gate = Gate::default();
+        let origins = gated(&["a", "b"], &gate);
+        let backends = [origins[0].entry_with(&format!("weight: {weight}")), origins[1].entry()];
+        let lb = Config::pool(&backends, "balance: p2c").start();
+        let mut held = Vec::new();
+        // Of two, both are always drawn, so the less loaded is always found.
+        for turn in 1..=8 {
+            held.extend((0..=weight).map(|_| hold(&lb, &origins, "/").0));
+            let working = (origins[0].working(), origins[1].working());
+            assert_eq!(working, (turn * weight, turn), "weight: {weight}");
+        }
+        gate.open();
+    }
 }
 
 #[test]

@@ -140,7 +140,7 @@ fn assert_ignored(lb: &Lb, bad: &str, what: &str) {
 #[test]
 fn forged_and_broken_cookies_are_ignored_and_replaced() {
     let origins = named(&["a", "b", "c", "d"]);
-    let lb = sticky(&entries(&origins), SECRET, "");
+    let lb = sticky(&entries(&origins), SECRET, "balance: random");
     let good = new_cookie(&lb.get("/"));
     let flipped = |at: usize| {
         let mut bytes = good.clone().into_bytes();
@@ -202,7 +202,7 @@ fn a_cookie_of_another_pool_or_secret_is_ignored() {
 #[test]
 fn an_expired_cookie_is_ignored_and_replaced() {
     let origins = named(&["a", "b", "c", "d"]);
-    let lb = sticky(&entries(&origins), "ttl: 1s", "");
+    let lb = sticky(&entries(&origins), "ttl: 1s", "balance: random");
     let first = lb.get("/");
     let kept = new_cookie(&first);
     eventually("the cookie expires", || ask(&lb, &kept).backend() != first.backend());
@@ -332,7 +332,7 @@ fn balancers_agree_when_they_share_a_secret_and_only_then() {
             assert_eq!(ask(&two, &kept).backend(), name);
         }
     }
-    let [one, two] = [(); 2].map(|()| sticky(&backends, "ttl: 1h", ""));
+    let [one, two] = [(); 2].map(|()| sticky(&backends, "ttl: 1h", "balance: random"));
     let kept = new_cookie(&one.get("/"));
     assert_ignored(&two, &kept, "another start's secret");
 }
