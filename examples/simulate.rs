@@ -103,7 +103,11 @@ fn write_table(text: &mut String, entry: &Entry, rows: &[Row]) -> std::fmt::Resu
 
 fn milliseconds(time: Duration) -> String {
     let millis = time.as_secs_f64() * 1e3;
-    if millis < 100.0 { format!("{millis:.1} ms") } else { format!("{millis:.0} ms") }
+    match millis {
+        ..100.0 => format!("{millis:.1} ms"),
+        ..10_000.0 => format!("{millis:.0} ms"),
+        _ => format!("{:.1} s", millis / 1e3),
+    }
 }
 
 fn percentage(share: f64) -> String {

@@ -8,7 +8,7 @@ use super::{
     service::ServiceTime,
     station::Mode,
 };
-use pingora_lb::model::BalancePolicy;
+use pingora_lb::model::{BackendState, BalancePolicy};
 use std::time::Duration;
 
 const BACKENDS: usize = 8;
@@ -35,7 +35,7 @@ impl Entry {
 }
 
 /// Every scenario, in the order of the document.
-pub const ALL: [Entry; 8] = [
+pub const ALL: [Entry; 9] = [
     Entry {
         id: "steady",
         title: "Steady, equal backends",
@@ -74,6 +74,13 @@ pub const ALL: [Entry; 8] = [
         what: "Every 6 s the next backend is killed with all that it works on, and is back after \
                3 s. 50% load; 80% of requests may be repeated.",
         make: deploy,
+    },
+    Entry {
+        id: "drained-deploy",
+        title: "Rolling deploy with draining",
+        what: "The same, but each backend is set to `draining` a second before it is killed, and \
+               to `active` when it is back.",
+        make: drained_deploy,
     },
     Entry {
         id: "flapping",
@@ -161,6 +168,21 @@ fn deploy(policy: BalancePolicy) -> Scenario {
     };
     let script = (0..BACKENDS).flat_map(restart).collect();
     Scenario { script, idempotent: 0.8, ..usual(policy, 0.5) }
+}
+
+fn drained_deploy(policy: BalancePolicy) -> Scenario {
+    let mut scenario = deploy(policy);
+    let admit = |(at, action): &(Duration, Action)| match action {
+        Action::Crash(station) => {
+            let before = at.saturating_sub(Duration::from_secs(1));
+            (before, Action::Admit(*station, BackendState::Draining))
+        }
+        Action::Set(station, _) => (*at, Action::Admit(*station, BackendState::Active)),
+        other => (*at, other.clone()),
+    };
+    let admissions: Vec<_> = scenario.script.iter().map(admit).collect();
+    scenario.script.extend(admissions);
+    scenario
 }
 
 fn flapping(policy: BalancePolicy) -> Scenario {

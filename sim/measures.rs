@@ -20,8 +20,10 @@ pub enum End {
 /// The measures of a run.
 #[derive(Clone, Debug, Default)]
 pub struct Measures {
-    /// Latencies of answered requests, in nanoseconds, in the order of their ends.
+    /// Latencies in nanoseconds, in the order of the ends. A request that ended in an error counts
+    /// with the time until then: to leave out those that ran into a timeout would flatter.
     latencies: Vec<u64>,
+    answered: u64,
     /// Requests that ended in an error, by kind: failed, no backend, overloaded.
     pub failed: u64,
     /// Requests without a usable backend.
@@ -56,8 +58,11 @@ impl Measures {
 
     /// Takes in the end of a request.
     pub fn record(&mut self, end: End, latency: Duration) {
+        if end != End::Left {
+            self.latencies.push(latency.as_nanos() as u64);
+        }
         match end {
-            End::Answered => self.latencies.push(latency.as_nanos() as u64),
+            End::Answered => self.answered += 1,
             End::Failed => self.failed += 1,
             End::NoBackend => self.no_backend += 1,
             End::Overloaded => self.overloaded += 1,
@@ -67,7 +72,7 @@ impl Measures {
 
     /// Requests that were answered.
     pub fn answered(&self) -> u64 {
-        self.latencies.len() as u64
+        self.answered
     }
 
     /// Requests that ended in an error.
@@ -80,8 +85,7 @@ impl Measures {
         self.errors() as f64 / (self.errors() + self.answered()).max(1) as f64
     }
 
-    /// The latencies below which these shares of the answered requests are, in ascending order of
-    /// share.
+    /// The latencies below which these shares of the requests are.
     pub fn quantiles<const N: usize>(&self, shares: [f64; N]) -> [Duration; N] {
         let mut sorted = self.latencies.clone();
         sorted.sort_unstable();

@@ -156,8 +156,9 @@ fn there_is_no_slow_start_at_boot() {
     let pool = Pool { slow_start, health_check: Some(tcp_check()), ..pool(policy) };
     let core = core(pool, &[1, 1]);
     probe(&core, 0, true, Time::ZERO);
-    probe(&core, 1, true, at(1.0));
-    let shares = shares(&core, 100, at(1.0), &mut SmallRng::seed_from_u64(0));
+    // A ramp of the one would be half done when that of the other began.
+    probe(&core, 1, true, at(500.0));
+    let shares = shares(&core, 100, at(500.0), &mut SmallRng::seed_from_u64(0));
     assert!((shares[0] - 0.5).abs() < 0.01, "{shares:?}");
 }
 
