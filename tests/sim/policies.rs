@@ -6,7 +6,7 @@ use crate::{
 };
 use pingora_lb::{
     model::{BackendState as Admission, BalancePolicy, Percent, Pool, Weight},
-    pool::{Core, Lease, Member, MemberSpec, Picked, Time, Tried, Wanted, hash},
+    pool::{Core, Lease, Member, MemberSpec, Outcome, Picked, Time, Tried, Wanted, hash},
 };
 use rand::{Rng, SeedableRng, rngs::SmallRng};
 use std::{sync::Arc, time::Duration};
@@ -187,4 +187,19 @@ fn panic_uses_all_but_the_disabled() {
         assert_eq!(used(policy, 0.0, false), [true, false, false, false], "{policy}");
         assert_eq!(used(policy, 25.0, false), [true, false, false, false], "{policy}");
     }
+}
+
+#[test]
+fn one_success_forgives_four_failures() {
+    let core = core(pool(BalancePolicy::RoundRobin), &[1, 1]);
+    let member = &core.members()[0];
+    let took = Duration::from_millis(1);
+    for _ in 0..10 {
+        for _ in 0..4 {
+            assert!(!core.report(member, Outcome::Failure { took }, Time::ZERO));
+        }
+        core.report(member, Outcome::Success { first_byte: took }, Time::ZERO);
+    }
+    let failures = [(); 5].map(|()| core.report(member, Outcome::Failure { took }, Time::ZERO));
+    assert_eq!(failures, [false, false, false, false, true]);
 }
