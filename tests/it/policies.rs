@@ -60,6 +60,26 @@ fn peak_ewma_gives_a_slow_backend_hardly_anything() {
     assert!(share < 25, "{share} of 640, of which 80 would be a full share");
 }
 
+/// How many of 160 requests, one after the other, the slow one of eight backends gets.
+fn share_with_nothing_in_flight(balance: &str) -> usize {
+    let fast = Duration::from_millis(4);
+    let mut origins: Vec<_> =
+        ["a", "b", "c", "d", "e", "f", "g"].map(|name| Origin::slow(name, fast)).into();
+    origins.push(Origin::slow("slow", fast * 25));
+    let lb = Config::pool(&entries(&origins), &format!("balance: {balance}")).start();
+    let counts = tally(&ask(&lb, 160));
+    assert!(counts.len() >= 7, "{balance}: {counts:?}");
+    counts.get("slow").copied().unwrap_or(0)
+}
+
+#[test]
+fn peak_ewma_remembers_who_is_slow_and_p2c_does_not() {
+    let (p2c, peak_ewma) =
+        (share_with_nothing_in_flight("p2c"), share_with_nothing_in_flight("peak_ewma"));
+    assert!(p2c >= 8, "a full share is 20, and nothing in flight tells them apart: {p2c}");
+    assert!(peak_ewma <= 5, "{peak_ewma}");
+}
+
 #[test]
 fn p2c_gives_equals_turns() {
     let origins = named(&["a", "b", "c", "d"]);
