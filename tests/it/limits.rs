@@ -364,3 +364,25 @@ fn a_failed_request_makes_room_at_the_backend() {
         assert_eq!(client.get("/").text(), "a");
     }
 }
+
+#[test]
+fn the_route_timeout_covers_the_queue() {
+    let gate = Gate::default();
+    let origins = [gated("a", &gate)];
+    let limits = "limits: { connections_per_backend: 1, queue: 5, queue_timeout: 30s }";
+    let lb = Config::pool(&[origins[0].entry()], limits)
+        .and("routes:\n  - { match: { path: /first }, pool: app }\n  - { timeout: 400ms, pool: app }")
+        .access_log()
+        .start();
+    let mut first = occupy(&lb, &origins[0]);
+    let asked = Instant::now();
+    let response = lb.get("/late");
+    let took = asked.elapsed();
+    assert!(response.status == 503 || response.status == 504, "{}", response.text());
+    assert!(took >= Duration::from_millis(390) && took < Duration::from_secs(3), "{took:?}");
+    gate.open();
+    assert_eq!(first.response().status, 200);
+    // Its place is free, and the backend never hears of it.
+    assert_eq!(lb.get("/first").status, 200);
+    assert!(!paths(&origins[0]).contains(&"/late".to_owned()));
+}

@@ -1,6 +1,6 @@
 //! When a request is tried again: conditions, pauses, the budget, and what is kept for it.
 
-use crate::support::{Config, Lb, Origin, Reply, Response, request, tally};
+use crate::support::{Config, Lb, Origin, Reply, Response, eventually, request, tally};
 use std::{
     thread,
     time::{Duration, Instant},
@@ -10,7 +10,10 @@ use std::{
 fn unchecked(origins: &[Origin], retry: &str) -> Lb {
     let backends: Vec<_> = origins.iter().map(Origin::entry).collect();
     let keys = format!("health_check: off\nejection: off\nretry: {{ {retry} }}");
-    Config::pool(&backends, &keys).access_log().start()
+    Config::pool(&backends, &keys)
+        .and("routes:\n  - { match: { path: /own }, respond: { status: 200, body: own } }\n  - pool: app")
+        .access_log()
+        .start()
 }
 
 /// A backend that answers with this status, its name in a field and in the body.
@@ -334,4 +337,29 @@ fn the_route_timeout_covers_the_pauses() {
         let responses = [lb.get("/"), lb.get("/")];
         assert!(responses.iter().any(|response| response.status == 504), "{responses:?}");
     }
+}
+
+#[test]
+fn an_answer_before_the_body_is_whole_is_retried_with_the_whole_body() {
+    let early = "HTTP/1.1 503 Busy\r\ncontent-length: 4\r\n\r\nbusy";
+    let origins = [Origin::scripted("bad", |_| Reply::Early(early.into())), Origin::named("good")];
+    let lb = unchecked(&origins, "on: [503]");
+    for _ in 0..4 {
+        let before = origins[0].count();
+        let begun = || origins[0].count() > before || origins[1].working() == 1;
+        let mut client = lb.client();
+        client.send(request("PUT", "/", &["Content-Length: 11"], b""));
+        client.send(b"first ");
+        eventually("it is under way", begun);
+        for _ in 0..20 {
+            lb.get("/own");
+        }
+        client.send(b"other");
+        let response = client.response();
+        assert_eq!((response.status, response.text().as_str()), (200, "good"));
+    }
+    assert!(origins[0].count() >= 2);
+    let arrived = origins[1].requests();
+    let puts: Vec<_> = arrived.iter().filter(|request| request.method == "PUT").collect();
+    assert!(puts.iter().all(|put| put.complete && put.body == b"first other"), "{puts:?}");
 }

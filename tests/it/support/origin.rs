@@ -34,6 +34,8 @@ pub enum Reply {
     Zeros(u64),
     /// Answers at once, chunked, and sends each piece of the request's body back as it comes.
     EchoStream,
+    /// Sends these bytes without waiting for the request's body, and reads on to the end.
+    Early(Vec<u8>),
     /// Switches protocols and sends every byte back until the other side is done.
     Upgrade,
     /// Never answers, but holds the connection.
@@ -88,7 +90,7 @@ impl Reply {
 
     /// Whether the reply starts before the request's body was read.
     fn streams(&self) -> bool {
-        matches!(self, Self::EchoStream)
+        matches!(self, Self::EchoStream | Self::Early(_))
     }
 }
 
@@ -527,6 +529,11 @@ impl<'a> Connection<'a> {
             }
             Reply::Zeros(length) => self.zeros(length)?,
             Reply::EchoStream => self.echo_stream(request)?,
+            Reply::Early(bytes) => {
+                self.send(&bytes)?;
+                self.incoming.rest();
+                return Ok(Then::Close);
+            }
             Reply::Upgrade => {
                 self.upgrade()?;
                 return Ok(Then::Close);
