@@ -235,6 +235,21 @@ fn the_only_backend_is_never_ejected() {
 }
 
 #[test]
+fn the_only_one_that_takes_requests_is_never_ejected() {
+    let origins = numbered(3);
+    origins[0].script(|_| Reply::status(500));
+    let backends = [
+        origins[0].entry(),
+        origins[1].entry_with("state: disabled"),
+        origins[2].entry_with("state: draining"),
+    ];
+    let keys = format!("{PLAIN}\nejection: {{ consecutive_failures: 1 }}");
+    let lb = Config::pool(&backends, &keys).start();
+    assert_eq!(tally(&ask(&lb, 30)), [("b0".to_owned(), 30)].into());
+    assert_eq!(lb.lines_with(EJECTED), 0);
+}
+
+#[test]
 fn with_every_backend_ejected_there_is_nobody_to_ask() {
     let origins = numbered(2);
     for origin in &origins {
