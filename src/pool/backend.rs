@@ -56,6 +56,8 @@ pub struct BackendState {
     standing: Mutex<Standing>,
     /// Whether `standing` has anything to forget, so that most successes need no lock.
     blemished: AtomicBool,
+    /// Whether it was ejected and has had no success since.
+    on_probation: AtomicBool,
     /// When the slow start began, in nanoseconds; 0 when there is none.
     came_back: AtomicU64,
     /// How fast it answers; locked for a few instructions.
@@ -75,6 +77,7 @@ impl Default for BackendState {
             ejected_until: AtomicU64::new(0),
             standing: Mutex::default(),
             blemished: AtomicBool::new(false),
+            on_probation: AtomicBool::new(false),
             came_back: AtomicU64::new(0),
             speed: Mutex::default(),
             admission: AtomicU8::new(0),
@@ -139,6 +142,7 @@ impl BackendState {
         let mut standing = locked(&self.standing);
         let outcome = step(&mut standing);
         self.blemished.store(!standing.is_clean(), Relaxed);
+        self.on_probation.store(standing.is_on_probation(), Relaxed);
         outcome
     }
 
@@ -271,6 +275,11 @@ impl Member {
     /// Whether new requests may go to it.
     pub fn is_usable(&self, now: Time) -> bool {
         self.admission() == Admission::Active && self.works(now)
+    }
+
+    /// Whether it was ejected, and the request that shows whether it works again is under way.
+    pub(super) fn is_being_probed(&self) -> bool {
+        self.state.on_probation.load(Relaxed) && self.state.in_flight() > 0
     }
 
     /// Whether the requests of a client that stays with it may go to it.

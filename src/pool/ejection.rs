@@ -51,6 +51,11 @@ impl Standing {
         now.after(time)
     }
 
+    /// Whether it was ejected and has had no success since.
+    pub(super) fn is_on_probation(self) -> bool {
+        self.streak > 0
+    }
+
     /// Whether there is nothing to forget.
     pub(super) fn is_clean(self) -> bool {
         self.failures == 0 && self.streak == 0

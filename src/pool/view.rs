@@ -1,6 +1,9 @@
 //! The backends of a pool as they are at one moment, ready to be picked from.
 
-use super::{Member, Time, Tried, balance::Balancer};
+use super::{
+    Member, Time, Tried,
+    balance::{Allowed, Balancer},
+};
 use crate::model::{self, BackendState as Admission, Percent};
 use rand::RngCore;
 use std::{sync::Arc, time::Duration};
@@ -176,7 +179,13 @@ impl Tier {
     fn pick(&self, ask: &Ask<'_>, rng: &mut dyn RngCore) -> Found {
         let may = |member: &Member| self.uses(member, ask.now) && !ask.tried.contains(member);
         let allowed = |member: &Member| may(member) && !ask.is_full(member);
-        if let Some(index) = self.balancer.pick(&self.members, ask, &allowed, rng) {
+        // One that comes back from an ejection is sent a single request before the rest: one that
+        // hangs would otherwise hold all of its share until it times out. Where there is no other,
+        // it is better than nothing.
+        let trusted =
+            |member: &Member| allowed(member) && (self.panic || !member.is_being_probed());
+        let mut pick = |fits: Allowed<'_>| self.balancer.pick(&self.members, ask, fits, rng);
+        if let Some(index) = pick(&trusted).or_else(|| pick(&allowed)) {
             return Found::Member(self.members[index].clone());
         }
         let busy = ask.limit.is_some() && self.members.iter().any(|member| may(member));
