@@ -225,9 +225,9 @@ fn a_client_that_leaves_frees_its_place() {
         let leaver = queue_up(&lb, "/leaver");
         assert_overloaded(&lb.get("/refused"));
         if reset {
-            leaver.reset()
+            leaver.reset();
         } else {
-            drop(leaver)
+            drop(leaver);
         }
         eventually("the leaver is logged", || {
             lb.entries().iter().any(|entry| {

@@ -67,7 +67,6 @@ fn the_first_answer_sets_a_cookie_that_reveals_nothing() {
     for origin in &origins {
         let port = origin.port();
         assert!(!said.contains(&port.to_string()) && !said.contains(origin.name()), "{said:?}");
-        assert!(!raw.windows(2).any(|two| two == port.to_be_bytes()) || raw.len() > 2);
     }
     assert!(!said.contains("127.0.0"), "{said:?}");
 }
@@ -170,20 +169,19 @@ fn forged_and_broken_cookies_are_ignored_and_replaced() {
 #[test]
 fn a_cookie_of_another_pool_or_secret_is_ignored() {
     let origins = named(&["a", "b", "c", "d"]);
-    let mut text = String::from("pools:\n");
-    for (pool, secret) in [
+    let backends = entries(&origins).join(", ");
+    let pools = [
         ("one", "the first secret of all"),
         ("two", "the first secret of all"),
         ("three", "the other secret of all"),
-    ] {
-        let backends = entries(&origins).join(", ");
-        text += &format!(
-            "  {pool}: {{ backends: [{backends}], sticky: {{ cookie: LB, secret: \"{secret}\" }} }}\n"
-        );
-    }
+    ]
+    .map(|(pool, secret)| {
+        let sticky = format!("sticky: {{ cookie: LB, secret: \"{secret}\" }}");
+        format!("  {pool}: {{ backends: [{backends}], {sticky} }}\n")
+    });
     let routes = ["one", "two", "three"]
         .map(|pool| format!("  - {{ match: {{ path_prefix: /{pool} }}, pool: {pool} }}\n"));
-    let lb = Config::new(format!("{text}routes:\n{}", routes.concat())).start();
+    let lb = Config::new(format!("pools:\n{}routes:\n{}", pools.concat(), routes.concat())).start();
     let first = lb.get("/one");
     let kept = new_cookie(&first);
     assert_eq!(ask_for(&lb, "/one", &kept).backend(), first.backend());
