@@ -8,7 +8,10 @@ use pingora_load_balancing::Backend;
 use std::{
     sync::{
         Arc, Mutex, MutexGuard, OnceLock, PoisonError,
-        atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed},
+        atomic::{
+            AtomicBool, AtomicU8, AtomicU32, AtomicU64, AtomicUsize,
+            Ordering::{Relaxed, SeqCst},
+        },
     },
     time::Duration,
 };
@@ -56,7 +59,7 @@ pub struct BackendState {
     standing: Mutex<Standing>,
     /// Whether `standing` has anything to forget, so that most successes need no lock.
     blemished: AtomicBool,
-    /// Whether it was ejected and has had no success since.
+    /// Whether it was ejected and has not begun a good answer since.
     on_probation: AtomicBool,
     /// When the slow start began, in nanoseconds; 0 when there is none.
     came_back: AtomicU64,
@@ -126,7 +129,8 @@ impl BackendState {
     }
 
     pub(super) fn end_request(&self) {
-        self.in_flight.fetch_sub(1, Relaxed);
+        // Seen before the queue is looked at, so that nobody waits for room that there is.
+        self.in_flight.fetch_sub(1, SeqCst);
     }
 
     /// Runs one step of the health state machine and publishes its verdict.
@@ -275,6 +279,14 @@ impl Member {
     /// Whether new requests may go to it.
     pub fn is_usable(&self, now: Time) -> bool {
         self.admission() == Admission::Active && self.works(now)
+    }
+
+    /// It has begun an answer that is no failure. That is enough to send it more, though its name is
+    /// cleared only when the answer is whole, which may take long.
+    pub fn answered(&self) {
+        if self.state.on_probation.load(Relaxed) {
+            self.state.on_probation.store(false, Relaxed);
+        }
     }
 
     /// Whether it was ejected, and the request that shows whether it works again is under way.

@@ -159,6 +159,12 @@ impl Core {
         kept.then(|| Lease::new(member.clone(), self.ledger.clone()))
     }
 
+    /// Whether the backend that a client stays with still keeps its clients, room aside.
+    pub fn keeps_clients(&self, is_it: impl Fn(&Member) -> bool, now: Time) -> bool {
+        let view = self.view.load();
+        view.members().iter().any(|member| is_it(member) && member.keeps_clients(now))
+    }
+
     fn limit(&self) -> Option<usize> {
         self.spec.limits.connections_per_backend.map(std::num::NonZeroUsize::get)
     }

@@ -1,6 +1,6 @@
 //! What a client gets that the backend did not say, and what it does not get.
 
-use super::{answer::X_REQUEST_ID, exchange::Context, sticky};
+use super::{answer::X_REQUEST_ID, exchange::Context};
 use http::{HeaderName, StatusCode, Version, header};
 use pingora::{Error, ErrorType, Result, http::ResponseHeader};
 use pingora_proxy::Session;
@@ -63,9 +63,7 @@ pub(super) fn prepare(
     context.link.set_answered();
     // A backend may speak HTTP/1.0; what we say is HTTP/1.1.
     response.set_version(Version::HTTP_11);
-    if let (Some(pool), Some(member)) = (&context.pool, context.backend()) {
-        sticky::set_cookie(pool, member, context.kept, false, response)?;
-    }
+    context.keep_client(false, response)?;
     if let (Some(pool), Some(lease)) = (&context.pool, &context.lease)
         && pool.spec().reveal_backend
     {

@@ -5,7 +5,7 @@ use super::{
     exchange::{Context, Replay},
     tries::pause,
 };
-use crate::model::RetryOn;
+use crate::{model::RetryOn, pool::Member};
 use http::StatusCode;
 use pingora::{Error, ErrorSource, ErrorType};
 use pingora_proxy::Session;
@@ -95,7 +95,11 @@ impl Exchange {
         if !reused || self.replay != Replay::Unused || !broken {
             return false;
         }
-        self.log_failed_try(error, "a pooled connection was stale, replaying");
+        self.log_failed_try(
+            self.lease.as_deref(),
+            error,
+            "a pooled connection was stale, replaying",
+        );
         self.replay = Replay::Next;
         true
     }
@@ -110,28 +114,28 @@ impl Exchange {
         if !allowed || !pool.core().has_untried(&self.tried, now) {
             return false;
         }
-        if !pool.core().spend_retry(now) {
-            self.log_failed_try(error, "the retry budget is spent");
-            return false;
-        }
-        self.log_failed_try(error, "trying another backend");
         let before = self.lease.take();
-        if self.pick_next() {
-            self.pause = pause(retry, self.tries);
-            return true;
-        }
-        // Nothing was there after all: the request ends where it was.
+        // Picked before it is paid for: there may be nobody with room.
+        let then = match self.pick_next() {
+            true if pool.core().spend_retry(now) => {
+                self.log_failed_try(before.as_deref(), error, "trying another backend");
+                self.pause = pause(retry, self.tries);
+                return true;
+            }
+            true => "the retry budget is spent",
+            false => "no other backend has room",
+        };
+        // The request ends where it was.
         self.lease = before;
+        self.log_failed_try(self.lease.as_deref(), error, then);
         false
     }
 
-    fn log_failed_try(&self, error: &Error, then: &str) {
-        if let (Some(pool), Some(lease)) = (&self.pool, &self.lease) {
-            let (name, pool) = (lease.name(), &pool.spec().name);
-            log::debug!(
-                "backend {name} of pool {pool} failed: {}; {then}",
-                super::failure::brief(error)
-            );
+    fn log_failed_try(&self, failed: Option<&Member>, error: &Error, then: &str) {
+        if let (Some(pool), Some(member)) = (&self.pool, failed) {
+            let (name, pool) = (member.name(), &pool.spec().name);
+            let error = super::failure::brief(error);
+            log::debug!("backend {name} of pool {pool} failed: {error}; {then}");
         }
     }
 }

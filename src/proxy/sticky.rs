@@ -1,14 +1,17 @@
 //! The cookie by which a client stays with a backend.
 
+use super::Exchange;
 use crate::{
     model::{SameSite, Secure, Sticky},
     pool::{Lease, Member, Pool, Tag, Ticket},
 };
 use http::header;
-use pingora::http::{RequestHeader, ResponseHeader};
+use pingora::{
+    Result,
+    http::{RequestHeader, ResponseHeader},
+};
 use std::{
     fmt::Write as _,
-    sync::Arc,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
@@ -54,23 +57,32 @@ impl Kept {
     }
 }
 
-/// Has the client stay with `member` from now on, if it does not know that already.
-pub(super) fn set_cookie(
-    pool: &Pool,
-    member: &Arc<Member>,
-    kept: Option<Kept>,
-    tls: bool,
-    response: &mut ResponseHeader,
-) -> pingora::Result<()> {
-    let Some(sticky) = &pool.spec().sticky else { return Ok(()) };
-    let tag = pool.tickets().tag(member);
-    if kept.is_some_and(|kept| kept.tag == tag && !kept.renew) {
-        return Ok(());
+impl Exchange {
+    /// Has the client stay with the backend that it is on, if it does not know that already.
+    pub(super) fn keep_client(&self, tls: bool, response: &mut ResponseHeader) -> Result<()> {
+        let (Some(pool), Some(member)) = (&self.pool, self.backend()) else { return Ok(()) };
+        let Some(sticky) = &pool.spec().sticky else { return Ok(()) };
+        let tag = pool.tickets().tag(member);
+        if self.kept.is_some_and(|kept| self.stands(kept, tag, pool)) {
+            return Ok(());
+        }
+        let expires = seconds(SystemTime::now()) + sticky.ttl.as_secs();
+        let value = pool.tickets().issue(Ticket { tag, expires });
+        response.append_header(header::SET_COOKIE, attributes(sticky, &value, tls))?;
+        Ok(())
     }
-    let expires = seconds(SystemTime::now()) + sticky.ttl.as_secs();
-    let value = pool.tickets().issue(Ticket { tag, expires });
-    response.append_header(header::SET_COOKIE, attributes(sticky, &value, tls))?;
-    Ok(())
+
+    /// Whether what the client's cookie says still stands: the backend is the one that it is on, or
+    /// one that it only missed because that was full for a moment.
+    fn stands(&self, kept: Kept, tag: Tag, pool: &Pool) -> bool {
+        if kept.tag == tag {
+            return !kept.renew;
+        }
+        let is_it = |member: &Member| {
+            pool.tickets().tag(member) == kept.tag && !self.tried.contains(member)
+        };
+        pool.core().keeps_clients(is_it, pool.now())
+    }
 }
 
 fn attributes(sticky: &Sticky, value: &str, tls: bool) -> String {

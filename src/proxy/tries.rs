@@ -168,6 +168,8 @@ impl Exchange {
         self.link.end_try();
         if status.is_server_error() {
             self.report(Outcome::Failure { took: first_byte });
+        } else if let Some(member) = self.backend() {
+            member.answered();
         }
         // Whether any other answer is a success shows when it is whole.
     }
