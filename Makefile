@@ -28,7 +28,7 @@ build: prerequisites ## build the release, target/release/pingora-lb, which take
 	$(CARGO) build $(LOCKED) --release
 
 # The servers that it is measured beside come from Debian; what is missing is installed as root or named.
-bench-balance: build ## measure the policies beside nginx and HAProxy, some five minutes
+bench-balance: build ## measure the policies beside nginx and HAProxy, some ten minutes
 	@for server in nginx haproxy; do \
 	    PATH=$$PATH:/usr/sbin command -v $$server >/dev/null || { \
 	        [ "$$(id -u)" = 0 ] || { echo "Missing: $$server. Install it: sudo apt-get install $$server" >&2; exit 1; }; \
