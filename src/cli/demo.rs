@@ -69,7 +69,7 @@ pools:
         writeln!(text, "      - {{ address: {address}, name: app-{number} }}")
             .expect("writing to a String cannot fail");
     }
-    text.push_str("    health_check: { http: { path: /health }, interval: 1s, timeout: 500ms }\n");
+    text.push_str("    health_check: { http: { path: /health }, interval: 1s, timeout: 500ms, rise: 1, fall: 1 }\n");
     text
 }
 

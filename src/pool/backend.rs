@@ -158,6 +158,12 @@ impl BackendState {
         self.ejected_until.store(until.as_nanos(), Relaxed);
     }
 
+    /// Forgets its failures, and ends an ejection that they led to.
+    pub(super) fn forgive(&self) {
+        self.with_standing(Standing::success);
+        self.set_ejected(Time::ZERO);
+    }
+
     /// Ends an ejection whose time is over; `true` if there was one.
     pub(super) fn end_ejection(&self, now: Time) -> bool {
         let until = self.ejected_until.load(Relaxed);

@@ -217,6 +217,9 @@ impl Core {
         let (rise, fall) = (check.rise, check.fall);
         let change = member.state().with_probing(|state| state.observe(ok, rise, fall))?;
         if change == Change::Up {
+            // Its checks saw it go down and come back, which explains its failures. One whose checks
+            // never failed stays out for its time: they do not see what is wrong with it.
+            member.state().forgive();
             member.state().set_came_back(now);
         }
         self.rebuild(now, None);

@@ -128,6 +128,28 @@ fn a_backend_that_is_good_again_gets_its_share_again() {
 }
 
 #[test]
+fn a_backend_that_went_down_and_came_back_is_no_longer_ejected() {
+    let origins = numbered(2);
+    let check = "health_check: { interval: 400ms, timeout: 400ms, rise: 1, fall: 2, jitter: 0% }";
+    let lb = Config::pool(&entries(&origins), check).start();
+    origins[0].stop();
+    // Requests are refused before the checks have noticed; its first ejection would last 30 s.
+    eventually("it is ejected", || {
+        lb.get("/");
+        lb.lines_with(EJECTED) == 1
+    });
+    lb.wait_for_line("is DOWN");
+    let before = origins[0].count();
+    origins[0].start();
+    let back = Instant::now();
+    eventually("it serves again", || {
+        lb.get("/");
+        origins[0].count() > before
+    });
+    assert!(back.elapsed() < Duration::from_secs(10), "{:?}", back.elapsed());
+}
+
+#[test]
 fn an_answer_that_is_no_failure_begins_the_count_anew() {
     let origin = Origin::scripted("b1", {
         let count = std::sync::atomic::AtomicUsize::new(0);
