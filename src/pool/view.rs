@@ -73,7 +73,7 @@ impl View {
             Tier::new(spec, &members, backup, now, before)
         };
         let mut tiers = [tier(false), tier(true)];
-        choose_panic(&mut tiers, spec, &members, now);
+        choose_panic(&mut tiers, spec, &members);
         let ejections = members.iter().filter_map(|member| member.state().ejected_until(now));
         let valid_until = ejections.min().unwrap_or(Time::NEVER);
         Self { members: members.into(), tiers, valid_until }
@@ -112,12 +112,12 @@ impl View {
 }
 
 /// Panic looks at the chosen tier: the first with a usable backend, or the primaries if none has.
-fn choose_panic(tiers: &mut [Tier; 2], spec: &model::Pool, members: &[Arc<Member>], now: Time) {
+fn choose_panic(tiers: &mut [Tier; 2], spec: &model::Pool, members: &[Arc<Member>]) {
     let backup = tiers[0].usable == 0 && tiers[1].usable > 0;
     let chosen = &mut tiers[usize::from(backup)];
     let all = active(members, backup).count();
     if is_panic(chosen.usable, all, spec.panic_threshold) {
-        *chosen = Tier::in_panic(spec, members, backup, now, chosen);
+        *chosen = Tier::in_panic(spec, members, backup, chosen);
     }
 }
 
@@ -157,17 +157,10 @@ impl Tier {
 
     /// The same tier with all of its members in use; what is costly to compute is taken over from
     /// `calm`.
-    fn in_panic(
-        spec: &model::Pool,
-        members: &[Arc<Member>],
-        backup: bool,
-        now: Time,
-        calm: &Self,
-    ) -> Self {
+    fn in_panic(spec: &model::Pool, members: &[Arc<Member>], backup: bool, calm: &Self) -> Self {
         let all: Box<[_]> = active(members, backup).cloned().collect();
-        let usable = all.iter().filter(|member| member.is_usable(now)).count();
         let balancer = Balancer::new(&spec.balance, &all, Some(&calm.balancer));
-        Self { members: all, balancer, panic: true, usable }
+        Self { members: all, balancer, panic: true, usable: calm.usable }
     }
 
     /// Whether the tier uses `member` at `now`. The view may be older than what is known of it.

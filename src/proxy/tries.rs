@@ -129,7 +129,7 @@ impl Exchange {
         self.connect_time = Some(took);
         let Some(pool) = &self.pool else { return };
         let read = Instant::now() + pool.spec().timeouts.read;
-        let own = pool.spec().retry.per_try_timeout.map(|timeout| self.try_began + timeout);
+        let own = self.try_deadline(pool);
         if self.upgrade {
             // There is no descriptor to cut such a try by, so its request is given up with it.
             let first = self.route_deadline.into_iter().chain(own).chain([read]).min();
@@ -156,8 +156,12 @@ impl Exchange {
         }
         self.link.set_stalled(None);
         let read = Instant::now() + timeouts.read;
-        let own = pool.spec().retry.per_try_timeout.map(|timeout| self.try_began + timeout);
-        self.link.move_try(Some(own.map_or(read, |own| own.min(read))));
+        self.link.move_try(self.try_deadline(pool).into_iter().chain([read]).min());
+    }
+
+    /// When the present try's own time is over, if it has one.
+    fn try_deadline(&self, pool: &Pool) -> Option<Instant> {
+        pool.spec().retry.per_try_timeout.map(|timeout| self.try_began + timeout)
     }
 
     /// The backend's answer has begun: no deadline of ours holds any more.

@@ -8,7 +8,8 @@ use tokio::task::JoinSet;
 /// Owns the background tasks of every pool; dropping it ends them.
 #[derive(Debug)]
 pub struct Supervisor {
-    tasks: JoinSet<()>,
+    /// Only held: dropping it ends them.
+    _tasks: JoinSet<()>,
     pools: Vec<Arc<Pool>>,
 }
 
@@ -19,7 +20,7 @@ impl Supervisor {
         for pool in &snapshot.pools {
             tasks.spawn(keep(pool.clone()));
         }
-        Self { tasks, pools: snapshot.pools.clone() }
+        Self { _tasks: tasks, pools: snapshot.pools.clone() }
     }
 
     /// Waits until every pool's first pass is over. A pass ends by the check's own timeout once
@@ -27,16 +28,6 @@ impl Supervisor {
     pub async fn wait_until_checked(&self) {
         let mut waiting: JoinSet<()> = self.pools.iter().cloned().map(wait_for).collect();
         while waiting.join_next().await.is_some() {}
-    }
-
-    /// How many tasks are running.
-    pub fn len(&self) -> usize {
-        self.tasks.len()
-    }
-
-    /// Whether nothing runs.
-    pub fn is_empty(&self) -> bool {
-        self.tasks.is_empty()
     }
 }
 
@@ -89,7 +80,7 @@ pools:
         let config = config::parse(text, "lb.yaml", Path::new("/"), &|_| None).unwrap().config;
         let snapshot = Snapshot::compile(&config, &Arc::new(Interner::default()), None);
         // Without its tasks, nothing is ever checked, as if the resolver hung.
-        let supervisor = Supervisor { tasks: JoinSet::new(), pools: snapshot.pools.clone() };
+        let supervisor = Supervisor { _tasks: JoinSet::new(), pools: snapshot.pools.clone() };
         let began = Instant::now();
         supervisor.wait_until_checked().await;
         let waited = began.elapsed().as_millis();
