@@ -236,9 +236,13 @@ impl Link {
         self.deadline.store(self.nanos(at), Relaxed);
     }
 
+    /// A new try begins: what became of the one before is not what becomes of this one.
+    pub fn forget_timeout(&self) {
+        self.try_timed_out.store(false, Relaxed);
+    }
+
     /// A try begins on the connection with this descriptor; its time is over at `until`.
     pub fn begin_try(&self, descriptor: RawFd, until: Option<Instant>) {
-        self.try_timed_out.store(false, Relaxed);
         self.descriptor.store(descriptor, Relaxed);
         self.move_try(until);
     }

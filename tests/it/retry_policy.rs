@@ -215,6 +215,20 @@ fn with_every_try_timed_out_the_answer_is_a_504() {
 }
 
 #[test]
+fn the_status_follows_the_last_try_and_not_the_one_that_timed_out() {
+    let hangs = Origin::scripted("hangs", |_| Reply::Hang);
+    let refuses = Origin::named("refuses");
+    refuses.stop();
+    // The backup is tried last.
+    let backends = [hangs.entry(), refuses.entry_with("backup: true")];
+    let keys = "health_check: off\n\
+        retry: { on: [timeout], per_try_timeout: 200ms, backoff: { base: 0s } }";
+    let lb = Config::pool(&backends, keys).start();
+    assert_own(&lb.get("/"), 502, "connect_failed");
+    assert_eq!(hangs.count(), 1);
+}
+
+#[test]
 fn the_time_of_a_try_ends_with_the_answers_head() {
     let pieces = vec![
         (Duration::ZERO, b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nhead ".to_vec()),
