@@ -116,6 +116,8 @@ fn a_backend_that_is_good_again_gets_its_share_again() {
     origins[1].script(|_| Reply::text("b1"));
     lb.wait_for_line("backend b1 ");
     eventually("it serves again", || lb.get("/").backend() == "b1");
+    // The log is written behind the requests.
+    eventually("its return is logged", || lb.lines_with("is back from its ejection") > 0);
     assert_eq!(lb.lines_with("is back from its ejection"), 1);
     assert_eq!(tally(&ask(&lb, 30))["b1"], 10);
     // Its past is forgotten: five failures, and the time of a first ejection.
