@@ -28,7 +28,6 @@ mod quick;
 mod reader;
 mod retry;
 mod route;
-mod scalar;
 mod server;
 mod sticky;
 mod tree;
@@ -38,11 +37,14 @@ mod warnings;
 #[cfg(test)]
 mod tests;
 
-pub use diagnostic::{ConfigErrors, Diagnostic, Fault, Position};
+pub use crate::model::{
+    Fault, Position,
+    scalar::{parse_duration, parse_percent},
+};
+pub use diagnostic::{ConfigErrors, Diagnostic};
 pub use quick::{Quick, quick};
-pub use scalar::{parse_duration, parse_percent};
 
-use crate::model::Config;
+use crate::model::{Config, scalar};
 use reader::{Context, Field};
 use std::{
     fs::File,

@@ -6,16 +6,20 @@
 
 mod address;
 mod balance;
+pub(crate) mod fault;
 mod listener;
 mod name;
 mod number;
 mod pool;
+mod reason;
 mod route;
+pub(crate) mod scalar;
 mod server;
 mod template;
 
 pub use address::{AddressError, BackendAddress, ListenAddress};
 pub use balance::{Balance, BalancePolicy, HashOn, UnknownPolicy};
+pub use fault::{Fault, Position};
 pub use listener::{Listener, ListenerLimits, ListenerTimeouts};
 pub use name::{BackendName, InvalidName, ListenerName, PoolName, RouteName};
 pub use number::{OutOfRange, Percent, Weight};
@@ -23,6 +27,7 @@ pub use pool::{
     Backend, BackendState, Backoff, Budget, Ejection, HealthCheck, HostHeader, HttpProbe, Pool,
     PoolLimits, PoolTimeouts, Probe, Retry, RetryOn, SameSite, Secure, StatusRange, Sticky,
 };
+pub use reason::Reason;
 pub use route::{
     Action, HeaderMatch, HostPattern, Match, PathMatch, QueryMatch, Redirect, Respond, Route,
     RouteListeners, Split, ValueMatch,

@@ -12,7 +12,6 @@ mod forward;
 mod hash_key;
 mod link;
 mod log_line;
-mod reason;
 mod response;
 mod retry;
 mod routing;
@@ -20,12 +19,12 @@ mod sticky;
 mod tries;
 mod upgrade;
 
+pub use crate::model::Reason;
 pub use answer::Answer;
 pub use client::new_request_id;
 pub use exchange::{Exchange, RequestBody};
 pub use link::{BrokenOff, Fault, Link};
 pub use log_line::{Refused, log_abandoned, log_refused};
-pub use reason::Reason;
 
 use async_trait::async_trait;
 use bytes::Bytes;

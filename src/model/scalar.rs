@@ -1,17 +1,19 @@
 //! Texts as numbers, switches, durations, sizes and percentages.
 
-use super::diagnostic::{Fault, alternatives, nearest, quote};
-use crate::model::Percent;
+use super::{
+    Percent,
+    fault::{Fault, alternatives, nearest, quote},
+};
 use std::{ops::RangeInclusive, time::Duration};
 
 /// What a duration looks like, for messages.
-pub(super) const DURATION: &str = "a duration such as 250ms, 5s, 1m30s or 1h";
+pub(crate) const DURATION: &str = "a duration such as 250ms, 5s, 1m30s or 1h";
 /// What a size looks like, for messages.
-pub(super) const SIZE: &str = "a size such as 512B, 64KiB, 10MiB or 1GiB";
+pub(crate) const SIZE: &str = "a size such as 512B, 64KiB, 10MiB or 1GiB";
 /// What a percentage looks like, for messages.
-pub(super) const PERCENT: &str = "a percentage from 0% to 100%";
+pub(crate) const PERCENT: &str = "a percentage from 0% to 100%";
 /// What a switch looks like, for messages.
-pub(super) const SWITCH: &str = "true or false";
+pub(crate) const SWITCH: &str = "true or false";
 
 /// The longest duration: a year. Clocks can be added to it without overflow.
 const MAX_DURATION_MS: u64 = 365 * 24 * 3600 * 1000;
@@ -23,26 +25,26 @@ const SIZE_UNITS: [(&str, u64); 4] =
 
 /// What a parser of scalars adds to the message that the text is not what was expected.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct Hint {
+pub(crate) struct Hint {
     /// In the place of `found "..."`.
-    pub(super) found: Option<String>,
+    pub(crate) found: Option<String>,
     /// In the place of what the key expects in general.
-    pub(super) expected: Option<String>,
+    pub(crate) expected: Option<String>,
     /// The nearest valid spelling.
-    pub(super) nearest: Option<String>,
+    pub(crate) nearest: Option<String>,
 }
 
 impl Hint {
-    pub(super) fn expected(expected: impl Into<String>) -> Self {
+    pub(crate) fn expected(expected: impl Into<String>) -> Self {
         Self { expected: Some(expected.into()), ..Self::default() }
     }
 
-    pub(super) fn nearest(nearest: Option<String>) -> Self {
+    pub(crate) fn nearest(nearest: Option<String>) -> Self {
         Self { nearest, ..Self::default() }
     }
 
     /// The message about `text` where `expected` is expected in general.
-    pub(super) fn fault(self, text: &str, expected: &str) -> Fault {
+    pub(crate) fn fault(self, text: &str, expected: &str) -> Fault {
         Fault {
             found: self.found.unwrap_or_else(|| format!("found {}", quote(text))),
             expected: self.expected.unwrap_or_else(|| expected.to_owned()),
@@ -80,7 +82,7 @@ pub fn parse_percent(text: &str) -> Result<Percent, Fault> {
     percent(text).map_err(|hint| hint.fault(text, PERCENT))
 }
 
-pub(super) fn duration(text: &str) -> Result<Duration, Hint> {
+pub(crate) fn duration(text: &str) -> Result<Duration, Hint> {
     let milliseconds = milliseconds(text).ok_or_else(|| duration_hint(text))?;
     match u64::try_from(milliseconds) {
         Ok(milliseconds) if milliseconds <= MAX_DURATION_MS => {
@@ -91,7 +93,7 @@ pub(super) fn duration(text: &str) -> Result<Duration, Hint> {
 }
 
 /// Reads a duration above zero.
-pub(super) fn positive_duration(text: &str) -> Result<Duration, Hint> {
+pub(crate) fn positive_duration(text: &str) -> Result<Duration, Hint> {
     match duration(text)? {
         Duration::ZERO => Err(Hint::expected("a duration above zero, such as 250ms or 5s")),
         duration => Ok(duration),
@@ -143,7 +145,7 @@ fn duration_hint(text: &str) -> Hint {
 }
 
 /// Reads a size in bytes.
-pub(super) fn size(text: &str) -> Result<u64, Hint> {
+pub(crate) fn size(text: &str) -> Result<u64, Hint> {
     let wrong = || Hint::nearest(size_nearest(text));
     let (digits, unit) = split_number(text).ok_or_else(wrong)?;
     let factor = match unit {
@@ -166,13 +168,13 @@ fn size_nearest(text: &str) -> Option<String> {
     Some(format!("{digits}{unit}"))
 }
 
-pub(super) fn percent(text: &str) -> Result<Percent, Hint> {
+pub(crate) fn percent(text: &str) -> Result<Percent, Hint> {
     let number = percent_in(text, &(0.0..=100.0))?;
     Percent::try_new(number).map_err(|_| Hint::default())
 }
 
 /// Reads a percentage in `range`, which may go beyond the whole.
-pub(super) fn percent_in(text: &str, range: &RangeInclusive<f64>) -> Result<f64, Hint> {
+pub(crate) fn percent_in(text: &str, range: &RangeInclusive<f64>) -> Result<f64, Hint> {
     let in_range = |text: &str| decimal(text).filter(|number| range.contains(number));
     if let Some(number) = text.strip_suffix('%') {
         return in_range(number).ok_or_else(Hint::default);
@@ -192,12 +194,12 @@ fn decimal(text: &str) -> Option<f64> {
 }
 
 /// What a whole number in `range` looks like, for messages.
-pub(super) fn integer_in(range: &RangeInclusive<u64>) -> String {
+pub(crate) fn integer_in(range: &RangeInclusive<u64>) -> String {
     format!("a whole number from {} to {}", range.start(), range.end())
 }
 
 /// Reads a whole number in decimal digits.
-pub(super) fn integer(text: &str, range: &RangeInclusive<u64>) -> Result<u64, Hint> {
+pub(crate) fn integer(text: &str, range: &RangeInclusive<u64>) -> Result<u64, Hint> {
     let in_range = |text: &str| text.parse::<u64>().ok().filter(|number| range.contains(number));
     if !is_digits(text) {
         return Err(Hint::default());
@@ -215,7 +217,7 @@ fn is_digits(text: &str) -> bool {
 }
 
 /// Reads a switch: `true` or `on`, `false` or `off`.
-pub(super) fn switch(text: &str) -> Result<bool, Hint> {
+pub(crate) fn switch(text: &str) -> Result<bool, Hint> {
     match text {
         "true" | "on" => Ok(true),
         "false" | "off" => Ok(false),
@@ -232,7 +234,7 @@ pub(super) fn switch(text: &str) -> Result<bool, Hint> {
 }
 
 /// Reads one of a few words. `what` names their kind, such as "policy".
-pub(super) fn word<T: Copy>(text: &str, what: &str, words: &[(&str, T)]) -> Result<T, Hint> {
+pub(crate) fn word<T: Copy>(text: &str, what: &str, words: &[(&str, T)]) -> Result<T, Hint> {
     if let Some((_, value)) = words.iter().find(|(word, _)| *word == text) {
         return Ok(*value);
     }
