@@ -31,6 +31,7 @@
 mod app;
 pub mod cli;
 pub mod config;
+pub mod filter;
 pub mod listener;
 pub mod model;
 pub mod observe;

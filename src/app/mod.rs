@@ -12,6 +12,7 @@ mod signals;
 
 use crate::{
     config::Checked,
+    filter::{Filter, Registry},
     listener::{self, BindError},
     model::Config,
     observe::{AccessLog, error_log},
@@ -25,7 +26,9 @@ use std::{io, path::PathBuf, sync::Arc};
 
 /// A balancer that is to run. It is made in `main` and consumed by `run`.
 #[derive(Debug, Default)]
-pub struct App {}
+pub struct App {
+    filters: Registry,
+}
 
 /// How a configuration is to be served.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -80,9 +83,23 @@ impl App {
         Self::default()
     }
 
-    /// Compiles `config` as a start would, and throws the result away: what `-t` runs.
-    pub fn check(&self, config: &Config) {
-        drop(Snapshot::compile(config, &Arc::new(Interner::default()), None));
+    /// Makes the filter `F` known, so that routes may name it. A name that a filter has already is an
+    /// error of every configuration.
+    #[must_use]
+    pub fn filter<F: Filter>(mut self) -> Self {
+        self.filters.add::<F>();
+        self
+    }
+
+    /// The filters that routes may name.
+    pub fn filters(&self) -> &Registry {
+        &self.filters
+    }
+
+    /// Compiles a configuration as a start would, and throws the result away: what `-t` runs.
+    pub fn check(&self, checked: &Checked) {
+        let interner = Arc::new(Interner::default());
+        drop(Snapshot::compile(&checked.config, &checked.filters, &interner, None));
     }
 
     /// Serves a configuration until the process is told to end, and returns when it may.
@@ -115,6 +132,7 @@ impl App {
         let mut server = Server::new_with_opt_and_conf(None, server_conf(config, daemon));
         let start = Start {
             config: config.clone(),
+            filters: checked.filters.clone(),
             sockets,
             control: control.clone(),
             conf: server.configuration.clone(),

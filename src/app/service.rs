@@ -3,6 +3,7 @@
 
 use super::{StartError, open_access_log, signals::Control};
 use crate::{
+    filter::Chain,
     listener::{self, Accepting, Bound, Successor},
     model::{Config, ListenAddress},
     pool::Interner,
@@ -21,6 +22,7 @@ const HAND_OVER_PATIENCE: Duration = Duration::from_secs(120);
 /// What a start needs.
 pub(super) struct Start {
     pub(super) config: Config,
+    pub(super) filters: Vec<Chain>,
     pub(super) sockets: Sockets,
     pub(super) control: Arc<Control>,
     pub(super) conf: Arc<ServerConf>,
@@ -61,11 +63,12 @@ impl services::Service for Service {
 }
 
 async fn run(start: Start) -> Result<(), StartError> {
-    let Start { config, sockets, control, conf } = start;
+    let Start { config, filters, sockets, control, conf } = start;
     control.wait_until_listening().await;
     let access_log = open_access_log(&config)?;
     control.set_access_log(access_log.clone());
-    let snapshot = Snapshot::compile(&config, &Arc::new(Interner::default()), access_log);
+    let interner = Arc::new(Interner::default());
+    let snapshot = Snapshot::compile(&config, &filters, &interner, access_log);
     let supervisor = Supervisor::start(&snapshot);
     supervisor.wait_until_checked().await;
     let (sockets, predecessor) = match sockets {

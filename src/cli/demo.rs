@@ -32,7 +32,7 @@ impl DemoArguments {
         let port = free_port(self.port).map_err(|error| format!("demo: {error}"))?;
         let backends = Backends::start().map_err(|error| format!("demo: {error}"))?;
         let text = configuration(port, &backends.addresses);
-        let checked = config::parse(&text, "demo", Path::new("/"), &|_| None)
+        let checked = config::parse(&text, "demo", Path::new("/"), &|_| None, app.filters())
             .map_err(|errors| format!("demo: {errors}"))?;
         println!("{}", introduction(port, &backends.addresses, &text));
         backends.obey_terminal();

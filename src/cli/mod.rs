@@ -32,7 +32,9 @@ impl App {
     fn run_server(&self, arguments: &Arguments) -> Result<(), String> {
         let checked = match &arguments.conf {
             Some(path) if arguments.test => return self.test(path),
-            Some(path) => config::load(path).map_err(|errors| errors.to_string())?,
+            Some(path) => {
+                config::load(path, self.filters()).map_err(|errors| errors.to_string())?
+            }
             None => from_flags(arguments)?,
         };
         let mode = Mode { daemon: arguments.daemon, upgrade: arguments.upgrade };
@@ -41,8 +43,8 @@ impl App {
 
     /// `-t`: reads and compiles the file, and says what is wrong with it.
     fn test(&self, path: &Path) -> Result<(), String> {
-        let checked = config::load(path).map_err(|errors| errors.to_string())?;
-        self.check(&checked.config);
+        let checked = config::load(path, self.filters()).map_err(|errors| errors.to_string())?;
+        self.check(&checked);
         for warning in &checked.warnings {
             eprintln!("warning: {warning}");
         }
@@ -58,5 +60,5 @@ fn from_flags(arguments: &Arguments) -> Result<Checked, String> {
         Arguments::command().error(ErrorKind::MissingRequiredArgument, what).exit()
     };
     let config = config::quick(&quick)?;
-    Ok(Checked { config, warnings: Vec::new() })
+    Ok(Checked { config, filters: Vec::new(), warnings: Vec::new() })
 }

@@ -1,11 +1,11 @@
 //! What a route does: `pool`, `split`, `redirect` or `respond`.
 
 use super::{
-    diagnostic::{Fault, alternatives, nearest, quote},
+    diagnostic::Fault,
     http::{headers, may_be_set, status, status_among},
     names::Names,
     reader::{Field, Keys},
-    scalar::Hint,
+    scalar::{self, Hint},
 };
 use crate::model::{PoolName, Redirect, Respond, Split, Template, TemplateError, Variable};
 use bytes::Bytes;
@@ -61,26 +61,17 @@ pub(super) fn redirect(field: &Field<'_>) -> Option<Redirect> {
 }
 
 fn location(text: &str) -> Result<Template, Hint> {
-    let template: Template = text.parse().map_err(template_hint)?;
+    let hint = |error| scalar::template_hint(error, Variable::early());
+    let template: Template = text.parse().map_err(hint)?;
+    let early = Variable::early();
+    if let Some(variable) = template.variables().find(|variable| !early.contains(variable)) {
+        // There is no pool here.
+        return Err(hint(TemplateError::Unknown(variable.as_str().to_owned())));
+    }
     let sample = template.render(|_, _| ());
     let valid = !text.is_empty() && HeaderValue::from_str(&sample).is_ok();
     let unspaced = !sample.bytes().any(|byte| byte.is_ascii_whitespace());
     if valid && unspaced { Ok(template) } else { Err(Hint::default()) }
-}
-
-fn template_hint(error: TemplateError) -> Hint {
-    let names = || Variable::ALL.into_iter().map(Variable::as_str);
-    match error {
-        TemplateError::Unknown(name) => Hint {
-            found: Some(format!("unknown request variable {}", quote(&name))),
-            expected: Some(alternatives(names())),
-            nearest: nearest(&name, names()),
-        },
-        TemplateError::Unclosed => Hint {
-            found: Some("${ without its }".to_owned()),
-            ..Hint::expected("${name}, or $$ for a dollar sign")
-        },
-    }
 }
 
 pub(super) fn respond(field: &Field<'_>) -> Option<Respond> {

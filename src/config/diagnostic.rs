@@ -21,7 +21,12 @@ pub struct Diagnostic {
 impl Diagnostic {
     /// What `fault` says, on one line whatever keys and values have in them.
     pub(super) fn new(file: &str, position: Option<Position>, path: &str, fault: &Fault) -> Self {
-        let (path, message) = (one_line(path), one_line(&fault.to_string()));
+        Self::said(file, position, path, &fault.to_string())
+    }
+
+    /// The same with a message that is put together already.
+    pub(super) fn said(file: &str, position: Option<Position>, path: &str, message: &str) -> Self {
+        let (path, message) = (one_line(path), one_line(message));
         Self { file: file.to_owned(), position, path, message }
     }
 }
@@ -53,6 +58,11 @@ impl ConfigErrors {
     /// An error about the file as a whole or about its syntax.
     pub(super) fn single(file: &str, position: Option<Position>, fault: &Fault) -> Self {
         Self(vec![Diagnostic::new(file, position, "", fault)])
+    }
+
+    /// Errors about no place in the file.
+    pub(super) fn general(file: &str, faults: &[Fault]) -> Self {
+        Self(faults.iter().map(|fault| Diagnostic::new(file, None, "", fault)).collect())
     }
 
     /// The errors in file order.

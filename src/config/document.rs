@@ -9,7 +9,10 @@ use super::{
     reader::{Field, Keys, Section},
     route, server, trusted_proxies, warnings,
 };
-use crate::model::{AccessLog, Config, Listener, LogTarget, Pool, Route, Server};
+use crate::{
+    filter::Chain,
+    model::{AccessLog, Config, Listener, LogTarget, Pool, Route, Server},
+};
 
 pub(super) const KEYS: Keys = Keys {
     section: "",
@@ -17,7 +20,7 @@ pub(super) const KEYS: Keys = Keys {
 };
 
 /// Reads the whole file. `None` only after an error was reported.
-pub(super) fn read(root: &Field<'_>) -> Option<Config> {
+pub(super) fn read(root: &Field<'_>) -> Option<(Config, Vec<Chain>)> {
     let file = root.section(&KEYS)?;
     let listeners_field = file.require("listeners", listener::EXPECTED);
     let pools_field = file.get("pools");
@@ -33,6 +36,7 @@ pub(super) fn read(root: &Field<'_>) -> Option<Config> {
     let listeners = listeners_field.as_ref().and_then(listener::read_all);
     let pools = pools_field.as_ref().map_or(Some(Vec::new()), pool::read_all);
     let routes = file.or("routes", Vec::new(), |field| route::read_all(field, &names));
+    let (routes, filters): (Vec<_>, Vec<_>) = routes.into_iter().unzip();
     let has_routes = file.get("routes").is_some_and(|field| !field.is_empty_list());
     if !has_routes {
         check_only_pool(&file, names.pool_count());
@@ -41,9 +45,10 @@ pub(super) fn read(root: &Field<'_>) -> Option<Config> {
     let (listeners, pools) = (listeners?, pools?);
     let routes = if has_routes { routes } else { vec![catch_all(&pools)?] };
     if !root.context().has_errors() {
-        warn(&file, &listeners, &routes, &pools);
+        warn(&file, &listeners, &routes, &pools, &filters);
     }
-    Some(Config { server: server?, access_log, trusted_proxies, listeners, routes, pools })
+    let server = server?;
+    Some((Config { server, access_log, trusted_proxies, listeners, routes, pools }, filters))
 }
 
 /// A daemon that writes its errors to a file has no standard output left to log requests to.
@@ -68,12 +73,19 @@ fn catch_all(pools: &[Pool]) -> Option<Route> {
     route::catch_all(pools.first()?.name.clone())
 }
 
-fn warn(file: &Section<'_>, listeners: &[Listener], routes: &[Route], pools: &[Pool]) {
+fn warn(
+    file: &Section<'_>,
+    listeners: &[Listener],
+    routes: &[Route],
+    pools: &[Pool],
+    filters: &[Chain],
+) {
     if let Some(items) = file.get("routes").and_then(|field| field.items("a list of routes")) {
         warnings::unreachable_routes(&items, routes, listeners);
     }
     let entries = file.get("pools").and_then(|field| field.entries("a map of pools"));
-    let used = warnings::used_pools(routes);
+    let mut used = warnings::used_pools(routes);
+    used.extend(filters.iter().flat_map(Chain::pools));
     for (pool, (_, field)) in pools.iter().zip(entries.into_iter().flatten()) {
         warnings::pool(&field, pool, used.contains(&pool.name));
     }

@@ -5,7 +5,8 @@ use super::{
     reader::{Field, Once},
     scalar::{self, Hint},
 };
-use http::{HeaderName, HeaderValue, Method, header};
+use crate::model::frames_message;
+use http::{HeaderName, HeaderValue, Method};
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 /// The registered methods that a client or a probe may send, and `PURGE`, which caches take.
@@ -129,16 +130,7 @@ pub(super) fn headers(
 
 /// The fields that frame a message or belong to one connection; what sends the message sets them.
 pub(super) fn may_be_set(name: &HeaderName) -> Result<(), Fault> {
-    const OURS: [HeaderName; 6] = [
-        header::CONNECTION,
-        header::CONTENT_LENGTH,
-        header::TE,
-        header::TRAILER,
-        header::TRANSFER_ENCODING,
-        header::UPGRADE,
-    ];
-    const OURS_TOO: [&str; 2] = ["keep-alive", "proxy-connection"];
-    if !OURS.contains(name) && !OURS_TOO.contains(&name.as_str()) {
+    if !frames_message(name) {
         return Ok(());
     }
     let found = format!("header {}", quote(name.as_str()));

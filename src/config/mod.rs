@@ -18,6 +18,7 @@ mod diagnostic;
 mod document;
 mod ejection;
 mod env;
+mod filters;
 mod health_check;
 mod http;
 mod listener;
@@ -44,7 +45,10 @@ pub use crate::model::{
 pub use diagnostic::{ConfigErrors, Diagnostic};
 pub use quick::{Quick, quick};
 
-use crate::model::{Config, scalar};
+use crate::{
+    filter::{Chain, Registry},
+    model::{Config, scalar},
+};
 use reader::{Context, Field};
 use std::{
     fs::File,
@@ -60,16 +64,18 @@ const MAX_FILE: u64 = 64 * 1024 * 1024;
 pub struct Checked {
     /// The configuration.
     pub config: Config,
+    /// The filters of each of its routes, in the order of the routes.
+    pub filters: Vec<Chain>,
     /// What is legal but surely a mistake, in file order.
     pub warnings: Vec<Diagnostic>,
 }
 
 /// Reads the configuration in the file at `path`. Environment variables are those of the process,
-/// and relative paths in the file start from its folder.
+/// and relative paths in the file start from its folder. `filters` are those that routes may name.
 ///
 /// # Errors
 /// Every error in the file, or that the file cannot be read.
-pub fn load(path: &Path) -> Result<Checked, ConfigErrors> {
+pub fn load(path: &Path, filters: &Registry) -> Result<Checked, ConfigErrors> {
     let file = path.display().to_string();
     let unreadable = |error: io::Error| {
         let fault = Fault::new(format!("cannot read the file: {error}"), "a readable YAML file");
@@ -78,7 +84,7 @@ pub fn load(path: &Path) -> Result<Checked, ConfigErrors> {
     let text = read_text(path).map_err(unreadable)?;
     let absolute = std::path::absolute(path).map_err(unreadable)?;
     let base = absolute.parent().unwrap_or(Path::new("/"));
-    parse(&text, &file, base, &|name| std::env::var(name).ok())
+    parse(&text, &file, base, &|name| std::env::var(name).ok(), filters)
 }
 
 fn read_text(path: &Path) -> io::Result<String> {
@@ -91,7 +97,7 @@ fn read_text(path: &Path) -> io::Result<String> {
 }
 
 /// Reads the configuration in `text`. Messages call it `file`, relative paths start from `base`,
-/// and `env` looks environment variables up.
+/// `env` looks environment variables up, and `filters` are those that routes may name.
 ///
 /// # Errors
 /// Every error in the text; an error of YAML syntax stands alone.
@@ -103,7 +109,9 @@ fn read_text(path: &Path) -> io::Result<String> {
 /// listeners: { web: { address: 0.0.0.0:8080 } }
 /// pools: { app: { backends: [127.0.0.1:9001], balance: roundrobin } }
 /// ";
-/// let errors = pingora_lb::config::parse(text, "lb.yaml", Path::new("/"), &|_| None).unwrap_err();
+/// let filters = pingora_lb::filter::Registry::default();
+/// let errors = pingora_lb::config::parse(text, "lb.yaml", Path::new("/"), &|_| None, &filters)
+///     .unwrap_err();
 /// assert_eq!(
 ///     errors.to_string(),
 ///     "lb.yaml:3:54: pools.app.balance: unknown policy \"roundrobin\"; \
@@ -116,14 +124,18 @@ pub fn parse(
     file: &str,
     base: &Path,
     env: &dyn Fn(&str) -> Option<String>,
+    filters: &Registry,
 ) -> Result<Checked, ConfigErrors> {
+    if !filters.faults().is_empty() {
+        return Err(ConfigErrors::general(file, filters.faults()));
+    }
     let root = tree::parse(text)
         .map_err(|error| ConfigErrors::single(file, error.position, &error.fault))?;
-    let context = Context::new(file, base, env);
+    let context = Context::new(file, base, env, filters);
     let config = document::read(&Field::root(&context, &root));
     let warnings = context.finish()?;
     // Whatever yields no configuration has reported why, so this is not reached.
     let nothing = || Fault::new("no configuration", "listeners and pools");
-    let config = config.ok_or_else(|| ConfigErrors::single(file, None, &nothing()))?;
-    Ok(Checked { config, warnings })
+    let (config, filters) = config.ok_or_else(|| ConfigErrors::single(file, None, &nothing()))?;
+    Ok(Checked { config, filters, warnings })
 }

@@ -55,6 +55,11 @@ impl<'a> Names<'a> {
         self.pools.in_order.len()
     }
 
+    /// The pools, in file order.
+    pub(super) fn pools(&self) -> Vec<PoolName> {
+        self.pools.in_order.iter().filter_map(|name| PoolName::try_new(name).ok()).collect()
+    }
+
     /// The pool called `text`.
     pub(super) fn pool(&self, text: &str) -> Result<PoolName, Hint> {
         if !self.pools.set.contains(text) {

@@ -11,7 +11,10 @@ use super::{
     scalar::{self, Hint},
     tree::{Entry, Node, Value},
 };
-use crate::model::Percent;
+use crate::{
+    filter::Registry,
+    model::{Percent, Settings, SettingsValue},
+};
 use std::{
     cell::RefCell,
     collections::HashMap,
@@ -38,13 +41,25 @@ pub(super) struct Context<'a> {
     file: &'a str,
     base: &'a Path,
     env: Environment<'a>,
+    filters: &'a Registry,
     errors: RefCell<Vec<Diagnostic>>,
     warnings: RefCell<Vec<Diagnostic>>,
 }
 
 impl<'a> Context<'a> {
-    pub(super) fn new(file: &'a str, base: &'a Path, env: Environment<'a>) -> Self {
-        Self { file, base, env, errors: RefCell::default(), warnings: RefCell::default() }
+    pub(super) fn new(
+        file: &'a str,
+        base: &'a Path,
+        env: Environment<'a>,
+        filters: &'a Registry,
+    ) -> Self {
+        let (errors, warnings) = (RefCell::default(), RefCell::default());
+        Self { file, base, env, filters, errors, warnings }
+    }
+
+    /// The filters that are known.
+    pub(super) fn filters(&self) -> &'a Registry {
+        self.filters
     }
 
     /// The folder that relative paths start from.
@@ -107,6 +122,11 @@ impl<'a> Field<'a> {
         }
     }
 
+    /// Where the key of this value is, or the value if it has none.
+    pub(super) fn key_position(&self) -> Position {
+        self.key.unwrap_or(self.node.position)
+    }
+
     /// The value of the key `entry` in this map.
     fn under(&self, entry: &'a Entry) -> Self {
         let separator = if self.path.is_empty() { "" } else { "." };
@@ -124,9 +144,37 @@ impl<'a> Field<'a> {
         self.context.errors.borrow_mut().push(diagnostic);
     }
 
+    /// Reports an error about what is at `path` below this value, in words that are put together
+    /// already.
+    pub(super) fn error_below(&self, path: &str, position: Position, message: &str) {
+        let separator = if path.is_empty() || path.starts_with('[') { "" } else { "." };
+        let path = format!("{}{separator}{path}", self.path);
+        let diagnostic = Diagnostic::said(self.context.file, Some(position), &path, message);
+        self.context.errors.borrow_mut().push(diagnostic);
+    }
+
+    /// The value as settings that somebody else reads. What is wrong with its variables is
+    /// reported.
+    pub(super) fn settings(&self) -> Option<Settings> {
+        let value = match &self.node.value {
+            Value::Null => SettingsValue::Null,
+            Value::Scalar(_) => SettingsValue::Text(self.expanded("", RequestVariables::Kept)?),
+            Value::List(_) => {
+                let items: Vec<_> = self.items("")?.iter().map(Self::settings).collect();
+                SettingsValue::List(items.into_iter().collect::<Option<_>>()?)
+            }
+            Value::Map(_) => {
+                let entry = |(key, field): (&str, Self)| Some((key.to_owned(), field.settings()?));
+                let entries: Vec<_> = self.entries("")?.into_iter().map(entry).collect();
+                SettingsValue::Map(entries.into_iter().collect::<Option<_>>()?)
+            }
+        };
+        Some(Settings { at: self.node.position, key: self.key, value })
+    }
+
     /// Reports an error about the key of this value.
     pub(super) fn key_error(&self, fault: &Fault) {
-        self.error_at(self.key.unwrap_or(self.node.position), fault);
+        self.error_at(self.key_position(), fault);
     }
 
     /// Reports something that is legal but surely a mistake.

@@ -3,25 +3,38 @@
 use super::{
     action,
     diagnostic::{Fault, alternatives},
-    matches,
+    filters, matches,
     names::{NAME, Names},
     reader::{Field, Keys, Once, Section},
     scalar::Hint,
 };
-use crate::model::{Action, Match, PoolName, Route, RouteListeners, RouteName};
+use crate::{
+    filter::Chain,
+    model::{Action, Match, PoolName, Route, RouteListeners, RouteName},
+};
 
 pub(super) const KEYS: Keys = Keys {
     section: "routes[*]",
-    names: &["name", "listeners", "match", "pool", "split", "redirect", "respond", "timeout"],
+    names: &[
+        "name",
+        "listeners",
+        "match",
+        "filters",
+        "pool",
+        "split",
+        "redirect",
+        "respond",
+        "timeout",
+    ],
 };
 
 const ACTIONS: [&str; 4] = ["pool", "split", "redirect", "respond"];
 
 /// Reads every route.
-pub(super) fn read_all(field: &Field<'_>, names: &Names<'_>) -> Option<Vec<Route>> {
+pub(super) fn read_all(field: &Field<'_>, names: &Names<'_>) -> Option<Vec<(Route, Chain)>> {
     let items = field.items("a list of routes")?;
     let mut once = Once::default();
-    let routes: Vec<Option<Route>> =
+    let routes: Vec<_> =
         items.iter().enumerate().map(|(index, item)| read(item, index, names, &mut once)).collect();
     routes.into_iter().collect()
 }
@@ -41,14 +54,20 @@ fn default_name(index: usize) -> Option<RouteName> {
     RouteName::try_new(&format!("route-{}", index + 1)).ok()
 }
 
-fn read(field: &Field<'_>, index: usize, names: &Names<'_>, once: &mut Once) -> Option<Route> {
+fn read(
+    field: &Field<'_>,
+    index: usize,
+    names: &Names<'_>,
+    once: &mut Once,
+) -> Option<(Route, Chain)> {
     let section = field.section(&KEYS)?;
     let name = name(&section, index, once);
     let listeners = section.or("listeners", RouteListeners::All, |field| listeners(field, names));
     let matches = section.or("match", Match::default(), matches::read);
+    let filters = section.or("filters", Chain::default(), |field| filters::read(field, names));
     let action = action(&section, names);
     let timeout = section.optional("timeout", Field::positive_duration);
-    Some(Route { name: name?, listeners, matches, action: action?, timeout })
+    Some((Route { name: name?, listeners, matches, action: action?, timeout }, filters))
 }
 
 fn name(section: &Section<'_>, index: usize, once: &mut Once) -> Option<RouteName> {

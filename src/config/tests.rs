@@ -7,7 +7,7 @@ mod values;
 mod warnings;
 
 use super::{Checked, ConfigErrors, Fault};
-use crate::model::Config;
+use crate::{filter::Registry, model::Config};
 use std::path::Path;
 
 /// Listeners and pools for a test that is about something else, on lines 1 and 2.
@@ -23,7 +23,7 @@ fn env(name: &str) -> Option<String> {
 }
 
 fn parse(text: &str) -> Result<Checked, ConfigErrors> {
-    super::parse(text, "lb.yaml", Path::new("/etc/lb"), &env)
+    super::parse(text, "lb.yaml", Path::new("/etc/lb"), &env, &Registry::default())
 }
 
 fn config(text: &str) -> Config {

@@ -7,6 +7,8 @@
 mod address;
 mod balance;
 pub(crate) mod fault;
+mod framing;
+mod host;
 mod listener;
 mod name;
 mod number;
@@ -15,11 +17,14 @@ mod reason;
 mod route;
 pub(crate) mod scalar;
 mod server;
+mod settings;
 mod template;
 
 pub use address::{AddressError, BackendAddress, ListenAddress};
 pub use balance::{Balance, BalancePolicy, HashOn, UnknownPolicy};
 pub use fault::{Fault, Position};
+pub(crate) use framing::frames_message;
+pub use host::host_without_port;
 pub use listener::{Listener, ListenerLimits, ListenerTimeouts};
 pub use name::{BackendName, InvalidName, ListenerName, PoolName, RouteName};
 pub use number::{OutOfRange, Percent, Weight};
@@ -33,6 +38,7 @@ pub use route::{
     RouteListeners, Split, ValueMatch,
 };
 pub use server::{AccessLog, AccessLogFormat, LogTarget, Server};
+pub use settings::{Settings, SettingsValue};
 pub use template::{Template, TemplateError, Variable};
 
 use ipnet::IpNet;

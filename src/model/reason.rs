@@ -21,6 +21,12 @@ pub enum Reason {
     UpstreamTruncated,
     /// A limit of ours is reached.
     Overloaded,
+    /// A rate limit of the route's.
+    RateLimited,
+    /// A filter refused it.
+    Denied,
+    /// A filter panicked.
+    FilterPanic,
     /// The request is malformed.
     BadRequest,
     /// The client was too slow.
@@ -43,11 +49,19 @@ impl Reason {
             Self::UpstreamReset => "upstream_reset",
             Self::UpstreamTruncated => "upstream_truncated",
             Self::Overloaded => "overloaded",
+            Self::RateLimited => "rate_limited",
+            Self::Denied => "denied",
+            Self::FilterPanic => "filter_panic",
             Self::BadRequest => "bad_request",
             Self::ClientTimeout => "client_timeout",
             Self::ClientAborted => "client_aborted",
             Self::InternalError => "internal_error",
         }
+    }
+
+    /// Whether it is a fault of ours, or of a filter.
+    pub fn is_ours(self) -> bool {
+        matches!(self, Self::InternalError | Self::FilterPanic)
     }
 
     /// The status that goes with it where nothing more exact is known.
@@ -60,11 +74,13 @@ impl Reason {
                 StatusCode::BAD_GATEWAY
             }
             Self::UpstreamTimeout => StatusCode::GATEWAY_TIMEOUT,
+            Self::RateLimited => StatusCode::TOO_MANY_REQUESTS,
+            Self::Denied => StatusCode::FORBIDDEN,
             Self::BadRequest => StatusCode::BAD_REQUEST,
             Self::ClientTimeout => StatusCode::REQUEST_TIMEOUT,
             // nginx's code for a client that went away; never sent, only logged.
             Self::ClientAborted => StatusCode::from_u16(499).expect("499 is a status"),
-            Self::InternalError => StatusCode::INTERNAL_SERVER_ERROR,
+            Self::InternalError | Self::FilterPanic => StatusCode::INTERNAL_SERVER_ERROR,
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Texts as numbers, switches, durations, sizes and percentages.
 
 use super::{
-    Percent,
+    Percent, TemplateError, Variable,
     fault::{Fault, alternatives, nearest, quote},
 };
 use std::{ops::RangeInclusive, time::Duration};
@@ -244,6 +244,22 @@ pub(crate) fn word<T: Copy>(text: &str, what: &str, words: &[(&str, T)]) -> Resu
         expected: Some(alternatives(names())),
         nearest: nearest(text, names()),
     })
+}
+
+/// What is wrong with a template in which `variables` may stand.
+pub(crate) fn template_hint(error: TemplateError, variables: &[Variable]) -> Hint {
+    let names = || variables.iter().map(|variable| variable.as_str());
+    match error {
+        TemplateError::Unknown(name) => Hint {
+            found: Some(format!("unknown request variable {}", quote(&name))),
+            expected: Some(alternatives(names())),
+            nearest: nearest(&name, names()),
+        },
+        TemplateError::Unclosed => Hint {
+            found: Some("${ without its }".to_owned()),
+            ..Hint::expected("${name}, or $$ for a dollar sign")
+        },
+    }
 }
 
 #[cfg(test)]

@@ -25,11 +25,15 @@ pub enum Variable {
     Listener,
     /// The route's name.
     Route,
+    /// The pool's name, where one is chosen already.
+    Pool,
+    /// The backend's name, where one is chosen already.
+    Backend,
 }
 
 impl Variable {
     /// Every variable.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 12] = [
         Self::ClientIp,
         Self::Host,
         Self::Path,
@@ -40,7 +44,15 @@ impl Variable {
         Self::RequestId,
         Self::Listener,
         Self::Route,
+        Self::Pool,
+        Self::Backend,
     ];
+
+    /// Those that are known before a pool is chosen.
+    pub fn early() -> &'static [Self] {
+        const ALL: &[Variable] = &Variable::ALL;
+        ALL.split_at(ALL.len() - 2).0
+    }
 
     /// The name between the braces.
     pub fn as_str(self) -> &'static str {
@@ -55,6 +67,8 @@ impl Variable {
             Self::RequestId => "request_id",
             Self::Listener => "listener",
             Self::Route => "route",
+            Self::Pool => "pool",
+            Self::Backend => "backend",
         }
     }
 }
@@ -84,6 +98,14 @@ impl Template {
     /// Whether the text has a variable in it.
     pub fn has_variables(&self) -> bool {
         self.0.iter().any(|part| matches!(part, Part::Variable(_)))
+    }
+
+    /// The variables in the text, in order.
+    pub fn variables(&self) -> impl Iterator<Item = Variable> {
+        self.0.iter().filter_map(|part| match part {
+            Part::Variable(variable) => Some(*variable),
+            Part::Literal(_) => None,
+        })
     }
 
     /// The text with each variable replaced by what `write` writes for it.

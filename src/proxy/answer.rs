@@ -1,110 +1,63 @@
-//! Answers of our own: errors, redirects and fixed responses.
+//! Answers of our own as responses.
 
-use super::Reason;
+use crate::{filter::Answer, model::Reason};
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, StatusCode, header};
 use pingora::http::ResponseHeader;
-use std::io::Write as _;
 
 const TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
-const NO_STORE: HeaderValue = HeaderValue::from_static("no-store");
 pub(super) const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
-/// What a client that meets a limit is told to wait, in seconds.
-const RETRY_AFTER: HeaderValue = HeaderValue::from_static("1");
 
-/// A response that no backend gave.
-#[derive(Clone, Debug)]
-pub struct Answer {
-    pub(super) status: StatusCode,
-    pub(super) reason: Reason,
-    pub(super) headers: Vec<(HeaderName, HeaderValue)>,
-    /// `None` for an error, whose body depends on what the client prefers.
-    pub(super) body: Option<Bytes>,
+/// The header and body of an answer, for a client that prefers JSON or does not.
+pub(super) fn render(
+    answer: Answer,
+    request_id: &HeaderValue,
+    prefers_json: bool,
+) -> pingora::Result<(ResponseHeader, Bytes)> {
+    let (kind, body) = match answer.body {
+        Some(body) => (None, body),
+        None => error_body(answer.status, answer.reason, request_id, prefers_json),
+    };
+    let mut response = ResponseHeader::build(answer.status, Some(answer.headers.len() + 5))?;
+    for (name, value) in answer.headers {
+        response.append_header(name, value)?;
+    }
+    if let Some(kind) = kind {
+        response.insert_header(header::CONTENT_TYPE, kind)?;
+    }
+    response.insert_header(X_REQUEST_ID, request_id)?;
+    if !matches!(answer.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED) {
+        response.insert_header(header::CONTENT_LENGTH, body.len())?;
+    }
+    Ok((response, body))
 }
 
-impl Answer {
-    /// The answer to a request that failed for `reason`.
-    pub fn error(reason: Reason) -> Self {
-        Self::refusal(reason.status(), reason)
-    }
+/// An error as bytes, for a connection that is closed after it and a request that came to no
+/// exchange.
+pub fn closing_refusal(answer: Answer, request_id: &HeaderValue) -> Vec<u8> {
+    // What an error of ours has in it is valid.
+    render(answer, request_id, false)
+        .map_or_else(|_| Vec::new(), |(head, body)| closing(&head, &body))
+}
 
-    /// An error whose status is more exact than its reason's own.
-    pub fn refusal(status: StatusCode, reason: Reason) -> Self {
-        let mut headers = vec![(header::CACHE_CONTROL, NO_STORE)];
-        if reason == Reason::Overloaded {
-            headers.push((header::RETRY_AFTER, RETRY_AFTER));
-        }
-        Self { status, reason, headers, body: None }
+/// A whole response as bytes, for a connection that is closed after it.
+pub(super) fn closing(head: &ResponseHeader, body: &Bytes) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(512);
+    let phrase = head.status.canonical_reason().unwrap_or("Error");
+    let mut line = |name: &[u8], value: &[u8]| {
+        bytes.extend_from_slice(name);
+        bytes.extend_from_slice(value);
+        bytes.extend_from_slice(b"\r\n");
+    };
+    line(format!("HTTP/1.1 {} {phrase}", head.status.as_u16()).as_bytes(), b"");
+    for (name, value) in &head.headers {
+        line(format!("{name}: ").as_bytes(), value.as_bytes());
     }
-
-    /// An answer that is as it should be.
-    pub(super) fn fixed(
-        status: StatusCode,
-        headers: Vec<(HeaderName, HeaderValue)>,
-        body: Bytes,
-    ) -> Self {
-        Self { status, reason: Reason::Ok, headers, body: Some(body) }
-    }
-
-    /// The status.
-    pub fn status(&self) -> StatusCode {
-        self.status
-    }
-
-    /// The reason code.
-    pub fn reason(&self) -> Reason {
-        self.reason
-    }
-
-    /// The header and body for a client that prefers JSON or does not.
-    pub(super) fn render(
-        self,
-        request_id: &HeaderValue,
-        prefers_json: bool,
-    ) -> pingora::Result<(ResponseHeader, Bytes)> {
-        let (kind, body) = match self.body {
-            Some(body) => (None, body),
-            None => error_body(self.status, self.reason, request_id, prefers_json),
-        };
-        let mut response = ResponseHeader::build(self.status, Some(self.headers.len() + 5))?;
-        for (name, value) in self.headers {
-            response.append_header(name, value)?;
-        }
-        if let Some(kind) = kind {
-            response.insert_header(header::CONTENT_TYPE, kind)?;
-        }
-        response.insert_header(X_REQUEST_ID, request_id)?;
-        if !matches!(self.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED) {
-            response.insert_header(header::CONTENT_LENGTH, body.len())?;
-        }
-        Ok((response, body))
-    }
-
-    /// The whole response as bytes, for a connection that is closed after it.
-    pub fn to_closing_bytes(&self, request_id: &HeaderValue, prefers_json: bool) -> Vec<u8> {
-        let (kind, body) = error_body(self.status, self.reason, request_id, prefers_json);
-        let mut bytes = Vec::with_capacity(512);
-        let phrase = self.status.canonical_reason().unwrap_or("Error");
-        let mut line = |name: &[u8], value: &[u8]| {
-            bytes.extend_from_slice(name);
-            bytes.extend_from_slice(value);
-            bytes.extend_from_slice(b"\r\n");
-        };
-        line(format!("HTTP/1.1 {} {phrase}", self.status.as_u16()).as_bytes(), b"");
-        for (name, value) in &self.headers {
-            line(format!("{name}: ").as_bytes(), value.as_bytes());
-        }
-        if let Some(kind) = kind {
-            line(b"Content-Type: ", kind.as_bytes());
-        }
-        line(b"X-Request-Id: ", request_id.as_bytes());
-        line(format!("Content-Length: {}", body.len()).as_bytes(), b"");
-        line(b"Connection: close", b"");
-        line(b"", b"");
-        bytes.write_all(&body).expect("writing to a Vec cannot fail");
-        bytes
-    }
+    line(b"Connection: close", b"");
+    line(b"", b"");
+    bytes.extend_from_slice(body);
+    bytes
 }
 
 fn error_body(
@@ -168,10 +121,9 @@ mod tests {
 
     #[test]
     fn closing_bytes_are_a_whole_response() {
-        let answer = Answer::error(Reason::Overloaded);
-        let text =
-            String::from_utf8(answer.to_closing_bytes(&HeaderValue::from_static("id"), true))
-                .unwrap();
+        let id = HeaderValue::from_static("id");
+        let (head, body) = render(Answer::error(Reason::Overloaded), &id, true).unwrap();
+        let text = String::from_utf8(closing(&head, &body)).unwrap();
         assert!(
             text.starts_with(
                 "HTTP/1.1 503 Service Unavailable\r\ncache-control: no-store\r\nretry-after: 1\r\n"

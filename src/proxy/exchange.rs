@@ -1,7 +1,8 @@
 //! One request and its answer.
 
-use super::{Answer, Link, Reason, answer, routing};
+use super::{Link, Reason, answer, filters::Filtering, routing};
 use crate::{
+    filter::{Answer, host_of},
     pool::{Lease, Member, Outcome, Pool, Tried},
     runtime::{Route, Snapshot},
 };
@@ -76,6 +77,8 @@ pub struct Exchange {
     pub(super) own_status: Option<StatusCode>,
     /// What the client wants for its connection, in Pingora's terms.
     pub(super) keepalive: Option<u64>,
+    /// What the route's filters have done so far.
+    pub(super) filtering: Filtering,
     /// What an exchange that may be given up is logged with: its session is gone by then.
     pub(super) sketch: Option<Box<Sketch>>,
 }
@@ -96,6 +99,8 @@ pub(super) struct Sketch {
     pub(super) host: String,
     pub(super) target: String,
     prefers_json: bool,
+    /// All of its head, if its route has filters.
+    pub(super) head: Option<Box<RequestHeader>>,
 }
 
 impl Exchange {
@@ -140,6 +145,7 @@ impl Exchange {
             reason: Reason::Ok,
             own_status: None,
             keepalive: None,
+            filtering: Filtering::default(),
             sketch: None,
         }
     }
@@ -149,9 +155,20 @@ impl Exchange {
         &self.request_id
     }
 
-    /// Whether the client prefers errors in JSON, as far as is known without its session.
-    pub fn prefers_json(&self) -> bool {
-        self.sketch.as_ref().is_some_and(|sketch| sketch.prefers_json)
+    /// The answer to an exchange whose session is gone, as bytes; the connection is closed after it.
+    pub async fn closing_answer(&mut self, answer: Answer) -> Vec<u8> {
+        let sketch = self.sketch.take();
+        let head = sketch.as_ref().and_then(|sketch| sketch.head.as_deref());
+        let prefers_json = sketch.as_ref().is_some_and(|sketch| sketch.prefers_json);
+        let response = self.own_response(head, answer, prefers_json).await;
+        self.sketch = sketch;
+        match response {
+            Ok((head, body)) => {
+                self.own_status = Some(head.status);
+                answer::closing(&head, &body)
+            }
+            Err(_) => Vec::new(),
+        }
     }
 
     /// The route that matched.
@@ -178,7 +195,9 @@ impl Exchange {
 
     /// Keeps what the exchange is logged with if it is given up.
     pub(super) fn remember(&mut self, request: &RequestHeader) {
-        self.sketch = Some(Box::new(Sketch::of(request)));
+        let filtered = self.matched().is_some_and(|route| !route.filters.is_empty());
+        let head = filtered.then(|| Box::new(request.clone()));
+        self.sketch = Some(Box::new(Sketch { head, ..Sketch::of(request) }));
     }
 
     /// Tells the pool how the present try ended, once.
@@ -208,16 +227,15 @@ impl Exchange {
 
     /// Sends an answer of our own.
     pub(super) async fn answer(&mut self, session: &mut Session, answer: Answer) -> Result<()> {
-        self.reason = answer.reason;
-        self.own_status = Some(answer.status);
         self.link.set_deadline(None);
         self.link.end_try();
-        if !is_reusable_after(answer.reason) {
+        let request = session.req_header();
+        let prefers_json = answer::prefers_json(request.headers.get(header::ACCEPT));
+        let (response, body) = self.own_response(Some(request), answer, prefers_json).await?;
+        self.own_status = Some(response.status);
+        if !is_reusable_after(self.reason) {
             session.set_keepalive(None);
         }
-        let headers = &session.req_header().headers;
-        let prefers_json = answer::prefers_json(headers.get(header::ACCEPT));
-        let (response, body) = answer.render(&self.request_id, prefers_json)?;
         self.link.set_answered();
         session.write_response_header(Box::new(response), body.is_empty()).await?;
         if !body.is_empty() {
@@ -247,9 +265,10 @@ impl Sketch {
     fn of(request: &RequestHeader) -> Self {
         Self {
             method: request.method.clone(),
-            host: routing::host(request).into_owned(),
+            host: host_of(request).into_owned(),
             target: String::from_utf8_lossy(request.raw_path()).into_owned(),
             prefers_json: answer::prefers_json(request.headers.get(header::ACCEPT)),
+            head: None,
         }
     }
 }

@@ -1,6 +1,7 @@
 //! The one place that turns a failure into an answer.
 
-use super::{Answer, Fault, Reason, exchange::Context};
+use super::{Fault, Reason, exchange::Context};
+use crate::filter::Answer;
 use http::{StatusCode, header};
 use pingora::{Error, ErrorSource, ErrorType, http::ResponseHeader};
 use pingora_proxy::{FailToProxy, Session};
@@ -17,9 +18,15 @@ pub(super) async fn answer(
         return FailToProxy { error_code: 0, can_reuse_downstream: false };
     }
     let begun = session.response_written().is_some_and(is_final);
-    let reason = reason(error, context, begun);
+    let refusal = context.filtering.refusal.take();
+    let reason = match &refusal {
+        Some(answer) => answer.reason(),
+        None => reason(error, context, begun),
+    };
     context.reason = reason;
-    log_failure(error, reason, context);
+    if refusal.is_none() {
+        log_failure(error, reason, context);
+    }
     if begun || reason == Reason::ClientAborted {
         // The response cannot be mended any more; the client must see that it broke off.
         context.link.break_off(session.response_written().is_some_and(tells_its_length));
@@ -29,7 +36,7 @@ pub(super) async fn answer(
         // Pingora gives the connection up now, so what is left of the body is never read.
         session.set_keepalive(None);
     }
-    let answer = Answer::error(reason);
+    let answer = refusal.unwrap_or_else(|| Answer::error(reason));
     let status = answer.status().as_u16();
     let sent = context.answer(session, answer).await;
     if sent.is_ok() && will_keep_alive(session) && session.as_mut().is_body_done() {

@@ -15,6 +15,9 @@ pub(super) fn of(balance: &Balance, exchange: &Exchange, request: &RequestHeader
     if !balance.policy.is_hashing() {
         return None;
     }
+    if let Some(key) = &exchange.filtering.choices.hash_key {
+        return Some(hash(key));
+    }
     let target = || exchange.target(request);
     match &balance.hash_on {
         HashOn::ClientIp => exchange.client.map(hash_address),

@@ -1,6 +1,7 @@
 //! From an exchange to its line in the access log.
 
-use super::{Answer, Exchange, Reason, routing};
+use super::{Exchange, Reason, filters::Outcome};
+use crate::filter::host_of;
 use crate::{observe::AccessRecord, runtime::Snapshot};
 use http::{HeaderName, HeaderValue, StatusCode, header};
 use pingora_proxy::Session;
@@ -10,24 +11,21 @@ use std::{
 };
 
 /// Logs an exchange that Pingora saw to its end.
-pub(super) fn log(session: &Session, exchange: &Exchange) {
-    let Some(access_log) = &exchange.snapshot.access_log else { return };
+pub(super) fn log(session: &Session, exchange: &mut Exchange) {
     let request = session.req_header();
-    let written = session.response_written().map(|response| response.status);
-    let written = written
-        .filter(|status| !status.is_informational() || *status == StatusCode::SWITCHING_PROTOCOLS);
+    let status = status(session, exchange);
+    let (bytes_in, bytes_out) =
+        (session.body_bytes_read() as u64, session.body_bytes_sent() as u64);
+    exchange.filter_log(Some(request), &Outcome { status, bytes_in, bytes_out });
+    let Some(access_log) = &exchange.snapshot.access_log else { return };
     let field = |name: HeaderName| request.headers.get(name).map(HeaderValue::as_bytes);
     let target = String::from_utf8_lossy(request.raw_path());
-    let status = match exchange.reason {
-        Reason::ClientAborted => Reason::ClientAborted.status(),
-        reason => written.or(exchange.own_status).unwrap_or(reason.status()),
-    };
     access_log.log(&AccessRecord {
         method: request.method.as_str(),
-        host: &routing::host(request),
+        host: &host_of(request),
         path: &target,
-        bytes_in: session.body_bytes_read() as u64,
-        bytes_out: session.body_bytes_sent() as u64,
+        bytes_in,
+        bytes_out,
         protocol: protocol(request.version),
         user_agent: field(header::USER_AGENT),
         referer: field(header::REFERER),
@@ -35,20 +33,37 @@ pub(super) fn log(session: &Session, exchange: &Exchange) {
     });
 }
 
+/// The status that the client got, or would have got.
+fn status(session: &Session, exchange: &Exchange) -> StatusCode {
+    let written = session.response_written().map(|response| response.status);
+    let written = written
+        .filter(|status| !status.is_informational() || *status == StatusCode::SWITCHING_PROTOCOLS);
+    match exchange.reason {
+        Reason::ClientAborted => Reason::ClientAborted.status(),
+        reason => written.or(exchange.own_status).unwrap_or(reason.status()),
+    }
+}
+
 /// Logs an exchange that the connection loop gave up and answers itself.
-pub fn log_abandoned(exchange: &mut Exchange, answer: &Answer) {
+pub fn log_abandoned(exchange: &mut Exchange, reason: Reason) {
+    exchange.reason = reason;
     if exchange.upstream_time.is_none() {
         exchange.report_failure();
     }
-    let (id, reason) = (exchange.request_id.to_str().unwrap_or("-"), answer.reason());
+    let id = exchange.request_id.to_str().unwrap_or("-");
     log::warn!("request {id}: {} after {} tries", reason.as_str(), exchange.tries);
+    let status = exchange.own_status.unwrap_or(reason.status());
+    let sketch = exchange.sketch.take();
+    let head = sketch.as_ref().and_then(|sketch| sketch.head.as_deref());
+    exchange.filter_log(head, &Outcome { status, bytes_in: 0, bytes_out: 0 });
+    exchange.sketch = sketch;
     let Some(access_log) = &exchange.snapshot.access_log else { return };
     let Some(sketch) = &exchange.sketch else { return };
     access_log.log(&AccessRecord {
         method: sketch.method.as_str(),
         host: &sketch.host,
         path: &sketch.target,
-        ..record(exchange, answer.status(), reason)
+        ..record(exchange, status, reason)
     });
 }
 

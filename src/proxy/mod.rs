@@ -8,6 +8,7 @@ mod answer;
 mod client;
 mod exchange;
 mod failure;
+mod filters;
 mod forward;
 mod hash_key;
 mod link;
@@ -20,12 +21,13 @@ mod tries;
 mod upgrade;
 
 pub use crate::model::Reason;
-pub use answer::Answer;
+pub use answer::closing_refusal;
 pub use client::new_request_id;
 pub use exchange::{Exchange, RequestBody};
 pub use link::{BrokenOff, Fault, Link};
 pub use log_line::{Refused, log_abandoned, log_refused};
 
+use crate::filter::Answer;
 use async_trait::async_trait;
 use bytes::Bytes;
 use exchange::Context;
@@ -36,7 +38,7 @@ use pingora::{
     upstreams::peer::HttpPeer,
 };
 use pingora_proxy::{FailToProxy, ProxyHttp, ProxyWarnLogContext, Session};
-use std::any::Any;
+use std::{any::Any, time::Duration};
 use tokio::sync::watch;
 use tries::First;
 
@@ -81,13 +83,9 @@ impl ProxyHttp for Gateway {
     }
 
     async fn request_filter(&self, session: &mut Session, context: &mut Context) -> Result<bool> {
-        match context.route(session.req_header()) {
-            Ok(()) => Ok(false),
-            Err(answer) => {
-                context.answer(session, *answer).await?;
-                Ok(true)
-            }
-        }
+        let Some(answer) = context.route(session).await? else { return Ok(false) };
+        context.answer(session, answer).await?;
+        Ok(true)
     }
 
     async fn proxy_upstream_filter(
@@ -143,16 +141,20 @@ impl ProxyHttp for Gateway {
         request: &mut RequestHeader,
         context: &mut Context,
     ) -> Result<()> {
-        forward::prepare(request, context)
+        forward::prepare(request, context)?;
+        context.filter_upstream_request(request).await
     }
 
     async fn request_body_filter(
         &self,
         _: &mut Session,
-        _: &mut Option<Bytes>,
+        body: &mut Option<Bytes>,
         end_of_stream: bool,
         context: &mut Context,
     ) -> Result<()> {
+        if !context.link.is_upgraded() {
+            context.filter_request_body(body, end_of_stream).await?;
+        }
         context.passed_on_body(end_of_stream);
         Ok(())
     }
@@ -172,7 +174,20 @@ impl ProxyHttp for Gateway {
         response: &mut ResponseHeader,
         context: &mut Context,
     ) -> Result<()> {
-        response::prepare(session, response, context, self.is_draining())
+        response::prepare(session, response, context, self.is_draining()).await
+    }
+
+    fn response_body_filter(
+        &self,
+        _: &mut Session,
+        body: &mut Option<Bytes>,
+        end_of_stream: bool,
+        context: &mut Context,
+    ) -> Result<Option<Duration>> {
+        if !context.link.is_upgraded() {
+            context.filter_response_body(body, end_of_stream)?;
+        }
+        Ok(None)
     }
 
     fn error_while_proxy(
@@ -202,7 +217,7 @@ impl ProxyHttp for Gateway {
     async fn logging(&self, session: &mut Session, _: Option<&Error>, context: &mut Context) {
         if let Some(mut exchange) = context.finish() {
             exchange.conclude();
-            log_line::log(session, &exchange);
+            log_line::log(session, &mut exchange);
         }
     }
 

@@ -1,12 +1,13 @@
 //! What a client gets that the backend did not say, and what it does not get.
 
 use super::{answer::X_REQUEST_ID, exchange::Context};
-use http::{HeaderName, StatusCode, Version, header};
+use http::{HeaderName, HeaderValue, Method, StatusCode, Version, header};
 use pingora::{Error, ErrorType, Result, http::ResponseHeader};
 use pingora_proxy::Session;
 
 const X_BACKEND_SERVER: HeaderName = HeaderName::from_static("x-backend-server");
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
+const CHUNKED: HeaderValue = HeaderValue::from_static("chunked");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
 
 /// Takes in a response as it comes from the backend. The error ends the try: the response is none, or
@@ -44,23 +45,21 @@ fn malformed(what: &'static str) -> Result<()> {
 }
 
 /// Makes the response that the client sees out of the backend's.
-pub(super) fn prepare(
+pub(super) async fn prepare(
     session: &mut Session,
     response: &mut ResponseHeader,
-    context: &Context,
+    context: &mut Context,
     draining: bool,
 ) -> Result<()> {
-    if response.status == StatusCode::SWITCHING_PROTOCOLS {
-        context.link.set_upgraded();
-    } else if response.status.is_informational() {
+    let switches = response.status == StatusCode::SWITCHING_PROTOCOLS;
+    if response.status.is_informational() && !switches {
         return Ok(());
-    } else {
+    }
+    if !switches {
         // A 1xx passed on before the body was whole has made Pingora give the connection up.
         session.set_keepalive(context.keepalive.filter(|_| !draining));
         remove_hop_by_hop(response);
-        frame(session, response);
     }
-    context.link.set_answered();
     // A backend may speak HTTP/1.0; what we say is HTTP/1.1.
     response.set_version(Version::HTTP_11);
     context.keep_client(false, response)?;
@@ -69,7 +68,15 @@ pub(super) fn prepare(
     {
         response.insert_header(X_BACKEND_SERVER, lease.name_value())?;
     }
-    response.insert_header(X_REQUEST_ID, &context.request_id)
+    response.insert_header(X_REQUEST_ID, &context.request_id)?;
+    let rechunk = context.filter_response(session.req_header(), response).await?;
+    if switches {
+        context.link.set_upgraded();
+    } else {
+        frame(session, response, rechunk)?;
+    }
+    context.link.set_answered();
+    Ok(())
 }
 
 /// Removes the fields that concern the connection to the backend only. `Transfer-Encoding` stays:
@@ -97,8 +104,12 @@ fn nominated(response: &ResponseHeader) -> Vec<HeaderName> {
 }
 
 /// An HTTP/1.0 client cannot read chunks: its response ends when the connection does. And a
-/// connection on which an upgrade was refused may have bytes of the other protocol on it.
-fn frame(session: &mut Session, response: &mut ResponseHeader) {
+/// connection on which an upgrade was refused may have bytes of the other protocol on it. `rechunk` says
+/// that the length is no longer known.
+fn frame(session: &mut Session, response: &mut ResponseHeader, rechunk: bool) -> Result<()> {
+    if rechunk && may_have_body(session, response) {
+        response.insert_header(header::TRANSFER_ENCODING, CHUNKED)?;
+    }
     if session.req_header().version == Version::HTTP_10 {
         response.remove_header(&header::TRANSFER_ENCODING);
         if !response.headers.contains_key(header::CONTENT_LENGTH) {
@@ -108,4 +119,10 @@ fn frame(session: &mut Session, response: &mut ResponseHeader) {
     if session.is_upgrade_req() {
         session.set_keepalive(None);
     }
+    Ok(())
+}
+
+fn may_have_body(session: &Session, response: &ResponseHeader) -> bool {
+    let bare = matches!(response.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
+    !bare && session.req_header().method != Method::HEAD
 }

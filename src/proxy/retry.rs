@@ -64,7 +64,7 @@ impl Context {
 
 /// Whether the request may be sent once more after it was sent once.
 fn may_repeat(session: &Session) -> bool {
-    session.response_written().is_none()
+    !session.response_written().is_some_and(super::failure::is_final)
         && session.req_header().method.is_idempotent()
         && !session.as_ref().retry_buffer_truncated()
 }

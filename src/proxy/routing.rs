@@ -1,46 +1,64 @@
 //! From a request's head to what is to be done with it: who sends it, its route, its pool.
 
-use super::{
-    Answer, Exchange, Reason, RequestBody, answer, client, forward::FORWARDED_PROTO, hash_key,
-};
+use super::{Exchange, Reason, RequestBody, answer, client, forward::FORWARDED_PROTO, hash_key};
 use crate::{
-    model::{self, Variable},
-    route::{Facts, host_without_port, normal_path},
+    filter::{Answer, Facts, Variables, host_of, target_of},
+    model,
+    route::{self, normal_path},
     runtime::Action,
 };
 use http::{HeaderName, HeaderValue, header};
 use pingora::http::RequestHeader;
+use pingora_proxy::Session;
 use std::borrow::Cow;
 
 impl Exchange {
-    /// Finds the request's route; the error is an answer to give at once.
-    pub(super) fn route(&mut self, request: &RequestHeader) -> Result<(), Box<Answer>> {
-        self.identify(request);
-        let found = self.find_route(request)?;
-        let snapshot = self.snapshot.clone();
-        let Some(index) = found else { return Err(Answer::error(Reason::NoRoute).into()) };
+    /// Finds the request's route and has its filters see the request; an answer is to be given at
+    /// once.
+    pub(super) async fn route(&mut self, session: &mut Session) -> pingora::Result<Option<Answer>> {
+        self.identify(session.req_header());
+        if let Err(answer) = self.enter_route(session.req_header()) {
+            return Ok(Some(answer));
+        }
+        if let Some(answer) = self.filter_request(session).await? {
+            return Ok(Some(answer));
+        }
+        Ok(self.act(session.req_header()))
+    }
+
+    fn enter_route(&mut self, request: &RequestHeader) -> Result<(), Answer> {
+        let Some(index) = self.find_route(request)? else {
+            return Err(Answer::error(Reason::NoRoute));
+        };
         self.route = Some(index);
-        let route = &snapshot.routes[index];
-        self.route_deadline = route.timeout.map(|timeout| self.received + timeout);
+        let timeout = self.snapshot.routes[index].timeout;
+        self.route_deadline = timeout.map(|timeout| self.received + timeout);
         self.link.set_deadline(self.route_deadline);
         let bounded = self.route_deadline.is_some() || self.upgrade;
         if bounded || self.body == RequestBody::Streaming {
             self.remember(request);
         }
-        match &route.action {
-            Action::Proxy(pools) => {
-                let pool = pools.choose(&mut rand::rng()).clone();
-                self.hash_key = hash_key::of(&pool.spec().balance, self, request);
-                self.kept = super::sticky::Kept::of(&pool, request, self.time);
-                self.pool = Some(pool);
-                Ok(())
+        Ok(())
+    }
+
+    /// Does what the route, or a filter, says is to be done; an answer is to be given at once.
+    fn act(&mut self, request: &RequestHeader) -> Option<Answer> {
+        let snapshot = self.snapshot.clone();
+        let route = self.route.map(|index| &snapshot.routes[index])?;
+        let chosen = self.filtering.choices.pool.as_ref().map(|pool| &snapshot.pools[pool.index]);
+        let pool = match (&route.action, chosen) {
+            (_, Some(pool)) => pool,
+            (Action::Proxy(pools), None) => pools.choose(&mut rand::rng()),
+            (Action::Redirect(redirect), None) => return Some(self.redirect(request, redirect)),
+            (Action::Respond(fixed), None) => {
+                let (headers, body) = (fixed.headers.clone(), fixed.body.clone());
+                return Some(Answer::fixed(fixed.status, headers, body));
             }
-            Action::Redirect(redirect) => Err(self.redirect(request, redirect).into()),
-            Action::Respond(fixed) => {
-                let answer = Answer::fixed(fixed.status, fixed.headers.clone(), fixed.body.clone());
-                Err(answer.into())
-            }
-        }
+        };
+        self.hash_key = hash_key::of(&pool.spec().balance, self, request);
+        self.kept = super::sticky::Kept::of(pool, request, self.time);
+        self.pool = Some(pool.clone());
+        None
     }
 
     /// Learns who sends the request, and gives it its id.
@@ -55,16 +73,16 @@ impl Exchange {
         };
     }
 
-    fn find_route(&mut self, request: &RequestHeader) -> Result<Option<usize>, Box<Answer>> {
-        let malformed = || Box::new(Answer::error(Reason::BadRequest));
+    fn find_route(&mut self, request: &RequestHeader) -> Result<Option<usize>, Answer> {
+        let malformed = || Answer::error(Reason::BadRequest);
         let sent = std::str::from_utf8(request.raw_path()).map_err(|_| malformed())?;
         let (path, query) = match sent.split_once('?') {
             Some((path, query)) => (path, Some(query)),
             None => (sent, None),
         };
         let path = normal_path(path).map_err(|_| malformed())?;
-        let host = host(request);
-        let facts = Facts {
+        let host = host_of(request);
+        let facts = route::Facts {
             listener: self.link.listener(),
             host: &host,
             path: &path,
@@ -81,51 +99,33 @@ impl Exchange {
 
     /// The target that a backend sees.
     pub(super) fn target<'a>(&'a self, request: &'a RequestHeader) -> Cow<'a, str> {
-        match &self.rewritten {
-            Some(target) => Cow::Borrowed(target),
-            None => String::from_utf8_lossy(request.raw_path()),
-        }
+        target_of(self.rewritten.as_deref(), request)
     }
 
     fn redirect(&self, request: &RequestHeader, redirect: &model::Redirect) -> Answer {
-        let target = self.target(request);
-        let (path, query) = target.split_once('?').unwrap_or((&target, ""));
-        let location = redirect.to.render(|variable, text| match variable {
-            Variable::ClientIp => {
-                text.push_str(&self.client.map_or_else(String::new, |ip| ip.to_string()));
-            }
-            Variable::Host => text.push_str(&host(request)),
-            Variable::Path => text.push_str(path),
-            Variable::Query => text.push_str(query),
-            Variable::PathAndQuery => text.push_str(&target),
-            Variable::Method => text.push_str(request.method.as_str()),
-            Variable::Scheme => text.push_str(FORWARDED_PROTO),
-            Variable::RequestId => {
-                text.push_str(&String::from_utf8_lossy(self.request_id.as_bytes()));
-            }
-            Variable::Listener => text.push_str(self.listener().name.as_str()),
-            Variable::Route => {
-                text.push_str(self.matched().map_or("", |route| route.name.as_str()));
-            }
-        });
-        match HeaderValue::from_str(&location) {
+        let facts = Facts {
+            client_ip: self.client,
+            scheme: FORWARDED_PROTO,
+            listener: self.listener().name.as_str(),
+            route: self.matched().map_or("", |route| route.name.as_str()),
+            request_id: &self.request_id,
+            received: self.received,
+        };
+        let variables = Variables {
+            facts: &facts,
+            method: &request.method,
+            host: &host_of(request),
+            target: &self.target(request),
+            pool: None,
+            backend: None,
+        };
+        match HeaderValue::from_str(&variables.render(&redirect.to)) {
             Ok(location) => {
                 let headers = vec![(header::LOCATION, location)];
                 Answer::fixed(redirect.status, headers, bytes::Bytes::new())
             }
             Err(_) => Answer::error(Reason::BadRequest),
         }
-    }
-}
-
-/// The host a request asks for: lower case, without port; empty where it names none.
-pub(super) fn host(request: &RequestHeader) -> Cow<'_, str> {
-    let field = request.headers.get(header::HOST).and_then(|value| value.to_str().ok());
-    let host = host_without_port(field.unwrap_or(""));
-    if host.bytes().any(|byte| byte.is_ascii_uppercase()) {
-        Cow::Owned(host.to_ascii_lowercase())
-    } else {
-        Cow::Borrowed(host)
     }
 }
 

@@ -14,7 +14,7 @@ mod target;
 mod tests;
 
 pub use rule::Condition;
-pub use target::{PathError, host_without_port, normal_path};
+pub use target::{PathError, normal_path};
 
 use crate::model::{self, HostPattern};
 use http::{HeaderMap, Method};
@@ -26,7 +26,7 @@ use rule::Rule;
 pub struct Facts<'a> {
     /// The listener it came in on, by its position among those the table was made with.
     pub listener: usize,
-    /// The host asked for, lower case and without its port (see [`host_without_port`]); empty if
+    /// The host asked for, lower case and without its port (see [`host_without_port`](crate::model::host_without_port)); empty if
     /// the request names none.
     pub host: &'a str,
     /// The path in normal form (see [`normal_path`]).

@@ -1,6 +1,7 @@
 //! The compiled, immutable form of a configuration.
 
 use crate::{
+    filter::Chain,
     model,
     observe::AccessLog,
     pool::{Interner, Pool},
@@ -37,6 +38,8 @@ pub struct Route {
     pub action: Action,
     /// Time until the response's headers.
     pub timeout: Option<Duration>,
+    /// The filters that its requests and their responses pass.
+    pub filters: Chain,
 }
 
 /// What a route does.
@@ -72,8 +75,12 @@ impl WeightedPools {
 
 impl Snapshot {
     /// Compiles `config`. No I/O: pools have no members until the supervisor runs.
+    ///
+    /// `chains` are the filters of each route, in the order of the routes; routes beyond them have
+    /// none.
     pub fn compile(
         config: &model::Config,
+        chains: &[Chain],
         interner: &Arc<Interner>,
         access_log: Option<Arc<AccessLog>>,
     ) -> Self {
@@ -84,7 +91,7 @@ impl Snapshot {
         let names: Vec<_> = config.listeners.iter().map(|l| l.name.clone()).collect();
         Self {
             listeners: config.listeners.clone(),
-            routes: config.routes.iter().map(|route| compile_route(route, &by_name)).collect(),
+            routes: compile_routes(config, chains, &by_name),
             pools,
             table: RouteTable::new(&config.routes, &names),
             trusted_proxies: config.trusted_proxies.clone(),
@@ -101,6 +108,16 @@ impl Snapshot {
     pub fn trusts(&self, address: IpAddr) -> bool {
         self.trusted_proxies.iter().any(|network| network.contains(&address))
     }
+}
+
+fn compile_routes(
+    config: &model::Config,
+    chains: &[Chain],
+    pools: &HashMap<model::PoolName, Arc<Pool>>,
+) -> Vec<Route> {
+    let chains = chains.iter().cloned().chain(std::iter::repeat_with(Chain::default));
+    let routes = config.routes.iter().zip(chains);
+    routes.map(|(route, filters)| Route { filters, ..compile_route(route, pools) }).collect()
 }
 
 fn compile_route(route: &model::Route, pools: &HashMap<model::PoolName, Arc<Pool>>) -> Route {
@@ -123,7 +140,7 @@ fn compile_route(route: &model::Route, pools: &HashMap<model::PoolName, Arc<Pool
         model::Action::Redirect(redirect) => Action::Redirect(redirect.clone()),
         model::Action::Respond(respond) => Action::Respond(respond.clone()),
     };
-    Route { name: route.name.clone(), action, timeout: route.timeout }
+    Route { name: route.name.clone(), action, timeout: route.timeout, filters: Chain::default() }
 }
 
 /// The one place that holds the snapshot in force.

@@ -63,7 +63,7 @@ async fn keep(pool: Arc<Pool>) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{config, pool::Interner};
+    use crate::{config, filter::Registry, pool::Interner};
     use std::path::Path;
     use tokio::time::Instant;
 
@@ -77,8 +77,10 @@ pools:
   b: { backends: [127.0.0.1:2], health_check: { timeout: 2s } }
   c: { backends: [127.0.0.1:3], health_check: { timeout: 2s } }
 ";
-        let config = config::parse(text, "lb.yaml", Path::new("/"), &|_| None).unwrap().config;
-        let snapshot = Snapshot::compile(&config, &Arc::new(Interner::default()), None);
+        let config =
+            config::parse(text, "lb.yaml", Path::new("/"), &|_| None, &Registry::default());
+        let config = config.unwrap().config;
+        let snapshot = Snapshot::compile(&config, &[], &Arc::new(Interner::default()), None);
         // Without its tasks, nothing is ever checked, as if the resolver hung.
         let supervisor = Supervisor { _tasks: JoinSet::new(), pools: snapshot.pools.clone() };
         let began = Instant::now();

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! main -> cli -> app -> { listener, admin } -> { proxy, tcp } -> runtime -> { route, pool, filter } -> model
-//!                app -> config -> model            observe: imported by anyone, imports only model
+//!                app -> config -> filter -> model  observe: imported by anyone, imports only model
 //! ```
 
 use std::{
@@ -15,7 +15,7 @@ use std::{
 /// its place first.
 const ALLOWED: &[(&str, &[&str])] = &[
     ("main", &["cli", "app"]),
-    ("cli", &["app", "config", "model", "observe"]),
+    ("cli", &["app", "config", "filter", "model", "observe"]),
     (
         "app",
         &[
@@ -31,7 +31,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("route", &["model", "observe"]),
     ("pool", &["model", "observe"]),
     ("filter", &["model", "observe"]),
-    ("config", &["model", "observe"]),
+    ("config", &["filter", "model", "observe"]),
     ("observe", &["model"]),
     ("model", &[]),
 ];

@@ -1,5 +1,5 @@
 use super::{LISTENERS, POOLS, errors, parse};
-use crate::config::load;
+use crate::{config::load, filter::Registry};
 use std::path::Path;
 
 /// `rest` after the smallest listeners and pools, on lines 1 and 2.
@@ -38,9 +38,9 @@ fn unknown_keys_are_errors_with_the_nearest_spelling() {
                  did you mean \"path\"?",
             ),
             (
-                "routes: [{ pool: app, filters: [] }]",
-                "3:23: routes[0].filters: unknown key \"filters\"; expected name, listeners, match, \
-                 pool, split, redirect, respond or timeout",
+                "routes: [{ pool: app, filter: [] }]",
+                "3:23: routes[0].filter: unknown key \"filter\"; expected name, listeners, match, \
+                 filters, pool, split, redirect, respond or timeout; did you mean \"filters\"?",
             ),
             (
                 "routes: [{ pool: app, match: { path-prefix: / } }]",
@@ -109,7 +109,7 @@ fn wrong_types_are_errors() {
             ("routes: {}", "3:1: routes: found a map; expected a list of routes"),
             (
                 "routes: [app]",
-                "3:10: routes[0]: found \"app\"; expected a map with name, listeners, match, pool, \
+                "3:10: routes[0]: found \"app\"; expected a map with name, listeners, match, filters, pool, \
                  split, redirect, respond or timeout",
             ),
             (
@@ -966,7 +966,7 @@ pools:
 
 #[test]
 fn an_unreadable_file_is_an_error_about_the_file() {
-    let missing = load(Path::new("no/such/lb.yaml")).unwrap_err();
+    let missing = load(Path::new("no/such/lb.yaml"), &Registry::default()).unwrap_err();
     assert_eq!(
         missing.to_string(),
         "no/such/lb.yaml: cannot read the file: No such file or directory (os error 2); \
@@ -977,7 +977,7 @@ fn an_unreadable_file_is_an_error_about_the_file() {
     let folder = tempfile::tempdir().unwrap();
     let binary = folder.path().join("binary.yaml");
     std::fs::write(&binary, [0xff, 0xfe]).unwrap();
-    let error = load(&binary).unwrap_err().to_string();
+    let error = load(&binary, &Registry::default()).unwrap_err().to_string();
     assert!(error.ends_with("cannot read the file: not UTF-8; expected a readable YAML file"));
 }
 

@@ -2,6 +2,7 @@ use crate::config::{
     access_log, action, backend, balance, document, ejection, health_check, listener, load,
     matches, pool, reader::Keys, retry, route, server, sticky, tree,
 };
+use crate::filter::Registry;
 use std::{fs, path::PathBuf};
 
 /// Every section with its keys.
@@ -63,7 +64,8 @@ fn key_paths(node: &tree::Node, section: &str, found: &mut Vec<String>) {
 #[test]
 fn shipped_files_have_no_errors_and_no_warnings() {
     for file in ["conf/lb.yaml", "conf/full.yaml"] {
-        let checked = load(&shipped(file)).unwrap_or_else(|errors| panic!("{errors}"));
+        let checked =
+            load(&shipped(file), &Registry::default()).unwrap_or_else(|errors| panic!("{errors}"));
         assert_eq!(checked.warnings, [], "{file}");
     }
 }

@@ -1,18 +1,13 @@
 //! No input makes the parser panic, and what it refuses it explains.
 
-use super::env;
-use crate::{
-    config::parse,
-    model::{Balance, BalancePolicy, Pool},
-};
+use crate::model::{Balance, BalancePolicy, Pool};
 use proptest::prelude::*;
-use std::path::Path;
 
 const FULL: &str = include_str!("../../../conf/full.yaml");
 
 /// Parses, and checks what holds for every input.
 fn check(text: &str) {
-    let errors = match parse(text, "lb.yaml", Path::new("/etc/lb"), &env) {
+    let errors = match super::parse(text) {
         Ok(checked) => return checked.config.pools.iter().for_each(check_pool),
         Err(errors) => errors,
     };

@@ -5,11 +5,12 @@ use super::{
     stream::{RequestStream, Slot, Socket},
 };
 use crate::{
+    filter::Answer,
     listener::{Drain, Phase, transport::Transport},
     model::{Listener, ListenerLimits},
     proxy::{
-        Answer, BrokenOff, Exchange, Gateway, Link, Reason, Refused, RequestBody, log_abandoned,
-        log_refused, new_request_id,
+        BrokenOff, Exchange, Gateway, Link, Reason, Refused, RequestBody, closing_refusal,
+        log_abandoned, log_refused, new_request_id,
     },
     runtime::{Live, Snapshot},
 };
@@ -353,13 +354,13 @@ impl Connection<'_> {
     /// After a deadline cut a request short: answers it if nothing was answered yet.
     async fn give_up(&mut self) -> After {
         let Some(mut exchange) = self.link.take_abandoned() else { return After::Closed };
-        let answer = Answer::error(Reason::UpstreamTimeout);
-        log_abandoned(&mut exchange, &answer);
         if self.link.is_answered() {
+            log_abandoned(&mut exchange, Reason::UpstreamTimeout);
             self.socket().transport.reset_on_close();
             return After::Closed;
         }
-        let bytes = answer.to_closing_bytes(exchange.request_id(), exchange.prefers_json());
+        let bytes = exchange.closing_answer(Answer::error(Reason::UpstreamTimeout)).await;
+        log_abandoned(&mut exchange, Reason::UpstreamTimeout);
         // The backend is released before the client takes its time to read.
         drop(exchange);
         self.say_goodbye(&bytes).await
@@ -381,7 +382,7 @@ impl Connection<'_> {
         };
         log_refused(snapshot, &refused);
         log::debug!("request {}: {}", id.to_str().unwrap_or("-"), refusal.why);
-        let bytes = Answer::refusal(refusal.status, refusal.reason).to_closing_bytes(&id, false);
+        let bytes = closing_refusal(Answer::refusal(refusal.status, refusal.reason), &id);
         self.say_goodbye(&bytes).await
     }
 

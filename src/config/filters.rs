@@ -1,0 +1,51 @@
+//! `filters:`, the steps of a route. Their settings are read by the filters themselves.
+
+use super::{diagnostic::Fault, names::Names, reader::Field};
+use crate::{
+    filter::{Chain, Instance, Setup},
+    model::Settings,
+};
+
+const FILTERS: &str = "a list of filters";
+const FILTER: &str = "one filter: its name and its settings, { name: { ... } }, or its name alone";
+
+/// Reads the filters of a route and makes them.
+pub(super) fn read(field: &Field<'_>, names: &Names<'_>) -> Option<Chain> {
+    let items = field.items(FILTERS)?;
+    let pools = names.pools();
+    // All are read, and so reported, before one that failed takes the list with it.
+    let made: Vec<_> = items.iter().map(|item| make(item, &pools)).collect();
+    made.into_iter().collect::<Option<Vec<_>>>().map(Chain::new)
+}
+
+fn make(item: &Field<'_>, pools: &[crate::model::PoolName]) -> Option<Instance> {
+    if item.is_scalar() {
+        let name = item.text()?;
+        return build(item, &name, &Settings::none(item.position()), pools);
+    }
+    let entries = item.entries(FILTER)?;
+    let [(name, field)] = entries.as_slice() else {
+        let found = format!("found a map with {} keys", entries.len());
+        item.error(&Fault::new(found, FILTER));
+        return None;
+    };
+    build(field, name, &field.settings()?, pools)
+}
+
+fn build(
+    field: &Field<'_>,
+    name: &str,
+    settings: &Settings,
+    pools: &[crate::model::PoolName],
+) -> Option<Instance> {
+    let context = field.context();
+    let mut setup = Setup::new(context.base(), pools);
+    match context.filters().build(name, settings, &mut setup) {
+        Ok(instance) => Some(instance),
+        Err(error) => {
+            let position = error.position.unwrap_or_else(|| field.key_position());
+            field.error_below(&error.path, position, &error.message);
+            None
+        }
+    }
+}

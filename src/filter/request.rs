@@ -1,0 +1,357 @@
+//! What the hooks on the way in are given: the request, and the pieces of its body.
+
+use super::{
+    Answer, Failure, FieldError, PoolRef,
+    facts::{Facts, Slots, Variables, keeps_state, knows_its_request, split_target},
+    fields::{settable, settable_name},
+    flow::Result,
+    settings::Template,
+};
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, HeaderValue, Method, header};
+use pingora::{BError, http::RequestHeader};
+use std::{borrow::Cow, future::Future, pin::Pin};
+
+/// The most of a request's body that a filter can read ahead, in bytes: Pingora keeps as much for
+/// the backend and for retries.
+pub const MAX_READ_AHEAD: usize = 64 * 1024;
+
+/// Reading a body ahead.
+pub(crate) type Reading<'s> =
+    Pin<Box<dyn Future<Output = Result<Option<Bytes>, BError>> + Send + 's>>;
+
+/// The request as the proxy has it.
+pub(crate) trait Incoming: Send {
+    fn head(&self) -> &RequestHeader;
+    fn head_mut(&mut self) -> &mut RequestHeader;
+    /// The whole body; `None` if it is longer than `limit`.
+    fn read_body(&mut self, limit: usize) -> Reading<'_>;
+}
+
+/// What filters decide about the rest of a request.
+#[derive(Debug, Default)]
+pub(crate) struct Choices {
+    pub(crate) pool: Option<PoolRef>,
+    pub(crate) hash_key: Option<Vec<u8>>,
+    /// Whether a filter will change the length of the body.
+    pub(crate) changes_body: bool,
+}
+
+/// A request whose route was found, before a backend is chosen.
+pub struct Request<'r> {
+    pub(crate) incoming: &'r mut dyn Incoming,
+    pub(crate) facts: Facts<'r>,
+    /// The target if it is not the one that the client sent.
+    pub(crate) rewritten: &'r mut Option<String>,
+    pub(crate) choices: &'r mut Choices,
+    pub(crate) slots: &'r mut Slots,
+    pub(crate) place: usize,
+}
+
+knows_its_request!(Request);
+keeps_state!(Request);
+
+impl Request<'_> {
+    /// The method.
+    pub fn method(&self) -> &Method {
+        &self.incoming.head().method
+    }
+
+    /// The path in normal form, or what an earlier filter made of it, without the query.
+    pub fn path(&self) -> Cow<'_, str> {
+        match self.target() {
+            Cow::Borrowed(target) => Cow::Borrowed(split_target(target).0),
+            Cow::Owned(target) => Cow::Owned(split_target(&target).0.to_owned()),
+        }
+    }
+
+    /// The query without its question mark; `None` where there is none.
+    pub fn query(&self) -> Option<String> {
+        split_target(&self.target()).1.map(str::to_owned)
+    }
+
+    /// The path, and the query with its question mark if there is one.
+    pub fn target(&self) -> Cow<'_, str> {
+        target_of(self.rewritten.as_deref(), self.incoming.head())
+    }
+
+    /// The host that the request asks for: lower case, without port; empty where it names none.
+    pub fn host(&self) -> Cow<'_, str> {
+        host_of(self.incoming.head())
+    }
+
+    /// The header fields.
+    pub fn headers(&self) -> &HeaderMap {
+        &self.incoming.head().headers
+    }
+
+    /// The value of a header field if it is there and is text. Of several, the first.
+    pub fn header(&self, name: &str) -> Option<&str> {
+        text_of(self.headers(), name)
+    }
+
+    /// The value of a cookie if it is there and is text. Of several, the first.
+    pub fn cookie(&self, name: &str) -> Option<&str> {
+        let fields = self.headers().get_all(header::COOKIE).into_iter();
+        let pairs = fields.filter_map(|value| value.to_str().ok()).flat_map(|v| v.split(';'));
+        pairs
+            .filter_map(|pair| pair.trim().split_once('='))
+            .find_map(|(key, value)| (key == name).then_some(value))
+    }
+
+    /// Sets a header field, in the place of those of that name. Later filters and the backend see
+    /// it.
+    ///
+    /// # Errors
+    /// When the name or the value is not one, or the field frames the message.
+    pub fn set_header<N, V>(&mut self, name: N, value: V) -> Result<(), FieldError>
+    where
+        N: TryInto<HeaderName>,
+        V: TryInto<HeaderValue>,
+    {
+        set(self.incoming.head_mut(), name, value)
+    }
+
+    /// Removes the header fields of that name.
+    ///
+    /// # Errors
+    /// When the name is not one, or the field frames the message.
+    pub fn remove_header<N: TryInto<HeaderName>>(&mut self, name: N) -> Result<(), FieldError> {
+        self.incoming.head_mut().remove_header(&settable_name(name)?);
+        Ok(())
+    }
+
+    /// Sets the path and the query that later filters and the backend see. The route stays as it is.
+    ///
+    /// # Errors
+    /// When it does not begin with a slash, or has characters that no target may have.
+    pub fn set_target(&mut self, target: impl Into<String>) -> Result<(), TargetError> {
+        let target = target.into();
+        let visible = |byte: u8| (0x21..=0x7e).contains(&byte) && byte != b'#';
+        if !target.starts_with('/') || !target.bytes().all(visible) {
+            return Err(TargetError);
+        }
+        *self.rewritten = Some(target);
+        Ok(())
+    }
+
+    /// Has the request go to this pool, whatever the route says. A constructor gets the pool by its
+    /// name from [`Setup::pool`](super::Setup::pool).
+    pub fn set_pool(&mut self, pool: &PoolRef) {
+        self.choices.pool = Some(pool.clone());
+    }
+
+    /// Has the hashing policies go by `key`, whatever `hash_on` says.
+    pub fn set_hash_key(&mut self, key: impl Into<Vec<u8>>) {
+        self.choices.hash_key = Some(key.into());
+    }
+
+    /// The whole body, of at most `limit` bytes and at most [`MAX_READ_AHEAD`]. The backend still
+    /// gets it, and retries do. Waits for the client to send it.
+    ///
+    /// # Errors
+    /// A longer body is answered with 413. When the client breaks off or is too slow, the request
+    /// ends as it would without the filter.
+    pub async fn body(&mut self, limit: usize) -> Result<Bytes> {
+        let limit = limit.min(MAX_READ_AHEAD);
+        match self.incoming.read_body(limit).await {
+            Ok(Some(body)) => Ok(body),
+            Ok(None) => Err(Answer::new(http::StatusCode::PAYLOAD_TOO_LARGE).into()),
+            Err(error) => Err(Failure::connection(error)),
+        }
+    }
+
+    /// Says that this filter will change the length of the body: the backend then gets it in chunks.
+    pub fn will_change_body(&mut self) {
+        self.choices.changes_body = true;
+    }
+
+    /// The text of a template for this request. There is no backend yet.
+    pub fn render(&self, template: &Template) -> String {
+        let variables = Variables {
+            facts: &self.facts,
+            method: self.method(),
+            host: &self.host(),
+            target: &self.target(),
+            pool: None,
+            backend: None,
+        };
+        variables.render(&template.0)
+    }
+}
+
+/// A text that cannot be a request's target.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("a target begins with a slash and has visible ASCII characters without # only")]
+pub struct TargetError;
+
+/// A piece of a request's body on its way to the backend.
+pub struct RequestBody<'r> {
+    pub(crate) data: &'r mut Bytes,
+    /// How many bytes of the body came before it.
+    pub(crate) offset: u64,
+    pub(crate) end: bool,
+    pub(crate) facts: Facts<'r>,
+    pub(crate) slots: &'r mut Slots,
+    pub(crate) place: usize,
+}
+
+knows_its_request!(RequestBody);
+keeps_state!(RequestBody);
+
+impl RequestBody<'_> {
+    /// The bytes; empty where the end comes alone.
+    pub fn data(&self) -> &Bytes {
+        self.data
+    }
+
+    /// How many bytes came before, as the client sent them. It is 0 again when a retry sends the body
+    /// anew.
+    pub fn offset(&self) -> u64 {
+        self.offset
+    }
+
+    /// Whether this is the last piece.
+    pub fn is_end(&self) -> bool {
+        self.end
+    }
+
+    /// Passes on `data` instead. If the length of the whole body changes by that,
+    /// [`Request::will_change_body`] must have said so.
+    pub fn replace(&mut self, data: impl Into<Bytes>) {
+        *self.data = data.into();
+    }
+}
+
+/// A request that is about to be sent to a backend. Each try has its own.
+pub struct UpstreamRequest<'r> {
+    pub(crate) head: &'r mut RequestHeader,
+    pub(crate) facts: Facts<'r>,
+    pub(crate) target: &'r str,
+    pub(crate) host: &'r str,
+    pub(crate) pool: &'r str,
+    pub(crate) backend: &'r str,
+    pub(crate) tries: u32,
+    pub(crate) slots: &'r mut Slots,
+    pub(crate) place: usize,
+}
+
+knows_its_request!(UpstreamRequest);
+keeps_state!(UpstreamRequest);
+
+impl UpstreamRequest<'_> {
+    /// The method.
+    pub fn method(&self) -> &Method {
+        &self.head.method
+    }
+
+    /// The path, and the query with its question mark if there is one.
+    pub fn target(&self) -> &str {
+        self.target
+    }
+
+    /// The name of the pool.
+    pub fn pool(&self) -> &str {
+        self.pool
+    }
+
+    /// The name of the backend.
+    pub fn backend(&self) -> &str {
+        self.backend
+    }
+
+    /// Which try of the request this is: 1 for the first.
+    pub fn tries(&self) -> u32 {
+        self.tries
+    }
+
+    /// The header fields that the backend will see.
+    pub fn headers(&self) -> &HeaderMap {
+        &self.head.headers
+    }
+
+    /// The value of a header field if it is there and is text. Of several, the first.
+    pub fn header(&self, name: &str) -> Option<&str> {
+        text_of(self.headers(), name)
+    }
+
+    /// Sets a header field, in the place of those of that name.
+    ///
+    /// # Errors
+    /// When the name or the value is not one, or the field frames the message.
+    pub fn set_header<N, V>(&mut self, name: N, value: V) -> Result<(), FieldError>
+    where
+        N: TryInto<HeaderName>,
+        V: TryInto<HeaderValue>,
+    {
+        set(self.head, name, value)
+    }
+
+    /// Adds a header field to those of that name.
+    ///
+    /// # Errors
+    /// When the name or the value is not one, or the field frames the message.
+    pub fn add_header<N, V>(&mut self, name: N, value: V) -> Result<(), FieldError>
+    where
+        N: TryInto<HeaderName>,
+        V: TryInto<HeaderValue>,
+    {
+        let (name, value) = settable(name, value)?;
+        self.head.append_header(name, value).map_err(|_| FieldError::Name)?;
+        Ok(())
+    }
+
+    /// Removes the header fields of that name.
+    ///
+    /// # Errors
+    /// When the name is not one, or the field frames the message.
+    pub fn remove_header<N: TryInto<HeaderName>>(&mut self, name: N) -> Result<(), FieldError> {
+        self.head.remove_header(&settable_name(name)?);
+        Ok(())
+    }
+
+    /// The text of a template for this request.
+    pub fn render(&self, template: &Template) -> String {
+        let variables = Variables {
+            facts: &self.facts,
+            method: self.method(),
+            host: self.host,
+            target: self.target,
+            pool: Some(self.pool),
+            backend: Some(self.backend),
+        };
+        variables.render(&template.0)
+    }
+}
+
+fn set<N, V>(head: &mut RequestHeader, name: N, value: V) -> Result<(), FieldError>
+where
+    N: TryInto<HeaderName>,
+    V: TryInto<HeaderValue>,
+{
+    let (name, value) = settable(name, value)?;
+    head.insert_header(name, value).map_err(|_| FieldError::Name)
+}
+
+pub(crate) fn text_of<'h>(headers: &'h HeaderMap, name: &str) -> Option<&'h str> {
+    headers.get(name)?.to_str().ok()
+}
+
+/// The target of a request: what it was rewritten to, or what the client sent.
+pub(crate) fn target_of<'a>(rewritten: Option<&'a str>, head: &'a RequestHeader) -> Cow<'a, str> {
+    match rewritten {
+        Some(target) => Cow::Borrowed(target),
+        None => String::from_utf8_lossy(head.raw_path()),
+    }
+}
+
+/// The host that a request asks for: lower case, without port; empty where it names none.
+pub(crate) fn host_of(head: &RequestHeader) -> Cow<'_, str> {
+    let field = text_of(&head.headers, header::HOST.as_str());
+    let host = crate::model::host_without_port(field.unwrap_or(""));
+    if host.bytes().any(|byte| byte.is_ascii_uppercase()) {
+        Cow::Owned(host.to_ascii_lowercase())
+    } else {
+        Cow::Borrowed(host)
+    }
+}

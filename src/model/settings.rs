@@ -1,0 +1,63 @@
+//! Settings that are not read yet: a filter's, whose type only the filter knows.
+
+use super::Position;
+
+/// A value of a filter's settings, and where it stands in the file. Environment variables are
+/// replaced already.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Where the value is.
+    pub at: Position,
+    /// Where its key is, if it has one.
+    pub key: Option<Position>,
+    /// The value.
+    pub value: SettingsValue,
+}
+
+/// A value as YAML structures it.
+#[derive(Clone, Debug)]
+pub enum SettingsValue {
+    /// Nothing.
+    Null,
+    /// A text, in the form that a [`Template`](super::Template) is read from: `$$` is a dollar sign,
+    /// and request variables stand in it.
+    Text(String),
+    /// A list.
+    List(Vec<Settings>),
+    /// A map.
+    Map(Vec<(String, Settings)>),
+}
+
+impl Settings {
+    /// An empty map.
+    pub fn none(at: Position) -> Self {
+        Self { at, key: None, value: SettingsValue::Map(Vec::new()) }
+    }
+
+    /// Where a message about this value points: to a scalar, else to the key if there is one.
+    pub fn position(&self) -> Position {
+        match self.value {
+            SettingsValue::Text(_) | SettingsValue::Null => self.at,
+            SettingsValue::List(_) | SettingsValue::Map(_) => self.key.unwrap_or(self.at),
+        }
+    }
+
+    /// The value at a path such as `keys[1].name`, or as far as it leads.
+    pub fn find(&self, path: &str) -> &Self {
+        let mut found = self;
+        for step in path.split(['.', '[']).map(|step| step.trim_end_matches(']')) {
+            let next = match &found.value {
+                SettingsValue::Map(entries) => {
+                    entries.iter().find(|(key, _)| key == step).map(|(_, value)| value)
+                }
+                SettingsValue::List(items) => {
+                    step.parse::<usize>().ok().and_then(|index| items.get(index))
+                }
+                SettingsValue::Null | SettingsValue::Text(_) => None,
+            };
+            let Some(next) = next else { break };
+            found = next;
+        }
+        found
+    }
+}
