@@ -93,6 +93,8 @@ pub(super) enum Command {
     Demo(DemoArguments),
     /// Start one built-in backend to try a balancer on
     Backend(BackendArguments),
+    /// Print the JSON Schema of the configuration file, for editors
+    Schema,
 }
 
 impl Arguments {

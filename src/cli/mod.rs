@@ -7,7 +7,11 @@ mod demo;
 use crate::{App, Mode, config, config::Checked};
 use arguments::{Arguments, Command};
 use clap::{CommandFactory, Parser, error::ErrorKind};
-use std::{path::Path, process::ExitCode};
+use std::{
+    io::{self, Write as _},
+    path::Path,
+    process::ExitCode,
+};
 
 impl App {
     /// Reads the process's arguments and does what they say: serves a configuration, checks one, or
@@ -18,6 +22,7 @@ impl App {
         let done = match &arguments.command {
             Some(Command::Backend(backend)) => backend.run(),
             Some(Command::Demo(demo)) => demo.run(&self),
+            Some(Command::Schema) => self.print_schema(),
             None => self.run_server(&arguments),
         };
         match done {
@@ -39,6 +44,17 @@ impl App {
         };
         let mode = Mode { daemon: arguments.daemon, upgrade: arguments.upgrade };
         self.serve(&checked, mode).map_err(|error| format!("pingora-lb: {error}"))
+    }
+
+    /// `schema`: prints the JSON Schema of the configuration file, with the filters that this program
+    /// has.
+    fn print_schema(&self) -> Result<(), String> {
+        let schema = config::schema(self.filters());
+        // Whoever reads only the beginning may close the pipe.
+        match writeln!(io::stdout(), "{schema:#}") {
+            Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error.to_string()),
+            _ => Ok(()),
+        }
     }
 
     /// `-t`: reads and compiles the file, and says what is wrong with it.

@@ -29,6 +29,7 @@ mod quick;
 mod reader;
 mod retry;
 mod route;
+mod schema;
 mod server;
 mod sticky;
 mod tree;
@@ -44,6 +45,7 @@ pub use crate::model::{
 };
 pub use diagnostic::{ConfigErrors, Diagnostic};
 pub use quick::{Quick, quick};
+pub use schema::schema;
 
 use crate::{
     filter::{Chain, Registry},

@@ -8,6 +8,17 @@ use std::{
 };
 
 #[test]
+fn the_schema_subcommand_prints_a_schema_with_the_filters() {
+    let (code, schema, stderr) = Program::run(["schema"]);
+    assert_eq!((code, stderr.as_str()), (0, ""));
+    let schema: serde_json::Value = serde_json::from_str(&schema).unwrap();
+    let filters = &schema["properties"]["routes"]["items"]["properties"]["filters"]["items"];
+    let set = &filters["anyOf"][0]["properties"]["request_headers"]["properties"]["set"];
+    assert_eq!(set["type"], "object", "{filters:#}");
+    assert!(set["description"].as_str().unwrap().starts_with("Fields to set"), "{set:#}");
+}
+
+#[test]
 fn help_mentions_every_flag_and_subcommand() {
     let (code, help, _) = Program::run(["--help"]);
     assert_eq!(code, 0);

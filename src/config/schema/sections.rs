@@ -1,0 +1,139 @@
+//! The file, and the sections that are about the process and its listeners.
+
+use super::{
+    kinds::{
+        any_of, count, duration, integer, key, list_of, map_of, matching, section, size, switch,
+        text, words,
+    },
+    pools, routes,
+};
+use crate::{
+    config::{access_log, document, listener, server},
+    filter::Registry,
+};
+use serde_json::{Value, json};
+
+pub(super) fn file(filters: &Registry) -> Value {
+    section(
+        &document::KEYS,
+        vec![
+            key("server", server(), "The process itself."),
+            key("access_log", access_log(), "One line for each request. Absent or off: none."),
+            key(
+                "trusted_proxies",
+                list_of(&text(), 0),
+                "Networks and addresses whose X-Forwarded-* fields and X-Request-Id are believed.",
+            )
+            .default(json!([])),
+            key("listeners", map_of(&listener()), "Where connections are accepted.").required(),
+            key(
+                "routes",
+                list_of(&routes::route(filters), 0),
+                "Which request goes where; the first route that matches wins. Without routes the \
+                 only pool gets everything.",
+            ),
+            key("pools", map_of(&pools::pool()), "Sets of backends that serve the same traffic."),
+        ],
+    )
+}
+
+fn server() -> Value {
+    let levels = ["off", "error", "warn", "info", "debug", "trace"];
+    section(
+        &server::KEYS,
+        vec![
+            key(
+                "threads",
+                integer(1, 1024),
+                "Worker threads, shared by all listeners. Default: one per CPU.",
+            ),
+            key("daemon", switch(), "Run in the background, as the flag -d does.").default(false),
+            key("pid_file", text(), "Where a daemon writes its process id."),
+            key(
+                "upgrade_sock",
+                text(),
+                "The socket over which an instance started with -u takes the listening sockets over.",
+            ),
+            key("error_log", text(), "The file a daemon logs to. Default: stderr."),
+            key("user", text(), "The user a daemon becomes."),
+            key("group", text(), "The group a daemon becomes."),
+            key(
+                "drain_timeout",
+                duration(),
+                "After TERM or a hand-over, how long work in flight may go on.",
+            )
+            .default("30s"),
+            key("log_level", words(&levels), "The least severe messages logged.").default("info"),
+        ],
+    )
+}
+
+fn access_log() -> Value {
+    let log = section(
+        &access_log::KEYS,
+        vec![
+            key("path", text(), "stdout, or a file that is reopened on HUP and USR1.")
+                .default("stdout"),
+            key("format", words(&["json", "combined"]), "One JSON object a line, or Apache's.")
+                .default("json"),
+        ],
+    );
+    super::kinds::unless_off(log)
+}
+
+fn listener() -> Value {
+    section(
+        &listener::KEYS,
+        vec![
+            key("address", text(), "ip:port, [ipv6]:port or unix:/path.").required(),
+            key("protocol", words(&["http"]), "What is spoken.").default("http"),
+            key("max_connections", count(), "Connections served at a time; 0 is no limit.")
+                .default(0),
+            key("timeouts", listener_timeouts(), "How long clients may take."),
+            key("limits", listener_limits(), "How much clients may send."),
+        ],
+    )
+}
+
+fn listener_timeouts() -> Value {
+    section(
+        &listener::TIMEOUTS,
+        vec![
+            key("header", duration(), "For the whole head of a request.").default("10s"),
+            key("body_idle", duration(), "Between two pieces of a request's body.").default("30s"),
+            key("keepalive", duration(), "Between two requests on a connection.").default("75s"),
+            key("write", duration(), "Without any progress while sending to the client.")
+                .default("30s"),
+        ],
+    )
+}
+
+fn listener_limits() -> Value {
+    section(
+        &listener::LIMITS,
+        vec![
+            key("header_bytes", size(), "Size of the head of a request, 1KiB to 1MiB.")
+                .default("64KiB"),
+            key("headers", integer(1, 256), "Header fields of a request.").default(100),
+            key("uri_bytes", size(), "Size of the request's target, at most header_bytes.")
+                .default("8KiB"),
+            key("requests_per_connection", count(), "Requests on one connection; 0 is no limit.")
+                .default(0),
+        ],
+    )
+}
+
+/// A status, or one of a few.
+pub(super) fn status(least: u64, most: u64) -> Value {
+    integer(least, most)
+}
+
+/// Header fields with their values.
+pub(super) fn fields() -> Value {
+    json!({ "type": "object", "additionalProperties": text() })
+}
+
+/// A host, or a host with its port.
+pub(super) fn host_and_port() -> Value {
+    any_of(&[matching("^[^/ ]+$")])
+}
