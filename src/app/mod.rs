@@ -7,6 +7,7 @@
 //! our [`signals`] say so.
 
 mod files;
+mod reload;
 mod service;
 mod signals;
 
@@ -97,20 +98,20 @@ impl App {
     }
 
     /// Compiles a configuration as a start would, and throws the result away: what `-t` runs.
-    pub fn check(&self, checked: &Checked) {
+    pub fn check(&self, checked: Checked) {
         let interner = Arc::new(Interner::default());
-        drop(Snapshot::compile(&checked.config, &checked.filters, &interner, None));
+        drop(Snapshot::compile(&checked.config, checked.filters, &interner, None));
     }
 
     /// Serves a configuration until the process is told to end, and returns when it may.
     ///
     /// # Errors
     /// When it cannot start.
-    pub fn serve(&self, checked: &Checked, mode: Mode) -> Result<(), StartError> {
+    pub fn serve(&self, checked: Checked, mode: Mode) -> Result<(), StartError> {
         signals::hold();
-        let config = &checked.config;
+        let config = checked.config.clone();
         let daemon = mode.daemon || config.server.daemon;
-        files::prepare(config, daemon)?;
+        files::prepare(&config, daemon)?;
         let error_file = config.server.error_log.as_deref().filter(|_| daemon);
         let error_log =
             error_log::init(config.server.log_level, error_file).map_err(StartError::Logging)?;
@@ -121,25 +122,25 @@ impl App {
             log::warn!("server.user and server.group apply to a daemon only; nothing changes here");
         }
         let sockets = if mode.upgrade {
-            Sockets::TakenOver(files::await_hand_over(config, daemon)?)
+            Sockets::TakenOver(files::await_hand_over(&config, daemon)?)
         } else {
             Sockets::Bound(listener::bind_all(&config.listeners, |_| None)?)
         };
-        let control = Arc::new(Control::new(config, error_log, &sockets));
+        let control = Arc::new(Control::new(&config, error_log, &sockets));
         if !daemon {
             control.start_error_log();
         }
-        let mut server = Server::new_with_opt_and_conf(None, server_conf(config, daemon));
+        let mut server = Server::new_with_opt_and_conf(None, server_conf(&config, daemon));
         let start = Start {
-            config: config.clone(),
-            filters: checked.filters.clone(),
+            checked,
+            filters: self.filters.clone(),
             sockets,
             control: control.clone(),
             conf: server.configuration.clone(),
         };
         server.add_service(Service::new(start));
         server.run(RunArgs { shutdown_signal: Box::new(Signals::new(control.clone())) });
-        control.finish(config, daemon)
+        control.finish(&config, daemon)
     }
 }
 

@@ -1,9 +1,10 @@
 //! The one service that Pingora's server runs for us: everything from the first health check to the
 //! last connection, on one set of worker threads.
 
-use super::{StartError, open_access_log, signals::Control};
+use super::{StartError, open_access_log, reload::Reloader, signals::Control};
 use crate::{
-    filter::Chain,
+    config::Checked,
+    filter::Registry,
     listener::{self, Accepting, Bound, Successor},
     model::{Config, ListenAddress},
     pool::Interner,
@@ -21,8 +22,9 @@ const HAND_OVER_PATIENCE: Duration = Duration::from_secs(120);
 
 /// What a start needs.
 pub(super) struct Start {
-    pub(super) config: Config,
-    pub(super) filters: Vec<Chain>,
+    pub(super) checked: Checked,
+    /// The filters that a later configuration may name.
+    pub(super) filters: Registry,
     pub(super) sockets: Sockets,
     pub(super) control: Arc<Control>,
     pub(super) conf: Arc<ServerConf>,
@@ -63,13 +65,16 @@ impl services::Service for Service {
 }
 
 async fn run(start: Start) -> Result<(), StartError> {
-    let Start { config, filters, sockets, control, conf } = start;
+    let Start { mut checked, filters, sockets, control, conf } = start;
+    let config = checked.config.clone();
     control.wait_until_listening().await;
     let access_log = open_access_log(&config)?;
     control.set_access_log(access_log.clone());
     let interner = Arc::new(Interner::default());
-    let snapshot = Snapshot::compile(&config, &filters, &interner, access_log);
-    let supervisor = Supervisor::start(&snapshot);
+    let chains = std::mem::take(&mut checked.filters);
+    let snapshot = Snapshot::compile(&config, chains, &interner, access_log);
+    let mut supervisor = Supervisor::default();
+    supervisor.watch(&snapshot);
     supervisor.wait_until_checked().await;
     let (sockets, predecessor) = match sockets {
         Sockets::Bound(sockets) => (sockets, None),
@@ -83,7 +88,8 @@ async fn run(start: Start) -> Result<(), StartError> {
         log::info!("listener {}: listening on {}", bound.name, bound.local_address());
     }
     let drain = control.drain().clone();
-    let accepting = Accepting { live: Arc::new(Live::new(snapshot)), drain, conf };
+    let live = Arc::new(Live::new(snapshot));
+    let accepting = Accepting { live: live.clone(), drain, conf };
     let serving = listener::serve(sockets, accepting);
     if let Some(predecessor) = predecessor {
         // From here on both accept; the predecessor stops when it has read this.
@@ -96,11 +102,13 @@ async fn run(start: Start) -> Result<(), StartError> {
             Err(error) => log::error!("hand-over: {error}"),
         }
     }
-    serving.await.map_err(|error| StartError::Failed(error.to_string()))?;
     // Connections go on after their listeners have closed; so do the health checks that they need.
-    std::future::pending::<()>().await;
-    drop(supervisor);
-    Ok(())
+    let reloader = Reloader { checked, filters, live, interner, supervisor, control };
+    let serving = async { serving.await.map_err(|error| StartError::Failed(error.to_string())) };
+    match tokio::join!(serving, reloader.run()) {
+        (Err(error), _) => Err(error),
+        (Ok(()), never) => match never {},
+    }
 }
 
 /// Receives the sockets of the running instance, and binds what it does not have.

@@ -20,7 +20,7 @@ use std::{
 };
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
-    sync::{oneshot, watch},
+    sync::{Notify, oneshot, watch},
 };
 
 /// How long an idle connection is kept after TERM, for a request that is already on its way.
@@ -53,6 +53,8 @@ pub(super) struct Control {
     stage: Mutex<Stage>,
     /// Whether signals reach us. Before that, most of them just end the process.
     listening: watch::Sender<bool>,
+    /// Told when the configuration is to be read again.
+    reload: Notify,
     /// Why the service could not start.
     failure: watch::Sender<Option<String>>,
 }
@@ -93,6 +95,7 @@ impl Control {
             sockets: Mutex::new(Vec::new()),
             stage: Mutex::new(stage),
             listening: watch::Sender::new(false),
+            reload: Notify::new(),
             failure: watch::Sender::new(None),
         }
     }
@@ -177,15 +180,29 @@ impl Control {
         }
     }
 
-    /// Reopens the logs whenever one of these signals arrives.
-    async fn reopen_on(&self, mut hang_up: Signal, mut user_1: Signal) -> Infallible {
+    /// Reopens the logs whenever one of these signals arrives, and after the first of them has the
+    /// configuration read again.
+    async fn heed(&self, mut hang_up: Signal, mut user_1: Signal) -> Infallible {
         loop {
-            tokio::select! {
-                _ = hang_up.recv() => {}
-                _ = user_1.recv() => {}
-            }
+            let reload = tokio::select! {
+                _ = hang_up.recv() => true,
+                _ = user_1.recv() => false,
+            };
             self.reopen_logs();
+            if reload {
+                self.reload.notify_one();
+            }
         }
+    }
+
+    /// Resolves when the configuration is to be read again.
+    pub(super) async fn reload_wanted(&self) {
+        self.reload.notified().await;
+    }
+
+    /// Whether the process serves on its listeners: not yet, or no more, is no time for a reload.
+    pub(super) fn is_serving(&self) -> bool {
+        !*self.drain.draining().borrow() && matches!(*locked(&self.stage), Stage::Serving)
     }
 
     /// Hands the listening sockets to a successor that waits for them; `false` if there is none or
@@ -264,7 +281,7 @@ impl Signals {
         tokio::select! {
             _ = interrupt.recv() => {}
             () = failed(&mut failure) => {}
-            never = control.reopen_on(hang_up, user_1) => match never {},
+            never = control.heed(hang_up, user_1) => match never {},
             () = self.until_drained(terminate, quit) => {}
         }
         Ok(())

@@ -20,7 +20,8 @@ Examples:
 
 Signals:
   TERM  stop accepting, finish what is in flight, exit      INT   exit at once
-  QUIT  hand over to an instance started with -u            HUP, USR1  reopen log files";
+  QUIT  hand over to an instance started with -u            HUP   reload the configuration, reopen log files
+                                                            USR1  reopen log files";
 
 /// A load balancer and programmable reverse proxy built on Pingora.
 #[derive(Debug, Parser)]

@@ -36,7 +36,7 @@ impl DemoArguments {
             .map_err(|errors| format!("demo: {errors}"))?;
         println!("{}", introduction(port, &backends.addresses, &text));
         backends.obey_terminal();
-        app.serve(&checked, Mode::default()).map_err(|error| format!("demo: {error}"))
+        app.serve(checked, Mode::default()).map_err(|error| format!("demo: {error}"))
     }
 }
 

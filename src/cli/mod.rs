@@ -43,7 +43,7 @@ impl App {
             None => from_flags(arguments)?,
         };
         let mode = Mode { daemon: arguments.daemon, upgrade: arguments.upgrade };
-        self.serve(&checked, mode).map_err(|error| format!("pingora-lb: {error}"))
+        self.serve(checked, mode).map_err(|error| format!("pingora-lb: {error}"))
     }
 
     /// `schema`: prints the JSON Schema of the configuration file, with the filters that this program
@@ -60,8 +60,9 @@ impl App {
     /// `-t`: reads and compiles the file, and says what is wrong with it.
     fn test(&self, path: &Path) -> Result<(), String> {
         let checked = config::load(path, self.filters()).map_err(|errors| errors.to_string())?;
-        self.check(&checked);
-        for warning in &checked.warnings {
+        let warnings = checked.warnings.clone();
+        self.check(checked);
+        for warning in &warnings {
             eprintln!("warning: {warning}");
         }
         println!("{}: the configuration is valid", path.display());
@@ -76,5 +77,5 @@ fn from_flags(arguments: &Arguments) -> Result<Checked, String> {
         Arguments::command().error(ErrorKind::MissingRequiredArgument, what).exit()
     };
     let config = config::quick(&quick)?;
-    Ok(Checked { config, filters: Vec::new(), warnings: Vec::new() })
+    Ok(config.into())
 }

@@ -14,6 +14,7 @@ mod access_log;
 mod action;
 mod backend;
 mod balance;
+mod changes;
 mod diagnostic;
 mod document;
 mod ejection;
@@ -43,19 +44,20 @@ pub use crate::model::{
     Fault, Position,
     scalar::{parse_duration, parse_percent},
 };
+pub use changes::Outline;
 pub use diagnostic::{ConfigErrors, Diagnostic};
 pub use quick::{Quick, quick};
 pub use schema::schema;
 
 use crate::{
     filter::{Chain, Registry},
-    model::{Config, scalar},
+    model::{Config, Settings, scalar},
 };
 use reader::{Context, Field};
 use std::{
     fs::File,
     io::{self, Read},
-    path::Path,
+    path::{Path, PathBuf},
 };
 
 /// The largest file that is read, in bytes: far above any configuration, far below what hurts.
@@ -68,8 +70,21 @@ pub struct Checked {
     pub config: Config,
     /// The filters of each of its routes, in the order of the routes.
     pub filters: Vec<Chain>,
+    /// What the file says, to be compared with another.
+    pub outline: Outline,
+    /// The file, if it is one.
+    pub source: Option<PathBuf>,
     /// What is legal but surely a mistake, in file order.
     pub warnings: Vec<Diagnostic>,
+}
+
+impl From<Config> for Checked {
+    /// A configuration that comes from no file and has no filters.
+    fn from(config: Config) -> Self {
+        let nowhere = Settings::none(Position { line: 1, column: 1 });
+        let outline = Outline::new(nowhere);
+        Self { config, filters: Vec::new(), outline, source: None, warnings: Vec::new() }
+    }
 }
 
 /// Reads the configuration in the file at `path`. Environment variables are those of the process,
@@ -86,7 +101,8 @@ pub fn load(path: &Path, filters: &Registry) -> Result<Checked, ConfigErrors> {
     let text = read_text(path).map_err(unreadable)?;
     let absolute = std::path::absolute(path).map_err(unreadable)?;
     let base = absolute.parent().unwrap_or(Path::new("/"));
-    parse(&text, &file, base, &|name| std::env::var(name).ok(), filters)
+    let checked = parse(&text, &file, base, &|name| std::env::var(name).ok(), filters)?;
+    Ok(Checked { source: Some(absolute.clone()), ..checked })
 }
 
 fn read_text(path: &Path) -> io::Result<String> {
@@ -134,10 +150,17 @@ pub fn parse(
     let root = tree::parse(text)
         .map_err(|error| ConfigErrors::single(file, error.position, &error.fault))?;
     let context = Context::new(file, base, env, filters);
-    let config = document::read(&Field::root(&context, &root));
+    let (config, outline) = {
+        let root = Field::root(&context, &root);
+        let config = document::read(&root);
+        // Where something is wrong, it was reported already.
+        let outline = if context.has_errors() { None } else { root.settings() };
+        (config, outline.unwrap_or_else(|| Settings::none(root.position())))
+    };
     let warnings = context.finish()?;
     // Whatever yields no configuration has reported why, so this is not reached.
     let nothing = || Fault::new("no configuration", "listeners and pools");
     let (config, filters) = config.ok_or_else(|| ConfigErrors::single(file, None, &nothing()))?;
-    Ok(Checked { config, filters, warnings })
+    let outline = Outline::new(outline);
+    Ok(Checked { config, filters, outline, source: None, warnings })
 }

@@ -8,7 +8,7 @@ use std::{
 };
 
 /// One entry of `pools:`.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Pool {
     /// The key in the file.
     pub name: PoolName,
@@ -172,7 +172,7 @@ pub enum HostHeader {
 }
 
 /// Active probing of a pool's backends.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct HealthCheck {
     /// What a probe does.
     pub probe: Probe,
@@ -189,7 +189,7 @@ pub struct HealthCheck {
 }
 
 /// What a probe does.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum Probe {
     /// Connects and closes.
     Tcp,
@@ -198,7 +198,7 @@ pub enum Probe {
 }
 
 /// An HTTP probe.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct HttpProbe {
     /// The request target, starting with `/`.
     pub path: String,

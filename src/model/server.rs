@@ -3,7 +3,7 @@
 use std::{path::PathBuf, time::Duration};
 
 /// `server:` in the configuration.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Server {
     /// Worker threads shared by all listeners; at least 1.
     pub threads: usize,

@@ -32,6 +32,11 @@ impl RetryBudget {
         Self { policy, slots: [Slot::default(); WINDOW as usize] }
     }
 
+    /// Goes by another policy from now on; what was spent stays spent.
+    pub(super) fn set_policy(&mut self, policy: Budget) {
+        self.policy = policy;
+    }
+
     /// Counts a request: it adds to what may be spent.
     pub(super) fn request(&mut self, now: Time) {
         self.slot(now).requests += 1;

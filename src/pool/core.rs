@@ -71,9 +71,31 @@ pub struct Core {
     rebuilding: Mutex<()>,
     /// Serializes ejections, so that two at a time cannot exceed the share together.
     ejecting: Mutex<()>,
+    shared: Arc<Shared>,
+}
+
+/// What outlives a configuration of the pool: a request waits or counts in the same place, whichever
+/// configuration it came in with.
+#[derive(Debug)]
+pub(super) struct Shared {
     ledger: Arc<Ledger>,
     /// Locked for O(1) work once a request and once a retry.
     budget: Mutex<RetryBudget>,
+}
+
+impl Shared {
+    pub(super) fn new(spec: &model::Pool) -> Self {
+        Self {
+            ledger: Arc::new(Ledger::new(Queue::new(spec.limits.queue))),
+            budget: Mutex::new(RetryBudget::new(spec.retry.budget)),
+        }
+    }
+
+    /// Goes by what another configuration says from now on.
+    pub(super) fn adapt(&self, spec: &model::Pool) {
+        self.ledger.queue.set_capacity(spec.limits.queue);
+        locked(&self.budget).set_policy(spec.retry.budget);
+    }
 }
 
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -83,15 +105,25 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl Core {
     /// A pool as configured, with no members yet.
     pub fn new(spec: model::Pool) -> Self {
+        let shared = Arc::new(Shared::new(&spec));
+        Self::with(spec, shared)
+    }
+
+    /// The same with what an earlier configuration of the pool has left.
+    pub(super) fn with(spec: model::Pool, shared: Arc<Shared>) -> Self {
         let view = View::new(&spec, Vec::new(), Time::ZERO, None);
         Self {
             view: ArcSwap::from_pointee(view),
             rebuilding: Mutex::default(),
             ejecting: Mutex::default(),
-            ledger: Arc::new(Ledger::new(Queue::new(spec.limits.queue))),
-            budget: Mutex::new(RetryBudget::new(spec.retry.budget)),
+            shared,
             spec,
         }
+    }
+
+    /// Has what is shared with an earlier configuration go by this one.
+    pub(super) fn adapt_shared(&self) {
+        self.shared.adapt(&self.spec);
     }
 
     /// What the configuration says of the pool.
@@ -116,12 +148,12 @@ impl Core {
 
     /// Requests in flight on all backends.
     pub fn in_flight(&self) -> usize {
-        self.ledger.in_flight()
+        self.shared.ledger.in_flight()
     }
 
     /// How many requests wait.
     pub fn queued(&self) -> usize {
-        self.ledger.queue.len()
+        self.shared.ledger.queue.len()
     }
 
     /// Picks a backend.
@@ -130,7 +162,7 @@ impl Core {
             // Several may be called at a time, and act on it in any order. Who is first passes the
             // call on when it has a backend.
             Some(place) => place.is_first(),
-            None => self.ledger.queue.is_empty(),
+            None => self.shared.ledger.queue.is_empty(),
         };
         if !is_its_turn {
             return Picked::Busy;
@@ -141,10 +173,10 @@ impl Core {
             tried: wanted.tried,
             limit: self.limit(),
             slow_start: self.spec.slow_start,
-            in_flight: self.ledger.in_flight(),
+            in_flight: self.shared.ledger.in_flight(),
         };
         match self.view.load().pick(&ask, rng) {
-            Found::Member(member) => Picked::Lease(Lease::new(member, self.ledger.clone())),
+            Found::Member(member) => Picked::Lease(Lease::new(member, self.shared.ledger.clone())),
             Found::Busy => Picked::Busy,
             Found::Nothing => Picked::Nothing,
         }
@@ -156,7 +188,7 @@ impl Core {
         let member = view.members().iter().find(|member| is_it(member))?;
         let full = self.limit().is_some_and(|limit| member.state().in_flight() >= limit);
         let kept = !full && member.keeps_clients(now);
-        kept.then(|| Lease::new(member.clone(), self.ledger.clone()))
+        kept.then(|| Lease::new(member.clone(), self.shared.ledger.clone()))
     }
 
     /// Whether the backend that a client stays with still keeps its clients, room aside.
@@ -171,17 +203,17 @@ impl Core {
 
     /// Takes a place in the queue; `None` if it is full or there is none.
     pub fn enqueue(&self) -> Option<Place> {
-        self.ledger.queue.enter()
+        self.shared.ledger.queue.enter()
     }
 
     /// Counts a request: it adds to the retry budget.
     pub fn begin_request(&self, now: Time) {
-        locked(&self.budget).request(now);
+        locked(&self.shared.budget).request(now);
     }
 
     /// Spends a retry of the budget; `false` if nothing is left of it.
     pub fn spend_retry(&self, now: Time) -> bool {
-        locked(&self.budget).try_retry(now)
+        locked(&self.shared.budget).try_retry(now)
     }
 
     /// Puts new members in the place of the old ones. Some may come back while they are ejected, so
@@ -294,8 +326,8 @@ impl Core {
         let members = members.unwrap_or_else(|| before.members().to_vec());
         self.view.store(Arc::new(View::new(&self.spec, members, now, Some(&before))));
         // Whoever waits looks again: there may be room where there was none, or nothing to wait for.
-        for _ in 0..self.ledger.queue.len() {
-            self.ledger.queue.call_next();
+        for _ in 0..self.shared.ledger.queue.len() {
+            self.shared.ledger.queue.call_next();
         }
     }
 }

@@ -11,7 +11,7 @@ use std::{
     io,
     net::{IpAddr, SocketAddr as InetAddr},
     os::unix::net::SocketAddr as UnixAddr,
-    sync::{Arc, Mutex, OnceLock, PoisonError},
+    sync::{Arc, OnceLock, PoisonError},
     time::Duration,
 };
 
@@ -24,13 +24,13 @@ pub struct Discovery {
     pool: model::PoolName,
     backends: Vec<model::Backend>,
     probed: bool,
+    /// Keeps the answers too, so that a reload does not depend on the resolver.
     interner: Arc<Interner>,
-    /// The last good answer for each host name, and whether its latest lookup failed.
-    resolved: Mutex<HashMap<String, Answer>>,
 }
 
-#[derive(Clone, Default)]
-struct Answer {
+/// The last good answer for a host name, and whether its latest lookup failed.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Answer {
     addresses: Vec<IpAddr>,
     failed: bool,
 }
@@ -42,7 +42,6 @@ impl Discovery {
             backends: pool.backends.clone(),
             probed: pool.health_check.is_some(),
             interner,
-            resolved: Mutex::default(),
         }
     }
 
@@ -50,7 +49,7 @@ impl Discovery {
     /// logged.
     async fn resolve(&self, host: &str) -> Vec<IpAddr> {
         let looked_up = look_up(host).await;
-        let mut resolved = self.resolved.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut resolved = self.interner.resolved.lock().unwrap_or_else(PoisonError::into_inner);
         let answer = resolved.entry(host.to_owned()).or_default();
         let pool = &self.pool;
         match looked_up {

@@ -52,13 +52,23 @@ pub struct Interner {
     /// The clock that the times in the states come from.
     clock: Clock,
     states: Mutex<HashMap<(model::PoolName, String), Arc<BackendState>>>,
+    /// What the pools themselves keep.
+    pools: Mutex<HashMap<model::PoolName, Arc<core::Shared>>>,
+    /// The last good answer for each host name.
+    resolved: Mutex<HashMap<String, discovery::Answer>>,
     /// What tickets are signed with where the configuration gives no secret.
     secret: [u8; 32],
 }
 
 impl Default for Interner {
     fn default() -> Self {
-        Self { clock: Clock::start(), states: Mutex::default(), secret: rand::random() }
+        Self {
+            clock: Clock::start(),
+            states: Mutex::default(),
+            pools: Mutex::default(),
+            resolved: Mutex::default(),
+            secret: rand::random(),
+        }
     }
 }
 
@@ -67,6 +77,21 @@ impl Interner {
     fn state(&self, pool: &model::PoolName, address: &str) -> Arc<BackendState> {
         let mut states = self.states.lock().unwrap_or_else(PoisonError::into_inner);
         states.entry((pool.clone(), address.to_owned())).or_default().clone()
+    }
+
+    /// What the pool keeps across configurations, made on first use.
+    fn shared(&self, spec: &model::Pool) -> Arc<core::Shared> {
+        let mut pools = self.pools.lock().unwrap_or_else(PoisonError::into_inner);
+        let new = || Arc::new(core::Shared::new(spec));
+        pools.entry(spec.name.clone()).or_insert_with(new).clone()
+    }
+
+    /// Forgets what no configuration that is still in use refers to.
+    pub fn forget_unused(&self) {
+        let mut states = self.states.lock().unwrap_or_else(PoisonError::into_inner);
+        states.retain(|_, state| Arc::strong_count(state) > 1);
+        let mut pools = self.pools.lock().unwrap_or_else(PoisonError::into_inner);
+        pools.retain(|_, shared| Arc::strong_count(shared) > 1);
     }
 }
 
@@ -93,9 +118,10 @@ impl Pool {
         let secret = spec.sticky.as_ref().and_then(|sticky| sticky.secret.as_ref());
         let secret = secret.map_or(&interner.secret[..], String::as_bytes);
         let tickets = Tickets::new(spec.name.as_str(), secret);
+        let shared = interner.shared(&spec);
         let backends = Backends::new(Box::new(Discovery::new(&spec, interner)));
         Arc::new(Self {
-            core: Core::new(spec),
+            core: Core::with(spec, shared),
             clock,
             backends,
             tickets,
@@ -104,6 +130,12 @@ impl Pool {
             ejected: Notify::new(),
             was_usable: Mutex::new(true),
         })
+    }
+
+    /// Begins to serve in the place of an earlier configuration of the pool: what the two share goes by
+    /// this one from now on.
+    pub fn put_in_force(&self) {
+        self.core.adapt_shared();
     }
 
     /// What the configuration says of the pool.

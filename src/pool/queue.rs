@@ -17,7 +17,8 @@ use std::{
 /// The line in front of one pool.
 #[derive(Debug)]
 pub struct Queue {
-    capacity: usize,
+    /// A reload may change it.
+    capacity: AtomicUsize,
     line: Mutex<Line>,
     /// The length of the line, to be read without its lock.
     length: AtomicUsize,
@@ -48,7 +49,13 @@ pub struct Place {
 impl Queue {
     /// A line of at most `capacity`.
     pub fn new(capacity: usize) -> Self {
+        let capacity = AtomicUsize::new(capacity);
         Self { capacity, line: Mutex::default(), length: AtomicUsize::new(0) }
+    }
+
+    /// Lets `capacity` wait from now on. Those who wait already stay.
+    pub fn set_capacity(&self, capacity: usize) {
+        self.capacity.store(capacity, SeqCst);
     }
 
     fn line(&self) -> MutexGuard<'_, Line> {
@@ -68,7 +75,7 @@ impl Queue {
     /// Takes the last place in the line; `None` if it is full.
     pub fn enter(self: &Arc<Self>) -> Option<Place> {
         let mut line = self.line();
-        if line.waiting.len() >= self.capacity {
+        if line.waiting.len() >= self.capacity.load(SeqCst) {
             return None;
         }
         let ticket = line.next;

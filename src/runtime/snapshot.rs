@@ -80,17 +80,55 @@ impl Snapshot {
     /// none.
     pub fn compile(
         config: &model::Config,
-        chains: &[Chain],
+        chains: Vec<Chain>,
         interner: &Arc<Interner>,
         access_log: Option<Arc<AccessLog>>,
     ) -> Self {
-        let pools: Vec<_> =
-            config.pools.iter().map(|pool| Pool::new(pool.clone(), interner.clone())).collect();
+        let pools = config.pools.iter().map(|pool| Pool::new(pool.clone(), interner.clone()));
+        Self::assemble(config, config.listeners.clone(), pools.collect(), chains, access_log)
+    }
+
+    /// Compiles `config` to come into force after this one. Pools of which nothing has changed are
+    /// the same, and filters take over what must outlive a reload. The listeners, which are those of
+    /// this snapshot, keep their order: it is what connections know them by.
+    #[must_use]
+    pub fn succeed(
+        &self,
+        config: &model::Config,
+        mut chains: Vec<Chain>,
+        interner: &Arc<Interner>,
+        access_log: Option<Arc<AccessLog>>,
+    ) -> Self {
+        let place = |listener: &model::Listener| {
+            self.listeners.iter().position(|known| known.name == listener.name)
+        };
+        let mut listeners = config.listeners.clone();
+        listeners.sort_by_key(place);
+        let pool = |spec: &model::Pool| {
+            let known = self.pools.iter().find(|known| known.spec() == spec);
+            known.cloned().unwrap_or_else(|| Pool::new(spec.clone(), interner.clone()))
+        };
+        let pools = config.pools.iter().map(pool).collect();
+        for (route, chain) in config.routes.iter().zip(&mut chains) {
+            if let Some(before) = self.routes.iter().find(|before| before.name == route.name) {
+                chain.adopt(&before.filters);
+            }
+        }
+        Self::assemble(config, listeners, pools, chains, access_log)
+    }
+
+    fn assemble(
+        config: &model::Config,
+        listeners: Vec<model::Listener>,
+        pools: Vec<Arc<Pool>>,
+        chains: Vec<Chain>,
+        access_log: Option<Arc<AccessLog>>,
+    ) -> Self {
         let by_name: HashMap<_, _> =
             pools.iter().map(|pool| (pool.spec().name.clone(), pool.clone())).collect();
-        let names: Vec<_> = config.listeners.iter().map(|l| l.name.clone()).collect();
+        let names: Vec<_> = listeners.iter().map(|listener| listener.name.clone()).collect();
         Self {
-            listeners: config.listeners.clone(),
+            listeners,
             routes: compile_routes(config, chains, &by_name),
             pools,
             table: RouteTable::new(&config.routes, &names),
@@ -112,10 +150,10 @@ impl Snapshot {
 
 fn compile_routes(
     config: &model::Config,
-    chains: &[Chain],
+    chains: Vec<Chain>,
     pools: &HashMap<model::PoolName, Arc<Pool>>,
 ) -> Vec<Route> {
-    let chains = chains.iter().cloned().chain(std::iter::repeat_with(Chain::default));
+    let chains = chains.into_iter().chain(std::iter::repeat_with(Chain::default));
     let routes = config.routes.iter().zip(chains);
     routes.map(|(route, filters)| Route { filters, ..compile_route(route, pools) }).collect()
 }
@@ -151,6 +189,11 @@ impl Live {
     /// Puts `snapshot` in force.
     pub fn new(snapshot: Snapshot) -> Self {
         Self(ArcSwap::from_pointee(snapshot))
+    }
+
+    /// Puts another snapshot in force. Requests that have begun keep theirs.
+    pub fn store(&self, snapshot: Snapshot) {
+        self.0.store(Arc::new(snapshot));
     }
 
     /// The snapshot in force.

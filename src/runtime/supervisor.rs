@@ -3,30 +3,44 @@
 use super::Snapshot;
 use crate::pool::Pool;
 use std::{sync::Arc, time::Duration};
-use tokio::task::JoinSet;
+use tokio::task::{AbortHandle, JoinSet};
 
 /// Owns the background tasks of every pool; dropping it ends them.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Supervisor {
-    /// Only held: dropping it ends them.
-    _tasks: JoinSet<()>,
-    pools: Vec<Arc<Pool>>,
+    tasks: JoinSet<()>,
+    watched: Vec<(Arc<Pool>, AbortHandle)>,
 }
 
 impl Supervisor {
-    /// Starts the tasks of every pool of `snapshot` on the current runtime.
-    pub fn start(snapshot: &Snapshot) -> Self {
-        let mut tasks = JoinSet::new();
+    /// Starts the tasks of the pools of `snapshot` that have none yet, on the current runtime.
+    pub fn watch(&mut self, snapshot: &Snapshot) {
         for pool in &snapshot.pools {
-            tasks.spawn(keep(pool.clone()));
+            if !self.watched.iter().any(|(watched, _)| Arc::ptr_eq(watched, pool)) {
+                let task = self.tasks.spawn(keep(pool.clone()));
+                self.watched.push((pool.clone(), task));
+            }
         }
-        Self { _tasks: tasks, pools: snapshot.pools.clone() }
     }
 
-    /// Waits until every pool's first pass is over. A pass ends by the check's own timeout once
-    /// names are resolved; a resolver that hangs does not hold up the start any longer than that.
+    /// Ends the tasks of the pools that are not in `snapshot`.
+    pub fn retain(&mut self, snapshot: &Snapshot) {
+        self.watched.retain(|(watched, task)| {
+            let stays = snapshot.pools.iter().any(|pool| Arc::ptr_eq(pool, watched));
+            if !stays {
+                task.abort();
+            }
+            stays
+        });
+        while self.tasks.try_join_next().is_some() {}
+    }
+
+    /// Waits until the first pass of every pool that is watched is over. A pass ends by the check's
+    /// own timeout once names are resolved; a resolver that hangs does not hold up the start any
+    /// longer than that.
     pub async fn wait_until_checked(&self) {
-        let mut waiting: JoinSet<()> = self.pools.iter().cloned().map(wait_for).collect();
+        let pools = self.watched.iter().map(|(pool, _)| pool.clone());
+        let mut waiting: JoinSet<()> = pools.map(wait_for).collect();
         while waiting.join_next().await.is_some() {}
     }
 }
@@ -80,9 +94,12 @@ pools:
         let config =
             config::parse(text, "lb.yaml", Path::new("/"), &|_| None, &Registry::default());
         let config = config.unwrap().config;
-        let snapshot = Snapshot::compile(&config, &[], &Arc::new(Interner::default()), None);
-        // Without its tasks, nothing is ever checked, as if the resolver hung.
-        let supervisor = Supervisor { _tasks: JoinSet::new(), pools: snapshot.pools.clone() };
+        let snapshot = Snapshot::compile(&config, Vec::new(), &Arc::new(Interner::default()), None);
+        // Without their tasks, nothing is ever checked, as if the resolver hung.
+        let mut supervisor = Supervisor::default();
+        let idle = supervisor.tasks.spawn(std::future::pending());
+        supervisor.watched =
+            snapshot.pools.iter().map(|pool| (pool.clone(), idle.clone())).collect();
         let began = Instant::now();
         supervisor.wait_until_checked().await;
         let waited = began.elapsed().as_millis();

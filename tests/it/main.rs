@@ -31,6 +31,7 @@ mod limits;
 mod listeners;
 mod policies;
 mod proxying;
+mod reload;
 mod retry;
 mod retry_policy;
 mod routes;

@@ -1,0 +1,144 @@
+//! Reloading: the file is read and compiled beside the traffic, and put in force in one step.
+//!
+//! A reload changes everything or nothing. What cannot change while the process lives is refused
+//! with the key that it is about; a hand-over to a new process can change that.
+
+use super::{StartError, open_access_log, signals::Control};
+use crate::{
+    config::{self, Checked, ConfigErrors},
+    filter::Registry,
+    model::{Config, Listener},
+    pool::Interner,
+    runtime::{Live, Supervisor},
+};
+use std::{convert::Infallible, path::PathBuf, sync::Arc};
+
+/// Reads the configuration again when it is told to.
+pub(super) struct Reloader {
+    /// What is in force.
+    pub(super) checked: Checked,
+    pub(super) filters: Registry,
+    pub(super) live: Arc<Live>,
+    pub(super) interner: Arc<Interner>,
+    pub(super) supervisor: Supervisor,
+    pub(super) control: Arc<Control>,
+}
+
+/// Why a reload changed nothing.
+#[derive(Debug, thiserror::Error)]
+enum Refused {
+    #[error("it was started without a configuration file")]
+    NoFile,
+    #[error("it is not serving, or not any more")]
+    NotServing,
+    #[error("{0}")]
+    Invalid(ConfigErrors),
+    #[error(
+        "{} cannot change while it runs; hand over to a new instance, started with -u, instead",
+        .0.join(", ")
+    )]
+    Fixed(Vec<String>),
+    #[error("{0}")]
+    AccessLog(StartError),
+    #[error("reading it failed: {0}")]
+    Failed(String),
+}
+
+impl Reloader {
+    /// Reloads whenever the control asks for it, one at a time.
+    pub(super) async fn run(mut self) -> Infallible {
+        loop {
+            self.control.reload_wanted().await;
+            match self.reload().await {
+                Ok(changes) if changes.is_empty() => log::info!("reloaded: nothing has changed"),
+                Ok(changes) => {
+                    log::info!("reloaded with {} changes", changes.len());
+                    for change in changes {
+                        log::info!("reloaded: {change}");
+                    }
+                }
+                Err(refused) => {
+                    for line in refused.to_string().lines() {
+                        log::error!("not reloaded: {line}");
+                    }
+                }
+            }
+        }
+    }
+
+    async fn reload(&mut self) -> Result<Vec<String>, Refused> {
+        let source = self.checked.source.clone().ok_or(Refused::NoFile)?;
+        if !self.control.is_serving() {
+            return Err(Refused::NotServing);
+        }
+        let mut checked = self.read(source).await?;
+        let fixed = fixed_keys(&self.checked, &checked);
+        if !fixed.is_empty() {
+            return Err(Refused::Fixed(fixed));
+        }
+        let config = &checked.config;
+        let before = self.live.load();
+        let kept = self.checked.config.access_log == config.access_log;
+        let access_log = match before.access_log.clone().filter(|_| kept) {
+            Some(log) => Some(log),
+            None => open_access_log(config).map_err(Refused::AccessLog)?,
+        };
+        let chains = std::mem::take(&mut checked.filters);
+        let snapshot = before.succeed(config, chains, &self.interner, access_log.clone());
+        // Backends that are new are not usable before they were checked.
+        self.supervisor.watch(&snapshot);
+        self.supervisor.wait_until_checked().await;
+        for pool in &snapshot.pools {
+            pool.put_in_force();
+        }
+        self.supervisor.retain(&snapshot);
+        self.live.store(snapshot);
+        self.control.set_access_log(access_log);
+        drop(before);
+        self.interner.forget_unused();
+        for warning in &checked.warnings {
+            log::warn!("{warning}");
+        }
+        let changes = checked.outline.changes_from(&self.checked.outline);
+        self.checked = checked;
+        Ok(changes)
+    }
+
+    /// Reads the file off the threads that serve.
+    async fn read(&self, source: PathBuf) -> Result<Checked, Refused> {
+        let filters = self.filters.clone();
+        let reading = tokio::task::spawn_blocking(move || config::load(&source, &filters));
+        let read = reading.await.map_err(|error| Refused::Failed(error.to_string()))?;
+        read.map_err(Refused::Invalid)
+    }
+}
+
+/// The keys that say something else and cannot change while the process runs.
+fn fixed_keys(before: &Checked, after: &Checked) -> Vec<String> {
+    let mut fixed = Vec::new();
+    if before.config.server != after.config.server {
+        let keys = after.outline.changed_keys(&before.outline, "server");
+        // A default that depends on the environment may have changed without the file.
+        fixed.extend(if keys.is_empty() { vec!["server".to_owned()] } else { keys });
+    }
+    fixed.extend(fixed_listeners(&before.config, &after.config));
+    fixed
+}
+
+fn fixed_listeners(before: &Config, after: &Config) -> Vec<String> {
+    let find = |among: &[Listener], name| among.iter().position(|other| other.name == name);
+    let mut fixed = Vec::new();
+    for old in &before.listeners {
+        match find(&after.listeners, old.name.clone()).map(|index| &after.listeners[index]) {
+            None => fixed.push(format!("listeners.{}", old.name)),
+            Some(new) if new.address != old.address => {
+                fixed.push(format!("listeners.{}.address", old.name));
+            }
+            Some(_) => {}
+        }
+    }
+    let new = after.listeners.iter();
+    let new = new.filter(|listener| find(&before.listeners, listener.name.clone()).is_none());
+    fixed.extend(new.map(|listener| format!("listeners.{}", listener.name)));
+    fixed
+}
