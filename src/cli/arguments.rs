@@ -14,6 +14,7 @@ Examples:
   pingora-lb demo                                   three backends and a balancer, at once
   pingora-lb --port 8080 --backends 127.0.0.1:9001,127.0.0.1:9002
   pingora-lb -c conf/lb.yaml -t                     check a configuration
+  pingora-lb -c conf/lb.yaml -T                     the same, then print it with all defaults
   pingora-lb -c conf/lb.yaml                        run in the foreground
   pingora-lb -c conf/lb.yaml -d                     run in the background
   pingora-lb -c conf/lb.yaml -d -u                  start a successor, then send QUIT to the old one
@@ -27,6 +28,7 @@ Signals:
 #[derive(Debug, Parser)]
 #[command(name = "pingora-lb", version, after_help = EXAMPLES, max_term_width = 100)]
 #[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
+#[allow(clippy::struct_excessive_bools, reason = "each is a flag of its own")]
 pub(super) struct Arguments {
     /// Run with this configuration file
     #[arg(short, long, value_name = "FILE")]
@@ -44,6 +46,10 @@ pub(super) struct Arguments {
     #[arg(short, long, requires = "conf")]
     pub(super) test: bool,
 
+    /// The same, then print the effective configuration: defaults filled in, secrets masked
+    #[arg(short = 'T', long, requires = "conf")]
+    pub(super) test_print: bool,
+
     /// Without a file: the port to listen on, on every IPv4 address
     #[arg(long, value_name = "PORT", default_value_t = 8080)]
     #[arg(conflicts_with = "conf", help_heading = WITHOUT_FILE)]
@@ -57,7 +63,7 @@ pub(super) struct Arguments {
 
     /// Without a file: the backends, separated by commas: host:port, http://host:port or unix:/path
     #[arg(long, value_name = "ADDRESS,...", value_delimiter = ',', value_parser = backend)]
-    #[arg(conflicts_with_all = ["conf", "test", "upgrade"], help_heading = WITHOUT_FILE)]
+    #[arg(conflicts_with_all = ["conf", "test", "test_print", "upgrade"], help_heading = WITHOUT_FILE)]
     backends: Vec<BackendAddress>,
 
     /// Without a file: round_robin (roundrobin), random, least_connections (leastconn), p2c,

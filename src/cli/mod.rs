@@ -36,37 +36,50 @@ impl App {
 
     fn run_server(&self, arguments: &Arguments) -> Result<(), String> {
         let checked = match &arguments.conf {
-            Some(path) if arguments.test => return self.test(path),
-            Some(path) => {
-                config::load(path, self.filters()).map_err(|errors| errors.to_string())?
+            Some(path) if arguments.test || arguments.test_print => {
+                return self.test(path, arguments.test_print);
             }
+            Some(path) => self.load(path)?,
             None => from_flags(arguments)?,
         };
         let mode = Mode { daemon: arguments.daemon, upgrade: arguments.upgrade };
         self.serve(checked, mode).map_err(|error| format!("pingora-lb: {error}"))
     }
 
+    fn load(&self, path: &Path) -> Result<Checked, String> {
+        config::load(path, self.filters()).map_err(|errors| errors.to_string())
+    }
+
     /// `schema`: prints the JSON Schema of the configuration file, with the filters that this program
     /// has.
     fn print_schema(&self) -> Result<(), String> {
         let schema = config::schema(self.filters());
-        // Whoever reads only the beginning may close the pipe.
-        match writeln!(io::stdout(), "{schema:#}") {
-            Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error.to_string()),
-            _ => Ok(()),
-        }
+        print(&format!("{schema:#}\n"))
     }
 
-    /// `-t`: reads and compiles the file, and says what is wrong with it.
-    fn test(&self, path: &Path) -> Result<(), String> {
-        let checked = config::load(path, self.filters()).map_err(|errors| errors.to_string())?;
-        let warnings = checked.warnings.clone();
-        self.check(checked);
-        for warning in &warnings {
+    /// `-t` and `-T`: reads and compiles the file, says what is wrong with it, and may show what is in
+    /// force with it.
+    fn test(&self, path: &Path, show: bool) -> Result<(), String> {
+        let checked = self.load(path)?;
+        for warning in &checked.warnings {
             eprintln!("warning: {warning}");
         }
-        println!("{}: the configuration is valid", path.display());
-        Ok(())
+        let effective = show.then(|| checked.effective(self.filters()));
+        self.check(checked);
+        let valid = format!("{}: the configuration is valid\n", path.display());
+        match effective {
+            None => print(&valid),
+            Some(yaml) => print(&format!("# {valid}{yaml}")),
+        }
+    }
+}
+
+/// Writes to standard output.
+fn print(text: &str) -> Result<(), String> {
+    match io::stdout().write_all(text.as_bytes()) {
+        // Whoever reads only the beginning may close the pipe.
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error.to_string()),
+        _ => Ok(()),
     }
 }
 

@@ -7,7 +7,7 @@ use std::fmt::Write as _;
 /// What stands for a key that is not given.
 const ABSENT: &str = "default";
 /// Keys whose values are nobody's business.
-const SECRETS: [&str; 2] = ["secret", "token"];
+pub(super) const SECRETS: [&str; 2] = ["secret", "token"];
 /// The longest value that is shown, in characters.
 const LONGEST: usize = 80;
 
@@ -18,6 +18,10 @@ pub struct Outline(Settings);
 impl Outline {
     pub(super) fn new(root: Settings) -> Self {
         Self(root)
+    }
+
+    pub(super) fn root(&self) -> &Settings {
+        &self.0
     }
 
     /// What `self` says otherwise than `before`, one change or group of changes a line, such as

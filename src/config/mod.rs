@@ -17,6 +17,7 @@ mod balance;
 mod changes;
 mod diagnostic;
 mod document;
+mod effective;
 mod ejection;
 mod env;
 mod filters;
@@ -76,6 +77,14 @@ pub struct Checked {
     pub source: Option<PathBuf>,
     /// What is legal but surely a mistake, in file order.
     pub warnings: Vec<Diagnostic>,
+}
+
+impl Checked {
+    /// The effective configuration as YAML: environment variables replaced, defaults filled in,
+    /// secrets masked.
+    pub fn effective(&self, filters: &Registry) -> String {
+        effective::yaml(&self.outline, &self.config.server, filters)
+    }
 }
 
 impl From<Config> for Checked {

@@ -8,6 +8,21 @@ use std::{
 };
 
 #[test]
+fn the_effective_configuration_is_printed_and_is_one() {
+    let conf = concat!(env!("CARGO_MANIFEST_DIR"), "/conf/lb.yaml");
+    let (code, effective, stderr) = Program::run(["-c", conf, "-T"]);
+    assert_eq!((code, stderr.as_str()), (0, ""));
+    assert!(effective.contains("drain_timeout: 30s"), "{effective}");
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("effective.yaml");
+    std::fs::write(&file, &effective).unwrap();
+    let (code, again, stderr) = Program::run(["-c", file.to_str().unwrap(), "-T"]);
+    assert_eq!((code, stderr.as_str()), (0, ""));
+    let body = |text: &str| text.split_once('\n').unwrap().1.to_owned();
+    assert_eq!(body(&again), body(&effective));
+}
+
+#[test]
 fn the_schema_subcommand_prints_a_schema_with_the_filters() {
     let (code, schema, stderr) = Program::run(["schema"]);
     assert_eq!((code, stderr.as_str()), (0, ""));

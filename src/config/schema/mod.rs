@@ -7,7 +7,7 @@
 mod kinds;
 mod pools;
 mod routes;
-mod sections;
+pub(super) mod sections;
 
 #[cfg(test)]
 mod tests;

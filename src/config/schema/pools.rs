@@ -30,8 +30,10 @@ pub(super) fn pool() -> Value {
             key("balance", balance(), "How a backend is chosen.").default("round_robin"),
             key("sticky", unless_off(sticky()), "Whether clients stay with a backend by a cookie.")
                 .default("off"),
-            key("health_check", unless_off(health_check()), "Active probing; off for none."),
-            key("ejection", unless_off(ejection()), "When real traffic takes a backend out."),
+            key("health_check", unless_off(health_check()), "Active probing; off for none.")
+                .default(json!({})),
+            key("ejection", unless_off(ejection()), "When real traffic takes a backend out.")
+                .default(json!({})),
             key(
                 "panic_threshold",
                 percent(),
@@ -44,9 +46,10 @@ pub(super) fn pool() -> Value {
                 "How long a backend that comes back takes to reach its full weight.",
             )
             .default("0s"),
-            key("retry", retry(), "When a request is tried again."),
-            key("timeouts", timeouts(), "How long a backend may take."),
-            key("limits", limits(), "What a backend may be asked at a time, and who waits."),
+            key("retry", retry(), "When a request is tried again.").default(json!({})),
+            key("timeouts", timeouts(), "How long a backend may take.").default(json!({})),
+            key("limits", limits(), "What a backend may be asked at a time, and who waits.")
+                .default(json!({})),
             key("reveal_backend", switch(), "Whether responses have X-Backend-Server.")
                 .default(true),
         ],
@@ -190,8 +193,8 @@ fn retry() -> Value {
             key("attempts", integer(0, 10), "Tries after the first; 0 is no retries.").default(2),
             key("on", list_of(&on, 1), "The failures after which a request is tried again.")
                 .default(json!(["connect_failure", "refused_stream", "reset"])),
-            key("backoff", backoff(), "The pause before a try."),
-            key("budget", budget(), "The most retries of the whole pool."),
+            key("backoff", backoff(), "The pause before a try.").default(json!({})),
+            key("budget", budget(), "The most retries of the whole pool.").default(json!({})),
             key("per_try_timeout", duration(), "The longest one try may take. Default: none."),
         ],
     )

@@ -13,12 +13,13 @@ use crate::{
 };
 use serde_json::{Value, json};
 
-pub(super) fn file(filters: &Registry) -> Value {
+pub(in crate::config) fn file(filters: &Registry) -> Value {
     section(
         &document::KEYS,
         vec![
-            key("server", server(), "The process itself."),
-            key("access_log", access_log(), "One line for each request. Absent or off: none."),
+            key("server", server(), "The process itself.").default(json!({})),
+            key("access_log", access_log(), "One line for each request; off for none.")
+                .default("off"),
             key(
                 "trusted_proxies",
                 list_of(&text(), 0),
@@ -89,8 +90,8 @@ fn listener() -> Value {
             key("protocol", words(&["http"]), "What is spoken.").default("http"),
             key("max_connections", count(), "Connections served at a time; 0 is no limit.")
                 .default(0),
-            key("timeouts", listener_timeouts(), "How long clients may take."),
-            key("limits", listener_limits(), "How much clients may send."),
+            key("timeouts", listener_timeouts(), "How long clients may take.").default(json!({})),
+            key("limits", listener_limits(), "How much clients may send.").default(json!({})),
         ],
     )
 }

@@ -1,0 +1,192 @@
+//! The configuration as it is in force: what the file says, and what it leaves out.
+
+use super::{
+    changes::{Outline, SECRETS},
+    schema::sections,
+};
+use crate::{
+    filter::Registry,
+    model::{Server, Settings, SettingsValue},
+};
+use serde::ser::{Serialize, SerializeMap, Serializer};
+use serde_json::Value as Schema;
+
+/// What stands in the place of a secret.
+const MASK: &str = "(secret)";
+/// Defaults that follow another key of their section once that is given.
+const FOLLOWERS: [(&str, &str); 3] =
+    [("uri_bytes", "header_bytes"), ("max", "base"), ("max_time", "base_time")];
+
+/// The effective configuration as YAML: environment variables replaced, defaults filled in, secrets
+/// masked. The keys of the file come first, in its order.
+pub(super) fn yaml(outline: &Outline, server: &Server, filters: &Registry) -> String {
+    let Value::Map(mut file) = fill("", &sections::file(filters), Some(outline.root())) else {
+        return String::new();
+    };
+    complete_server(&mut file, server);
+    // A tree of texts, lists and maps can always be written.
+    serde_saphyr::to_string(&Value::Map(file)).unwrap_or_default()
+}
+
+/// A value to be written.
+#[derive(Clone, Debug, PartialEq)]
+enum Value {
+    Text(String),
+    List(Vec<Value>),
+    Map(Vec<(String, Value)>),
+}
+
+impl Serialize for Value {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::Text(text) => match text.parse::<i64>() {
+                Ok(number) if number.to_string() == *text => serializer.serialize_i64(number),
+                _ if text == "true" || text == "false" => serializer.serialize_bool(text == "true"),
+                _ => serializer.serialize_str(text),
+            },
+            Self::List(items) => serializer.collect_seq(items),
+            Self::Map(entries) => {
+                let mut map = serializer.serialize_map(Some(entries.len()))?;
+                for (key, value) in entries {
+                    map.serialize_entry(key, value)?;
+                }
+                map.end()
+            }
+        }
+    }
+}
+
+/// What the process decides where the file does not.
+fn complete_server(file: &mut [(String, Value)], server: &Server) {
+    let Some((_, Value::Map(section))) = file.iter_mut().find(|(key, _)| key == "server") else {
+        return;
+    };
+    for (key, value) in [
+        ("threads", server.threads.to_string()),
+        ("pid_file", server.pid_file.display().to_string()),
+        ("upgrade_sock", server.upgrade_sock.display().to_string()),
+    ] {
+        if !section.iter().any(|(given, _)| given == key) {
+            section.push((key.to_owned(), Value::Text(value)));
+        }
+    }
+}
+
+/// The value of `key` with what its schema has for what is left out.
+fn fill(key: &str, schema: &Schema, value: Option<&Settings>) -> Value {
+    let Some(settings) = value else { return section(schema, &[]) };
+    match &settings.value {
+        SettingsValue::Null => Value::Text("null".to_owned()),
+        SettingsValue::Text(_) if SECRETS.contains(&key) => Value::Text(MASK.to_owned()),
+        SettingsValue::Text(text) => Value::Text(text.clone()),
+        SettingsValue::List(items) => {
+            let schema = form(schema, "items").map_or(&Schema::Null, |form| &form["items"]);
+            Value::List(items.iter().map(|item| fill("", schema, Some(item))).collect())
+        }
+        SettingsValue::Map(entries) => section(schema, entries),
+    }
+}
+
+/// A map with the keys that are given, and the defaults of those that are not.
+fn section(schema: &Schema, given: &[(String, Settings)]) -> Value {
+    let form = form(schema, "properties").or_else(|| self::form(schema, "additionalProperties"));
+    let form = form.unwrap_or(&Schema::Null);
+    let properties = form["properties"].as_object();
+    let of = |key: &str| {
+        let known = properties.and_then(|properties| properties.get(key));
+        known.unwrap_or(&form["additionalProperties"])
+    };
+    let mut map: Vec<_> =
+        given.iter().map(|(key, value)| (key.clone(), fill(key, of(key), Some(value)))).collect();
+    let is_given = |key: &str| given.iter().any(|(name, _)| name == key);
+    let follows =
+        |key: &str| FOLLOWERS.iter().any(|(follower, leader)| *follower == key && is_given(leader));
+    for (key, schema) in properties.into_iter().flatten() {
+        if is_given(key) || follows(key) {
+            continue;
+        }
+        match &schema["default"] {
+            Schema::Null => {}
+            Schema::Object(default) if default.is_empty() => {
+                map.push((key.clone(), fill(key, schema, None)));
+            }
+            default => map.push((key.clone(), literal(default))),
+        }
+    }
+    Value::Map(map)
+}
+
+/// The form of a value that has `part`: the schema itself, or one of its alternatives.
+fn form<'s>(schema: &'s Schema, part: &str) -> Option<&'s Schema> {
+    let has = |schema: &&Schema| schema.get(part).is_some_and(Schema::is_object);
+    let alternatives = schema["anyOf"].as_array().into_iter().flatten();
+    std::iter::once(schema).chain(alternatives).find(has)
+}
+
+fn literal(default: &Schema) -> Value {
+    match default {
+        Schema::String(text) => Value::Text(text.clone()),
+        Schema::Array(items) => Value::List(items.iter().map(literal).collect()),
+        Schema::Object(entries) => {
+            Value::Map(entries.iter().map(|(key, value)| (key.clone(), literal(value))).collect())
+        }
+        other => Value::Text(other.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::{config::parse, filter::Registry};
+    use std::{fs, path::Path};
+
+    fn read(text: &str) -> crate::config::Checked {
+        let env = |name: &str| (name == "SECRET").then(|| "a-secret-of-enough-bytes".to_owned());
+        parse(text, "lb.yaml", Path::new("/"), &env, &Registry::default())
+            .unwrap_or_else(|errors| panic!("{errors}\n{text}"))
+    }
+
+    fn effective(text: &str) -> String {
+        read(text).effective(&Registry::default())
+    }
+
+    #[test]
+    fn it_means_the_same_as_the_file() {
+        let full = Path::new(env!("CARGO_MANIFEST_DIR")).join("conf/full.yaml");
+        let full = fs::read_to_string(full).unwrap();
+        for text in [
+            &*full,
+            "listeners: { web: { address: 0.0.0.0:80, limits: { header_bytes: 2KiB } } }\n\
+             pools: { app: { backends: [a:1], ejection: { base_time: 400s }, \
+             retry: { backoff: { base: 1s } }, sticky: { cookie: c } } }",
+        ] {
+            let yaml = effective(text);
+            // A mask is as long as a secret has to be for this.
+            let again = yaml.replace("(secret)", "a-secret-of-enough-bytes");
+            let text = text
+                .replace("${LB_STICKY_SECRET:-only for this example}", "a-secret-of-enough-bytes");
+            let (before, after) = (read(&text).config, read(&again).config);
+            assert_eq!(format!("{before:?}"), format!("{after:?}"), "{yaml}");
+        }
+    }
+
+    #[test]
+    fn defaults_are_filled_in_and_secrets_masked() {
+        let yaml = effective(
+            "listeners: { web: { address: 0.0.0.0:80 } }\n\
+             pools: { app: { backends: [a:1], sticky: { cookie: c, secret: \"${SECRET}\" } } }",
+        );
+        for line in [
+            "drain_timeout: 30s",
+            "keepalive: 75s",
+            "consecutive_failures: 5",
+            "min_per_second: 3",
+            "secret: (secret)",
+            "same_site: lax",
+            "interval: 5s",
+            "threads: ",
+        ] {
+            assert!(yaml.contains(line), "{line} is not in\n{yaml}");
+        }
+        assert!(!yaml.contains("a-secret"), "{yaml}");
+    }
+}
