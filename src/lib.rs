@@ -26,6 +26,8 @@
 //! | [`proxy`] | Pingora's hooks, header fields, retries, failures to answers |
 //! | [`runtime`] | the compiled configuration and its background tasks |
 //! | [`observe`] | access log and error log |
+//! | [`filter`] | what users extend: the trait, and the filters that come with the library |
+//! | [`testing`] | filters without a socket, and a whole balancer inside of a test |
 //! | [`cli`] | arguments and subcommands |
 
 mod app;
@@ -39,6 +41,7 @@ pub mod pool;
 pub mod proxy;
 pub mod route;
 pub mod runtime;
+pub mod testing;
 
 pub use app::{App, Mode, StartError};
 /// The version of Pingora that this library is built on, so that a program that uses both agrees

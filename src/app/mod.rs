@@ -7,9 +7,12 @@
 //! our [`signals`] say so.
 
 mod files;
+mod in_process;
 mod reload;
 mod service;
 mod signals;
+
+pub(crate) use in_process::Serving;
 
 use crate::{
     config::Checked,

@@ -4,9 +4,10 @@
 use super::{StartError, open_access_log, reload::Reloader, signals::Control};
 use crate::{
     config::Checked,
-    filter::Registry,
+    filter::{Chain, Registry},
     listener::{self, Accepting, Bound, Successor},
     model::{Config, ListenAddress},
+    observe::AccessLog,
     pool::Interner,
     runtime::{Live, Snapshot, Supervisor},
 };
@@ -72,10 +73,7 @@ async fn run(start: Start) -> Result<(), StartError> {
     control.set_access_log(access_log.clone());
     let interner = Arc::new(Interner::default());
     let chains = std::mem::take(&mut checked.filters);
-    let snapshot = Snapshot::compile(&config, chains, &interner, access_log);
-    let mut supervisor = Supervisor::default();
-    supervisor.watch(&snapshot);
-    supervisor.wait_until_checked().await;
+    let (snapshot, supervisor) = warm_up(&config, chains, &interner, access_log).await;
     let (sockets, predecessor) = match sockets {
         Sockets::Bound(sockets) => (sockets, None),
         Sockets::TakenOver(successor) => {
@@ -109,6 +107,20 @@ async fn run(start: Start) -> Result<(), StartError> {
         (Err(error), _) => Err(error),
         (Ok(()), never) => match never {},
     }
+}
+
+/// Compiles a configuration, and waits for the first health checks of its pools.
+pub(super) async fn warm_up(
+    config: &Config,
+    chains: Vec<Chain>,
+    interner: &Arc<Interner>,
+    access_log: Option<Arc<AccessLog>>,
+) -> (Snapshot, Supervisor) {
+    let snapshot = Snapshot::compile(config, chains, interner, access_log);
+    let mut supervisor = Supervisor::default();
+    supervisor.watch(&snapshot);
+    supervisor.wait_until_checked().await;
+    (snapshot, supervisor)
 }
 
 /// Receives the sockets of the running instance, and binds what it does not have.

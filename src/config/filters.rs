@@ -1,24 +1,23 @@
 //! `filters:`, the steps of a route. Their settings are read by the filters themselves.
 
-use super::{diagnostic::Fault, names::Names, reader::Field};
+use super::{diagnostic::Fault, reader::Field};
 use crate::{
-    filter::{Chain, Instance, Setup},
-    model::Settings,
+    filter::{Instance, Setup},
+    model::{PoolName, Settings},
 };
 
 const FILTERS: &str = "a list of filters";
 const FILTER: &str = "one filter: its name and its settings, { name: { ... } }, or its name alone";
 
-/// Reads the filters of a route and makes them.
-pub(super) fn read(field: &Field<'_>, names: &Names<'_>) -> Option<Chain> {
+/// Reads the filters of a route and makes them. They may send requests to these `pools`.
+pub(super) fn read(field: &Field<'_>, pools: &[PoolName]) -> Option<Vec<Instance>> {
     let items = field.items(FILTERS)?;
-    let pools = names.pools();
     // All are read, and so reported, before one that failed takes the list with it.
-    let made: Vec<_> = items.iter().map(|item| make(item, &pools)).collect();
-    made.into_iter().collect::<Option<Vec<_>>>().map(Chain::new)
+    let made: Vec<_> = items.iter().map(|item| make(item, pools)).collect();
+    made.into_iter().collect()
 }
 
-fn make(item: &Field<'_>, pools: &[crate::model::PoolName]) -> Option<Instance> {
+fn make(item: &Field<'_>, pools: &[PoolName]) -> Option<Instance> {
     if item.is_scalar() {
         let name = item.text()?;
         return build(item, &name, &Settings::none(item.position()), pools);
@@ -36,7 +35,7 @@ fn build(
     field: &Field<'_>,
     name: &str,
     settings: &Settings,
-    pools: &[crate::model::PoolName],
+    pools: &[PoolName],
 ) -> Option<Instance> {
     let context = field.context();
     let mut setup = Setup::new(context.base(), pools);

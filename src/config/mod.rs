@@ -51,8 +51,8 @@ pub use quick::{Quick, quick};
 pub use schema::schema;
 
 use crate::{
-    filter::{Chain, Registry},
-    model::{Config, Settings, scalar},
+    filter::{Chain, Instance, Registry},
+    model::{Config, PoolName, Settings, scalar},
 };
 use reader::{Context, Field};
 use std::{
@@ -153,23 +153,46 @@ pub fn parse(
     env: &dyn Fn(&str) -> Option<String>,
     filters: &Registry,
 ) -> Result<Checked, ConfigErrors> {
-    if !filters.faults().is_empty() {
-        return Err(ConfigErrors::general(file, filters.faults()));
+    let context = Context::new(file, base, env, filters);
+    let (((config, filters), outline), warnings) = read_tree(text, context, |root| {
+        let read = document::read(root);
+        // Where something is wrong, it was reported already.
+        let outline = if root.context().has_errors() { None } else { root.settings() };
+        read.zip(Some(outline.unwrap_or_else(|| Settings::none(root.position()))))
+    })?;
+    Ok(Checked { config, filters, outline: Outline::new(outline), source: None, warnings })
+}
+
+/// Reads a list of filters alone, as a route has it, with the names of the pools that they may send
+/// requests to. Messages call the text `filters`; the rest is as for [`parse`].
+pub(crate) fn parse_filters(
+    text: &str,
+    base: &Path,
+    filters: &Registry,
+    pools: &[PoolName],
+) -> Result<Vec<Instance>, ConfigErrors> {
+    let env = |name: &str| std::env::var(name).ok();
+    let context = Context::new("filters", base, &env, filters);
+    let read = |field: &Field<'_>| self::filters::read(field, pools);
+    read_tree(text, context, read).map(|(instances, _)| instances)
+}
+
+/// Reads the YAML in `text` with `read`; its value and the warnings, or all errors.
+fn read_tree<T>(
+    text: &str,
+    context: Context<'_>,
+    read: impl FnOnce(&Field<'_>) -> Option<T>,
+) -> Result<(T, Vec<Diagnostic>), ConfigErrors> {
+    let file = context.file();
+    if !context.filters().faults().is_empty() {
+        return Err(ConfigErrors::general(file, context.filters().faults()));
     }
     let root = tree::parse(text)
         .map_err(|error| ConfigErrors::single(file, error.position, &error.fault))?;
-    let context = Context::new(file, base, env, filters);
-    let (config, outline) = {
-        let root = Field::root(&context, &root);
-        let config = document::read(&root);
-        // Where something is wrong, it was reported already.
-        let outline = if context.has_errors() { None } else { root.settings() };
-        (config, outline.unwrap_or_else(|| Settings::none(root.position())))
-    };
+    let value = read(&Field::root(&context, &root));
     let warnings = context.finish()?;
-    // Whatever yields no configuration has reported why, so this is not reached.
-    let nothing = || Fault::new("no configuration", "listeners and pools");
-    let (config, filters) = config.ok_or_else(|| ConfigErrors::single(file, None, &nothing()))?;
-    let outline = Outline::new(outline);
-    Ok(Checked { config, filters, outline, source: None, warnings })
+    // Whatever yields no value has reported why, so this is not reached.
+    let nothing = || Fault::new("nothing", "a configuration");
+    let value = value.ok_or_else(|| ConfigErrors::single(file, None, &nothing()))?;
+    Ok((value, warnings))
 }

@@ -57,6 +57,11 @@ impl<'a> Context<'a> {
         Self { file, base, env, filters, errors, warnings }
     }
 
+    /// What messages call the file.
+    pub(super) fn file(&self) -> &'a str {
+        self.file
+    }
+
     /// The filters that are known.
     pub(super) fn filters(&self) -> &'a Registry {
         self.filters

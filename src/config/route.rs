@@ -64,7 +64,8 @@ fn read(
     let name = name(&section, index, once);
     let listeners = section.or("listeners", RouteListeners::All, |field| listeners(field, names));
     let matches = section.or("match", Match::default(), matches::read);
-    let filters = section.or("filters", Chain::default(), |field| filters::read(field, names));
+    let chain = |field: &Field<'_>| filters::read(field, &names.pools()).map(Chain::new);
+    let filters = section.or("filters", Chain::default(), chain);
     let action = action(&section, names);
     let timeout = section.optional("timeout", Field::positive_duration);
     Some((Route { name: name?, listeners, matches, action: action?, timeout }, filters))

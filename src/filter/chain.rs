@@ -27,6 +27,53 @@ pub(crate) struct Instance {
     pub(crate) pools: Vec<PoolName>,
 }
 
+/// What went wrong in a hook: it panicked, returned an error, or broke a rule.
+///
+/// ```text
+/// filter api_key panicked in its request hook: index out of bounds
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mishap {
+    /// The name of the filter.
+    pub filter: &'static str,
+    /// The hook: `request`, `request body`, `upstream request`, `response`, `response body` or `log`.
+    pub hook: &'static str,
+    /// Whether it panicked.
+    pub panicked: bool,
+    /// What the panic or the error said.
+    pub text: String,
+}
+
+impl fmt::Display for Mishap {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { filter, hook, panicked, text } = self;
+        let what = if *panicked { "panicked" } else { "failed" };
+        write!(f, "filter {filter} {what} in its {hook} hook: {text}")
+    }
+}
+
+impl Mishap {
+    fn panic(filter: &'static str, hook: &'static str, panic: &(dyn Any + Send)) -> Self {
+        let text = panic.downcast_ref::<&str>().copied();
+        let text = text.or_else(|| panic.downcast_ref::<String>().map(String::as_str));
+        let text = text.unwrap_or("no message").to_owned();
+        Self { filter, hook, panicked: true, text }
+    }
+
+    fn failure(filter: &'static str, hook: &'static str, text: String) -> Self {
+        Self { filter, hook, panicked: false, text }
+    }
+
+    /// Why the request ends by it.
+    fn reason(&self) -> Reason {
+        if self.panicked { Reason::FilterPanic } else { Reason::InternalError }
+    }
+}
+
+/// What a hook that changes the length of a body without having said so is told.
+const CHANGED_LENGTH: &str =
+    "it changed the length of the body, which will_change_body was to say before";
+
 /// The filters of a route, in the order of the file. Cloning it shares them.
 #[derive(Clone, Default)]
 pub struct Chain(Arc<Inner>);
@@ -63,23 +110,18 @@ pub(crate) enum Stop {
 impl Chain {
     pub(crate) fn new(instances: Vec<Instance>) -> Self {
         let mut inner = Inner::default();
-        for (place, Instance { filter, pools }) in instances.into_iter().enumerate() {
-            let hooks = filter.hooks();
-            for (implemented, places) in [
-                (hooks.request, &mut inner.request),
-                (hooks.request_body, &mut inner.request_body),
-                (hooks.upstream_request, &mut inner.upstream_request),
-                (hooks.response, &mut inner.response),
-            ] {
-                if implemented {
-                    places.push(place);
-                }
-            }
-            inner.pools.extend(pools);
-            let (response_body, log) = (AtomicBool::new(true), AtomicBool::new(true));
-            inner.places.push(Place { filter, response_body, log });
+        for instance in instances {
+            inner.push(instance);
         }
         Self(Arc::new(inner))
+    }
+
+    /// Puts these filters after those that are here.
+    pub(crate) fn append(&mut self, instances: Vec<Instance>) {
+        let inner = Arc::get_mut(&mut self.0).expect("a chain that is being made is not shared");
+        for instance in instances {
+            inner.push(instance);
+        }
     }
 
     /// Whether there are no filters.
@@ -117,20 +159,21 @@ impl Chain {
         }
     }
 
-    /// Runs the request hooks. How many filters the request came to is written to `reached`, the one
-    /// that answered included.
+    /// Runs the request hooks. How many filters the request came to is written to `reached`: the one
+    /// that answered counts, the one that panicked does not.
     pub(crate) async fn on_request(
         &self,
         request: &mut Request<'_>,
         reached: &mut usize,
+        mishaps: &mut Vec<Mishap>,
     ) -> Option<Stop> {
         for &place in &self.0.request {
-            *reached = place;
+            // The one at work counts: if the request is given up meanwhile, it is to hear of that.
+            *reached = place + 1;
             request.place = place;
-            let id = request.facts.request_id;
-            let stop = self.settle(place, "request", id, |f| f.on_request(request)).await;
+            let stop = self.settle(place, "request", mishaps, |f| f.on_request(request)).await;
             if let Some((stop, panicked)) = stop {
-                *reached += usize::from(!panicked);
+                *reached -= usize::from(panicked);
                 return Some(stop);
             }
         }
@@ -143,13 +186,24 @@ impl Chain {
         !self.0.request_body.is_empty()
     }
 
-    pub(crate) async fn on_request_body(&self, piece: &mut RequestBody<'_>) -> Option<Stop> {
+    /// Runs the request body hooks on a piece. Its length changes only if it `may_change`.
+    pub(crate) async fn on_request_body(
+        &self,
+        piece: &mut RequestBody<'_>,
+        may_change: bool,
+        mishaps: &mut Vec<Mishap>,
+    ) -> Option<Stop> {
         for &place in &self.0.request_body {
             piece.place = place;
-            let id = piece.facts.request_id;
-            let stop = self.settle(place, "request body", id, |f| f.on_request_body(piece)).await;
-            if let Some((stop, _)) = stop {
+            let before = piece.data.len();
+            let stop = self.settle(place, "request body", mishaps, |f| f.on_request_body(piece));
+            if let Some((stop, _)) = stop.await {
                 return Some(stop);
+            }
+            if before != piece.data.len() && !may_change {
+                let name = self.0.places[place].filter.name();
+                mishaps.push(Mishap::failure(name, "request body", CHANGED_LENGTH.to_owned()));
+                return Some(Stop::Answer(Answer::error(Reason::InternalError)));
             }
         }
         None
@@ -163,13 +217,14 @@ impl Chain {
     pub(crate) async fn on_upstream_request(
         &self,
         request: &mut UpstreamRequest<'_>,
+        mishaps: &mut Vec<Mishap>,
     ) -> Option<Stop> {
         for &place in &self.0.upstream_request {
             request.place = place;
-            let id = request.facts.request_id;
-            let stop =
-                self.settle(place, "upstream request", id, |f| f.on_upstream_request(request));
-            if let Some((stop, _)) = stop.await {
+            let stop = self
+                .settle(place, "upstream request", mishaps, |f| f.on_upstream_request(request))
+                .await;
+            if let Some((stop, _)) = stop {
                 return Some(stop);
             }
         }
@@ -182,11 +237,11 @@ impl Chain {
         &self,
         response: &mut Response<'_>,
         left: &mut usize,
+        mishaps: &mut Vec<Mishap>,
     ) -> Option<Stop> {
         for &place in self.0.response.iter().rev().filter(|place| **place < *left) {
             response.place = place;
-            let id = response.facts.request_id;
-            let stop = self.settle(place, "response", id, |f| f.on_response(response)).await;
+            let stop = self.settle(place, "response", mishaps, |f| f.on_response(response)).await;
             if let Some((stop, _)) = stop {
                 *left = place;
                 return Some(stop);
@@ -196,12 +251,13 @@ impl Chain {
     }
 
     /// Runs the response body hooks of the first `count` filters, the last first. An error says that
-    /// the response must break off, and was logged.
+    /// the response must break off.
     pub(crate) fn on_response_body(
         &self,
         piece: &mut ResponseBody<'_>,
         count: usize,
         may_change: bool,
+        mishaps: &mut Vec<Mishap>,
     ) -> Result<(), Reason> {
         for (index, place) in self.0.places.iter().enumerate().take(count).rev() {
             if !place.response_body.load(Relaxed) {
@@ -214,38 +270,29 @@ impl Chain {
             if std::mem::take(&mut piece.unimplemented) {
                 place.response_body.store(false, Relaxed);
             }
-            let name = place.filter.name();
-            match result {
-                Ok(Ok(())) if before == piece.data.len() || may_change => {}
-                Ok(Ok(())) => {
-                    let what =
-                        "changed the length of a body without saying so in its response hook";
-                    log::error!("request {}: filter {name} {what}", piece.request_id());
-                    return Err(Reason::InternalError);
-                }
-                Ok(Err(failure)) => {
-                    let id = piece.request_id();
-                    log::error!("request {id}: filter {name} failed: {}", said(&failure));
-                    return Err(Reason::InternalError);
-                }
-                Err(panic) => {
-                    report_panic(name, "response body", piece.request_id(), &*panic);
-                    return Err(Reason::FilterPanic);
-                }
-            }
+            let (name, hook) = (place.filter.name(), "response body");
+            let mishap = match result {
+                Ok(Ok(())) if before == piece.data.len() || may_change => continue,
+                Ok(Ok(())) => Mishap::failure(name, hook, CHANGED_LENGTH.to_owned()),
+                Ok(Err(failure)) => Mishap::failure(name, hook, said(&failure)),
+                Err(panic) => Mishap::panic(name, hook, &*panic),
+            };
+            let reason = mishap.reason();
+            mishaps.push(mishap);
+            return Err(reason);
         }
         Ok(())
     }
 
-    /// Runs the log hooks of the first `count` filters.
-    pub(crate) fn on_log(&self, ended: &mut Ended<'_>, count: usize) {
+    /// Runs the log hooks of the first `count` filters. One that panics keeps no other from its own.
+    pub(crate) fn on_log(&self, ended: &mut Ended<'_>, count: usize, mishaps: &mut Vec<Mishap>) {
         for (index, place) in self.0.places.iter().enumerate().take(count) {
             if !place.log.load(Relaxed) {
                 continue;
             }
             ended.place = index;
             if let Err(panic) = catch_unwind(AssertUnwindSafe(|| place.filter.on_log(ended))) {
-                report_panic(place.filter.name(), "log", ended.request_id(), &*panic);
+                mishaps.push(Mishap::panic(place.filter.name(), "log", &*panic));
             }
             if ended.unimplemented.take() {
                 place.log.store(false, Relaxed);
@@ -258,32 +305,45 @@ impl Chain {
     async fn settle<'a>(
         &'a self,
         place: usize,
-        hook: &str,
-        request_id: &http::HeaderValue,
+        hook: &'static str,
+        mishaps: &mut Vec<Mishap>,
         call: impl FnOnce(&'a dyn Erased) -> Hooked<'a>,
     ) -> Option<(Stop, bool)> {
         let filter = &*self.0.places[place].filter;
-        let id = || request_id.to_str().unwrap_or("-");
-        match caught(|| call(filter)).await {
-            Ok(Ok(Flow::Continue)) => None,
+        let mishap = match caught(|| call(filter)).await {
+            Ok(Ok(Flow::Continue)) => return None,
             Ok(Ok(Flow::Answer(answer)) | Err(Failure(Kind::Answer(answer)))) => {
-                Some((Stop::Answer(answer), false))
+                return Some((Stop::Answer(answer), false));
             }
-            Ok(Err(Failure(Kind::Connection(error)))) => Some((Stop::Connection(error), false)),
-            Ok(Err(failure)) => {
-                log::error!(
-                    "request {}: filter {} failed: {}",
-                    id(),
-                    filter.name(),
-                    said(&failure)
-                );
-                Some((Stop::Answer(Answer::error(Reason::InternalError)), false))
+            Ok(Err(Failure(Kind::Connection(error)))) => {
+                return Some((Stop::Connection(error), false));
             }
-            Err(panic) => {
-                report_panic(filter.name(), hook, id(), &*panic);
-                Some((Stop::Answer(Answer::error(Reason::FilterPanic)), true))
+            Ok(Err(failure)) => Mishap::failure(filter.name(), hook, said(&failure)),
+            Err(panic) => Mishap::panic(filter.name(), hook, &*panic),
+        };
+        let stop = Stop::Answer(Answer::error(mishap.reason()));
+        let panicked = mishap.panicked;
+        mishaps.push(mishap);
+        Some((stop, panicked))
+    }
+}
+
+impl Inner {
+    fn push(&mut self, Instance { filter, pools }: Instance) {
+        let (place, hooks) = (self.places.len(), filter.hooks());
+        for (implemented, places) in [
+            (hooks.request, &mut self.request),
+            (hooks.request_body, &mut self.request_body),
+            (hooks.upstream_request, &mut self.upstream_request),
+            (hooks.response, &mut self.response),
+        ] {
+            if implemented {
+                places.push(place);
             }
         }
+        self.pools.extend(pools);
+        let (response_body, log) = (AtomicBool::new(true), AtomicBool::new(true));
+        self.places.push(Place { filter, response_body, log });
     }
 }
 
@@ -303,13 +363,6 @@ async fn caught<F: Future>(call: impl FnOnce() -> F) -> Result<F::Output, Box<dy
         Err(panic) => Poll::Ready(Err(panic)),
     })
     .await
-}
-
-fn report_panic(filter: &str, hook: &str, request_id: &str, panic: &(dyn Any + Send)) {
-    let text = panic.downcast_ref::<&str>().copied();
-    let text = text.or_else(|| panic.downcast_ref::<String>().map(String::as_str));
-    let text = text.unwrap_or("no message");
-    log::error!("request {request_id}: filter {filter} panicked in its {hook} hook: {text}");
 }
 
 fn said(failure: &Failure) -> String {

@@ -26,13 +26,15 @@ mod erased;
 mod facts;
 mod fields;
 mod flow;
+mod passage;
 mod registry;
 mod request;
 mod response;
 pub mod settings;
 
+pub use crate::model::Reason;
 pub use answer::Answer;
-pub use chain::Chain;
+pub use chain::{Chain, Mishap};
 pub use fields::FieldError;
 pub use flow::{Failure, Flow, Result};
 pub use registry::{PoolRef, Registry, SettingsError, Setup};
@@ -40,9 +42,10 @@ pub use request::{MAX_READ_AHEAD, Request, RequestBody, TargetError, UpstreamReq
 pub use response::{Ended, Response, ResponseBody};
 
 pub(crate) use chain::{Instance, Stop};
-pub(crate) use facts::{Facts, Slots, Variables};
-pub(crate) use request::{Choices, Incoming, Reading, host_of, target_of};
-pub(crate) use response::Origin;
+pub(crate) use facts::{Facts, Variables};
+pub(crate) use passage::{Outcome, Passage, Progress};
+pub(crate) use registry::instance;
+pub(crate) use request::{Incoming, Reading, host_of, target_of};
 
 use erased::NotImplemented;
 use schemars::JsonSchema;
@@ -125,7 +128,8 @@ pub trait Filter: Sized + Send + Sync + 'static {
         NotImplemented
     }
 
-    /// A piece of the body on its way to the backend. A retry sends the pieces anew.
+    /// A piece of the body on its way to the backend. A retry sends the pieces anew. It is not
+    /// called for a request without a body.
     fn on_request_body(&self, piece: &mut RequestBody<'_>) -> impl Future<Output = Result> + Send {
         let _ = piece;
         NotImplemented

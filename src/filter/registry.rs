@@ -111,7 +111,15 @@ fn is_name(name: &str) -> bool {
 
 fn build<F: Filter>(node: &Settings, setup: &mut Setup<'_>) -> Result<Instance, SettingsError> {
     let settings = settings::read::<F::Settings>(node, setup.base)?;
-    let filter = F::new(settings, setup).map_err(|error| error.locate(node))?;
+    instance::<F>(settings, setup).map_err(|error| error.locate(node))
+}
+
+/// Makes the filter `F` from settings that were read.
+pub(crate) fn instance<F: Filter>(
+    settings: F::Settings,
+    setup: &mut Setup<'_>,
+) -> Result<Instance, SettingsError> {
+    let filter = F::new(settings, setup)?;
     Ok(Instance { filter: Box::new(filter), pools: std::mem::take(&mut setup.used) })
 }
 

@@ -6,6 +6,7 @@ use crate::{
     pool::{Lease, Member, Outcome, Pool, Tried},
     runtime::{Route, Snapshot},
 };
+use bytes::Bytes;
 use http::{HeaderValue, Method, StatusCode, header};
 use pingora::{Result, http::RequestHeader};
 use pingora_proxy::Session;
@@ -75,6 +76,8 @@ pub struct Exchange {
     pub(super) reason: Reason,
     /// The status of an answer of ours; a backend's is read from the session.
     pub(super) own_status: Option<StatusCode>,
+    /// The bytes of the body of an answer that is sent without a session.
+    pub(super) own_bytes: u64,
     /// What the client wants for its connection, in Pingora's terms.
     pub(super) keepalive: Option<u64>,
     /// What the route's filters have done so far.
@@ -144,6 +147,7 @@ impl Exchange {
             upstream_time: None,
             reason: Reason::Ok,
             own_status: None,
+            own_bytes: 0,
             keepalive: None,
             filtering: Filtering::default(),
             sketch: None,
@@ -160,11 +164,14 @@ impl Exchange {
         let sketch = self.sketch.take();
         let head = sketch.as_ref().and_then(|sketch| sketch.head.as_deref());
         let prefers_json = sketch.as_ref().is_some_and(|sketch| sketch.prefers_json);
+        let to_head = sketch.as_ref().is_some_and(|sketch| sketch.method == Method::HEAD);
         let response = self.own_response(head, answer, prefers_json).await;
         self.sketch = sketch;
         match response {
             Ok((head, body)) => {
+                let body = if to_head { Bytes::new() } else { body };
                 self.own_status = Some(head.status);
+                self.own_bytes = body.len() as u64;
                 answer::closing(&head, &body)
             }
             Err(_) => Vec::new(),
@@ -256,9 +263,10 @@ fn asks_for_upgrade(session: &Session) -> bool {
         && options.any(|option| option.trim().eq_ignore_ascii_case("upgrade"))
 }
 
-/// A client at fault may be out of step with us; a backend's fault says nothing of the client.
+/// A client at fault may be out of step with us; a backend's or a filter's fault says nothing of the
+/// client.
 fn is_reusable_after(reason: Reason) -> bool {
-    !matches!(reason, Reason::BadRequest | Reason::ClientTimeout | Reason::InternalError)
+    !matches!(reason, Reason::BadRequest | Reason::ClientTimeout)
 }
 
 impl Sketch {

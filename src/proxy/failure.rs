@@ -32,6 +32,10 @@ pub(super) async fn answer(
         context.link.break_off(session.response_written().is_some_and(tells_its_length));
         return FailToProxy { error_code: 0, can_reuse_downstream: false };
     }
+    if refusal.is_none() && reason == Reason::InternalError {
+        // Nobody knows what state that left behind.
+        session.set_keepalive(None);
+    }
     if !session.as_mut().is_body_done() {
         // Pingora gives the connection up now, so what is left of the body is never read.
         session.set_keepalive(None);

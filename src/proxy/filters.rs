@@ -1,15 +1,12 @@
 //! A request and its filters: what each hook is given, and what comes of it.
 
-use super::{Exchange, Link, RequestBody, forward::FORWARDED_PROTO};
+use super::{Exchange, Link, RequestBody, answer::render, forward::FORWARDED_PROTO};
 use crate::{
-    filter::{
-        self, Answer, Chain, Choices, Facts, Incoming, Origin, Reading, Slots, Stop, host_of,
-        target_of,
-    },
+    filter::{Answer, Facts, Incoming, Outcome, Passage, Progress, Reading, Stop},
     model::Reason,
 };
 use bytes::Bytes;
-use http::{StatusCode, header};
+use http::{HeaderValue, Method, StatusCode, header};
 use pingora::{
     Error, ErrorType, Result,
     http::{RequestHeader, ResponseHeader},
@@ -19,42 +16,9 @@ use pingora_proxy::Session;
 /// What the filters of a route have done with one request so far.
 #[derive(Debug, Default)]
 pub(super) struct Filtering {
-    slots: Slots,
-    /// How many filters the request came to.
-    reached: usize,
-    /// How many of them have their response hook before them still, and see the pieces of its body.
-    responding: usize,
-    pub(super) choices: Choices,
-    /// The bytes of the body that went to the filters in this try.
-    body_offset: u64,
-    /// Whether a filter changes the length of the response's body.
-    changes_response: bool,
+    pub(super) progress: Progress,
     /// What ends the request, for the hook that turns failures into answers.
     pub(super) refusal: Option<Answer>,
-}
-
-impl Filtering {
-    /// A try begins, and with it the body.
-    pub(super) fn begin_try(&mut self) {
-        self.body_offset = 0;
-    }
-}
-
-/// An exchange taken apart, so that hooks can be given some of it to change and some to look at.
-struct Parts<'e> {
-    chain: &'e Chain,
-    facts: Facts<'e>,
-    filtering: &'e mut Filtering,
-    rewritten: &'e mut Option<String>,
-    pool: Option<&'e str>,
-    backend: Option<&'e str>,
-    tries: u32,
-}
-
-impl Parts<'_> {
-    fn origin(&self, own: Option<Reason>) -> Origin<'_> {
-        Origin { pool: self.pool, backend: self.backend, own }
-    }
 }
 
 /// The session as request hooks see it.
@@ -78,8 +42,11 @@ impl Incoming for Arriving<'_> {
 }
 
 /// Reads a body of at most `limit` bytes into the buffer that Pingora keeps for retries, from which
-/// the backend gets it.
+/// the backend gets it. `None` if it is longer.
 async fn read_ahead(session: &mut Session, link: &Link, limit: usize) -> Result<Option<Bytes>> {
+    if announced_length(session.req_header()).is_some_and(|length| length > limit as u64) {
+        return Ok(None);
+    }
     let expects = session.req_header_mut().remove_header(&header::EXPECT).is_some();
     if expects {
         // The client waits for somebody to want the body; now the backend will not be asked.
@@ -95,7 +62,13 @@ async fn read_ahead(session: &mut Session, link: &Link, limit: usize) -> Result<
         };
         length += piece.len();
     }
-    Ok((length <= limit).then(|| body.get_retry_buffer().unwrap_or_default()))
+    let whole = length <= limit && !body.retry_buffer_truncated();
+    Ok(whole.then(|| body.get_retry_buffer().unwrap_or_default()))
+}
+
+/// The length of a body whose head says it; chunks come without.
+fn announced_length(head: &RequestHeader) -> Option<u64> {
+    head.headers.get(header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
 }
 
 /// The error by which a hook of Pingora's ends a request that a filter stopped.
@@ -104,8 +77,8 @@ fn stopped() -> Result<()> {
 }
 
 impl Exchange {
-    /// The exchange in parts if its route has filters.
-    fn parts(&mut self) -> Option<Parts<'_>> {
+    /// The exchange before the filters of its route, if that has any.
+    fn passage(&mut self) -> Option<Passage<'_>> {
         let route = &self.snapshot.routes[self.route?];
         if route.filters.is_empty() {
             return None;
@@ -118,10 +91,10 @@ impl Exchange {
             request_id: &self.request_id,
             received: self.received,
         };
-        Some(Parts {
+        Some(Passage {
             chain: &route.filters,
             facts,
-            filtering: &mut self.filtering,
+            progress: &mut self.filtering.progress,
             rewritten: &mut self.rewritten,
             pool: self.pool.as_ref().map(|pool| pool.spec().name.as_str()),
             backend: self.lease.as_ref().map(|lease| lease.name().as_str()),
@@ -129,18 +102,21 @@ impl Exchange {
         })
     }
 
+    /// Logs what went wrong in hooks.
+    fn report_mishaps(&mut self) {
+        let mishaps = self.filtering.progress.take_mishaps();
+        let id = self.request_id.to_str().unwrap_or("-");
+        for mishap in mishaps {
+            log::error!("request {id}: {mishap}");
+        }
+    }
+
     /// Runs the request hooks; an answer is to be given at once.
     pub(super) async fn filter_request(&mut self, session: &mut Session) -> Result<Option<Answer>> {
         let link = self.link.clone();
-        let Some(Parts { chain, facts, filtering, rewritten, .. }) = self.parts() else {
-            return Ok(None);
-        };
-        let Filtering { slots, choices, reached, .. } = filtering;
-        let mut incoming = Arriving { session, link: &link };
-        let mut request =
-            filter::Request { incoming: &mut incoming, facts, rewritten, choices, slots, place: 0 };
-        let stop = chain.on_request(&mut request, reached).await;
-        filtering.responding = filtering.reached;
+        let Some(mut passage) = self.passage() else { return Ok(None) };
+        let stop = passage.request(&mut Arriving { session, link: &link }).await;
+        self.report_mishaps();
         if session.as_mut().is_body_done() {
             self.body = RequestBody::Whole;
         }
@@ -149,6 +125,10 @@ impl Exchange {
             session.set_close_on_response_before_downstream_finish(false);
         }
         match stop {
+            // A filter read more than can be kept for the backend, and went on all the same.
+            None if session.as_ref().retry_buffer_truncated() => {
+                Ok(Some(Answer::new(StatusCode::PAYLOAD_TOO_LARGE)))
+            }
             None => Ok(None),
             Some(Stop::Answer(answer)) => Ok(Some(answer)),
             Some(Stop::Connection(error)) => Err(error),
@@ -161,72 +141,16 @@ impl Exchange {
         body: &mut Option<Bytes>,
         end: bool,
     ) -> Result<()> {
-        let Some(Parts { chain, facts, filtering, .. }) = self.parts() else { return Ok(()) };
-        if !chain.sees_request_body() {
-            return Ok(());
-        }
-        let mut data = body.take().unwrap_or_default();
-        let length = data.len() as u64;
-        let offset = filtering.body_offset;
-        let slots = &mut filtering.slots;
-        let mut piece =
-            filter::RequestBody { data: &mut data, offset, end, facts, slots, place: 0 };
-        let stop = chain.on_request_body(&mut piece).await;
-        filtering.body_offset += length;
-        // `None` would be the end of the body.
-        *body = (!data.is_empty() || !end).then_some(data);
+        let Some(mut passage) = self.passage() else { return Ok(()) };
+        let stop = passage.request_body(body, end).await;
         self.stop(stop)
     }
 
     /// Runs the hooks on the request that a backend is about to get.
     pub(super) async fn filter_upstream_request(&mut self, head: &mut RequestHeader) -> Result<()> {
-        let Some(parts) = self.parts() else { return Ok(()) };
-        if parts.filtering.choices.changes_body {
-            head.remove_header(&header::CONTENT_LENGTH);
-        }
-        if !parts.chain.sees_upstream_request() {
-            return Ok(());
-        }
-        let target = target_of(parts.rewritten.as_deref(), head).into_owned();
-        let host = host_of(head).into_owned();
-        let mut request = filter::UpstreamRequest {
-            head,
-            facts: parts.facts,
-            target: &target,
-            host: &host,
-            pool: parts.pool.unwrap_or(""),
-            backend: parts.backend.unwrap_or(""),
-            tries: parts.tries,
-            slots: &mut parts.filtering.slots,
-            place: 0,
-        };
-        let stop = parts.chain.on_upstream_request(&mut request).await;
+        let Some(mut passage) = self.passage() else { return Ok(()) };
+        let stop = passage.upstream_request(head).await;
         self.stop(stop)
-    }
-
-    /// Runs the response hooks that are left on a head; an answer is to be given instead of it.
-    /// `own` is the reason of an answer of ours.
-    async fn run_response_hooks(
-        &mut self,
-        request: &RequestHeader,
-        head: &mut ResponseHeader,
-        own: Option<Reason>,
-    ) -> Option<Stop> {
-        let parts = self.parts()?;
-        let origin = Origin { pool: parts.pool, backend: parts.backend, own };
-        let target = target_of(parts.rewritten.as_deref(), request);
-        let Filtering { slots, responding, changes_response, .. } = parts.filtering;
-        let mut response = filter::Response {
-            head,
-            request,
-            target: &target,
-            facts: parts.facts,
-            origin,
-            changes_body: changes_response,
-            slots,
-            place: 0,
-        };
-        parts.chain.on_response(&mut response, responding).await
     }
 
     /// Runs the response hooks on what a backend answered. Whether its length changes is returned.
@@ -235,9 +159,11 @@ impl Exchange {
         request: &RequestHeader,
         head: &mut ResponseHeader,
     ) -> Result<bool> {
-        let stop = self.run_response_hooks(request, head, None).await;
+        let Some(mut passage) = self.passage() else { return Ok(false) };
+        let stop = passage.response(request, head, None).await;
+        let rechunk = passage.changes_response();
         self.stop(stop)?;
-        Ok(self.filtering.changes_response)
+        Ok(rechunk)
     }
 
     /// Runs the hooks on a piece of the response's body.
@@ -246,19 +172,8 @@ impl Exchange {
         body: &mut Option<Bytes>,
         end: bool,
     ) -> Result<()> {
-        let Some(Parts { chain, facts, filtering, .. }) = self.parts() else { return Ok(()) };
-        let Filtering { slots, responding, changes_response, .. } = filtering;
-        let mut data = body.take().unwrap_or_default();
-        let mut piece = filter::ResponseBody {
-            data: &mut data,
-            end,
-            facts,
-            slots,
-            place: 0,
-            unimplemented: false,
-        };
-        let done = chain.on_response_body(&mut piece, *responding, *changes_response);
-        *body = (!data.is_empty()).then_some(data);
+        let Some(mut passage) = self.passage() else { return Ok(()) };
+        let done = passage.response_body(body, end);
         self.stop(done.err().map(|reason| Stop::Answer(Answer::error(reason))))
     }
 
@@ -266,82 +181,99 @@ impl Exchange {
     pub(super) async fn own_response(
         &mut self,
         request: Option<&RequestHeader>,
-        mut answer: Answer,
+        answer: Answer,
         prefers_json: bool,
     ) -> Result<(ResponseHeader, Bytes)> {
+        let id = self.request_id.clone();
         self.reason = answer.reason;
-        loop {
-            self.filtering.changes_response = false;
-            let reason = self.reason;
-            let (mut head, body) = super::answer::render(answer, &self.request_id, prefers_json)?;
-            let Some(request) = request else { return Ok((head, body)) };
-            match self.run_response_hooks(request, &mut head, Some(reason)).await {
-                None => return Ok(self.own_body(head, body)),
-                // Fewer filters are left each time, so this ends. The client gets another answer, but
-                // what went wrong stays what it was.
-                Some(Stop::Answer(other)) => {
-                    if reason == Reason::Ok || other.reason.is_ours() {
-                        self.reason = other.reason;
-                    }
-                    answer = other;
-                }
-                Some(Stop::Connection(error)) => return Err(error),
-            }
-        }
-    }
-
-    /// The body of an answer of ours as the filters leave it. If they fail, it is left as it is.
-    fn own_body(&mut self, mut head: ResponseHeader, body: Bytes) -> (ResponseHeader, Bytes) {
-        if !self.filtering.changes_response {
-            return (head, body);
-        }
-        let mut filtered = Some(body.clone());
-        let body = match self.filter_response_body(&mut filtered, true) {
-            Ok(()) => filtered.unwrap_or_default(),
-            Err(_) => body,
-        };
-        // A number is a good value.
-        let _ = head.insert_header(header::CONTENT_LENGTH, body.len());
-        (head, body)
+        let mut passage = self.passage();
+        let way = passage.as_mut().zip(request);
+        let response = own_response(way, answer, &id, prefers_json).await;
+        self.report_mishaps();
+        let (head, body, reason) = response?;
+        self.reason = reason;
+        Ok((head, body))
     }
 
     /// Runs the log hooks.
-    pub(super) fn filter_log(&mut self, request: Option<&RequestHeader>, ended: &Outcome) {
+    pub(super) fn filter_log(&mut self, request: Option<&RequestHeader>, ended: &Ending) {
+        let &Ending { status, bytes_in, bytes_out } = ended;
         let (reason, duration) = (self.reason, self.began.elapsed());
-        let Some(parts) = self.parts() else { return };
-        let mut ended = filter::Ended {
-            request,
-            facts: parts.facts,
-            origin: parts.origin(None),
-            status: ended.status,
-            reason,
-            duration,
-            tries: parts.tries,
-            bytes_in: ended.bytes_in,
-            bytes_out: ended.bytes_out,
-            slots: &parts.filtering.slots,
-            place: 0,
-            unimplemented: false.into(),
-        };
-        parts.chain.on_log(&mut ended, parts.filtering.reached);
+        let Some(mut passage) = self.passage() else { return };
+        passage.log(request, &Outcome { status, reason, duration, bytes_in, bytes_out });
+        self.report_mishaps();
     }
 
     /// Ends the request if a filter said so.
     fn stop(&mut self, stop: Option<Stop>) -> Result<()> {
+        let Some(stop) = stop else { return Ok(()) };
+        self.report_mishaps();
         match stop {
-            None => Ok(()),
-            Some(Stop::Answer(answer)) => {
+            Stop::Answer(answer) => {
                 self.filtering.refusal = Some(answer);
                 stopped()
             }
-            Some(Stop::Connection(error)) => Err(error),
+            Stop::Connection(error) => Err(error),
         }
     }
 }
 
+/// An answer of ours as the filters on its `way` leave it: its head, its body, and why it is given.
+pub(crate) async fn own_response(
+    way: Option<(&mut Passage<'_>, &RequestHeader)>,
+    mut answer: Answer,
+    request_id: &HeaderValue,
+    prefers_json: bool,
+) -> Result<(ResponseHeader, Bytes, Reason)> {
+    let mut reason = answer.reason;
+    let Some((passage, request)) = way else {
+        let (head, body) = render(answer, request_id, prefers_json)?;
+        return Ok((head, body, reason));
+    };
+    loop {
+        let (mut head, body) = render(answer, request_id, prefers_json)?;
+        match passage.response(request, &mut head, Some(reason)).await {
+            None => {
+                let body = own_body(passage, request, &mut head, body);
+                return Ok((head, body, reason));
+            }
+            // Fewer filters are left each time, so this ends. The client gets another answer, but
+            // what went wrong stays what it was.
+            Some(Stop::Answer(other)) => {
+                if reason == Reason::Ok || other.reason.is_ours() {
+                    reason = other.reason;
+                }
+                answer = other;
+            }
+            Some(Stop::Connection(error)) => return Err(error),
+        }
+    }
+}
+
+/// The body of an answer of ours as the filters leave it. If they fail, it is left as it is.
+fn own_body(
+    passage: &mut Passage<'_>,
+    request: &RequestHeader,
+    head: &mut ResponseHeader,
+    body: Bytes,
+) -> Bytes {
+    let bare = matches!(head.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
+    if bare {
+        return Bytes::new();
+    }
+    let mut filtered = Some(body.clone());
+    let body = match passage.response_body(&mut filtered, true) {
+        Ok(()) => filtered.unwrap_or_default(),
+        Err(_) => body,
+    };
+    // A number is a good value.
+    let _ = head.insert_header(header::CONTENT_LENGTH, body.len());
+    if request.method == Method::HEAD { Bytes::new() } else { body }
+}
+
 /// How a request ended, as far as the exchange does not know.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Outcome {
+pub(super) struct Ending {
     pub(super) status: StatusCode,
     pub(super) bytes_in: u64,
     pub(super) bytes_out: u64,

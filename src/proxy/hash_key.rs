@@ -15,7 +15,7 @@ pub(super) fn of(balance: &Balance, exchange: &Exchange, request: &RequestHeader
     if !balance.policy.is_hashing() {
         return None;
     }
-    if let Some(key) = &exchange.filtering.choices.hash_key {
+    if let Some(key) = &exchange.filtering.progress.choices.hash_key {
         return Some(hash(key));
     }
     let target = || exchange.target(request);

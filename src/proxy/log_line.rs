@@ -1,6 +1,6 @@
 //! From an exchange to its line in the access log.
 
-use super::{Exchange, Reason, filters::Outcome};
+use super::{Exchange, Reason, filters::Ending};
 use crate::filter::host_of;
 use crate::{observe::AccessRecord, runtime::Snapshot};
 use http::{HeaderName, HeaderValue, StatusCode, header};
@@ -16,7 +16,7 @@ pub(super) fn log(session: &Session, exchange: &mut Exchange) {
     let status = status(session, exchange);
     let (bytes_in, bytes_out) =
         (session.body_bytes_read() as u64, session.body_bytes_sent() as u64);
-    exchange.filter_log(Some(request), &Outcome { status, bytes_in, bytes_out });
+    exchange.filter_log(Some(request), &Ending { status, bytes_in, bytes_out });
     let Some(access_log) = &exchange.snapshot.access_log else { return };
     let field = |name: HeaderName| request.headers.get(name).map(HeaderValue::as_bytes);
     let target = String::from_utf8_lossy(request.raw_path());
@@ -55,7 +55,8 @@ pub fn log_abandoned(exchange: &mut Exchange, reason: Reason) {
     let status = exchange.own_status.unwrap_or(reason.status());
     let sketch = exchange.sketch.take();
     let head = sketch.as_ref().and_then(|sketch| sketch.head.as_deref());
-    exchange.filter_log(head, &Outcome { status, bytes_in: 0, bytes_out: 0 });
+    let bytes_out = exchange.own_bytes;
+    exchange.filter_log(head, &Ending { status, bytes_in: 0, bytes_out });
     exchange.sketch = sketch;
     let Some(access_log) = &exchange.snapshot.access_log else { return };
     let Some(sketch) = &exchange.sketch else { return };
@@ -63,6 +64,7 @@ pub fn log_abandoned(exchange: &mut Exchange, reason: Reason) {
         method: sketch.method.as_str(),
         host: &sketch.host,
         path: &sketch.target,
+        bytes_out,
         ..record(exchange, status, reason)
     });
 }

@@ -24,6 +24,7 @@ pub use crate::model::Reason;
 pub use answer::closing_refusal;
 pub use client::new_request_id;
 pub use exchange::{Exchange, RequestBody};
+pub(crate) use filters::own_response;
 pub use link::{BrokenOff, Fault, Link};
 pub use log_line::{Refused, log_abandoned, log_refused};
 

@@ -45,7 +45,8 @@ impl Exchange {
     fn act(&mut self, request: &RequestHeader) -> Option<Answer> {
         let snapshot = self.snapshot.clone();
         let route = self.route.map(|index| &snapshot.routes[index])?;
-        let chosen = self.filtering.choices.pool.as_ref().map(|pool| &snapshot.pools[pool.index]);
+        let chosen =
+            self.filtering.progress.choices.pool.as_ref().map(|pool| &snapshot.pools[pool.index]);
         let pool = match (&route.action, chosen) {
             (_, Some(pool)) => pool,
             (Action::Proxy(pools), None) => pools.choose(&mut rand::rng()),

@@ -117,7 +117,7 @@ impl Exchange {
             self.tried.add(lease);
         }
         self.try_began = Instant::now();
-        self.filtering.begin_try();
+        self.filtering.progress.begin_try();
         self.link.forget_timeout();
         self.reported = false;
         self.connect_time = None;

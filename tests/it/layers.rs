@@ -1,7 +1,7 @@
 //! The walls between the modules: who may import whom.
 //!
 //! ```text
-//! main -> cli -> app -> { listener, admin } -> { proxy, tcp } -> runtime -> { route, pool, filter } -> model
+//! main -> cli, testing -> app -> { listener, admin } -> { proxy, tcp } -> runtime -> { route, pool, filter } -> model
 //!                app -> config -> filter -> model  observe: imported by anyone, imports only model
 //! ```
 
@@ -16,6 +16,7 @@ use std::{
 const ALLOWED: &[(&str, &[&str])] = &[
     ("main", &["cli", "app"]),
     ("cli", &["app", "config", "filter", "model", "observe"]),
+    ("testing", &["app", "config", "filter", "listener", "proxy", "route", "model"]),
     (
         "app",
         &[

@@ -6,6 +6,7 @@ pub mod http;
 pub mod lb;
 pub mod load;
 pub mod origin;
+pub mod probe;
 
 pub use address::{Address, FullBacklog, Reserved};
 pub use client::{Client, get, request};
