@@ -7,6 +7,7 @@ use super::{
     flow::Result,
     settings::Template,
 };
+use crate::model::normal_path;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, header};
 use pingora::{BError, http::RequestHeader};
@@ -121,17 +122,14 @@ impl Request<'_> {
         Ok(())
     }
 
-    /// Sets the path and the query that later filters and the backend see. The route stays as it is.
+    /// Sets the path and the query that later filters and the backend see, the path in normal form.
+    /// The route stays as it is.
     ///
     /// # Errors
-    /// When it does not begin with a slash, or has characters that no target may have.
+    /// When it does not begin with a slash, leads above the root with `..` segments, or has
+    /// characters that no target may have.
     pub fn set_target(&mut self, target: impl Into<String>) -> Result<(), TargetError> {
-        let target = target.into();
-        let visible = |byte: u8| (0x21..=0x7e).contains(&byte) && byte != b'#';
-        if !target.starts_with('/') || !target.bytes().all(visible) {
-            return Err(TargetError);
-        }
-        *self.rewritten = Some(target);
+        *self.rewritten = Some(normal_target(target.into())?);
         Ok(())
     }
 
@@ -182,8 +180,24 @@ impl Request<'_> {
 
 /// A text that cannot be a request's target.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("a target begins with a slash and has visible ASCII characters without # only")]
+#[error(
+    "a target begins with a slash, stays below it, and has visible ASCII characters without # only"
+)]
 pub struct TargetError;
+
+/// A target with its path in normal form.
+fn normal_target(target: String) -> Result<String, TargetError> {
+    let visible = |byte: u8| (0x21..=0x7e).contains(&byte) && byte != b'#';
+    if !target.starts_with('/') || !target.bytes().all(visible) {
+        return Err(TargetError);
+    }
+    let (path, query) = split_target(&target);
+    match (normal_path(path).map_err(|_| TargetError)?, query) {
+        (Cow::Borrowed(_), _) => Ok(target),
+        (Cow::Owned(path), Some(query)) => Ok(format!("{path}?{query}")),
+        (Cow::Owned(path), None) => Ok(path),
+    }
+}
 
 /// A piece of a request's body on its way to the backend.
 pub struct RequestBody<'r> {
@@ -353,5 +367,28 @@ pub(crate) fn host_of(head: &RequestHeader) -> Cow<'_, str> {
         Cow::Owned(host.to_ascii_lowercase())
     } else {
         Cow::Borrowed(host)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_target_is_set_in_normal_form_or_not_at_all() {
+        let set = |target: &str| normal_target(target.to_owned());
+        for (target, normal) in [
+            ("/", "/"),
+            ("/a?b=/../c", "/a?b=/../c"),
+            ("/a/../b?c", "/b?c"),
+            ("/a/%2e%2E/b", "/b"),
+            ("//a", "//a"),
+        ] {
+            assert_eq!(set(target).as_deref(), Ok(normal), "{target}");
+        }
+        for bad in ["", "a", "*", "/..", "/a/../../b", "/%2e%2e", "/a b", "/a#b", "/\u{e9}", "/%00"]
+        {
+            assert_eq!(set(bad), Err(TargetError), "{bad}");
+        }
     }
 }

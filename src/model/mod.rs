@@ -12,6 +12,7 @@ mod host;
 mod listener;
 mod name;
 mod number;
+mod path;
 mod pool;
 mod reason;
 mod route;
@@ -28,6 +29,7 @@ pub use host::host_without_port;
 pub use listener::{Listener, ListenerLimits, ListenerTimeouts};
 pub use name::{BackendName, InvalidName, ListenerName, PoolName, RouteName};
 pub use number::{OutOfRange, Percent, Weight};
+pub use path::{PathError, normal_path};
 pub use pool::{
     Backend, BackendState, Backoff, Budget, Ejection, HealthCheck, HostHeader, HttpProbe, Pool,
     PoolLimits, PoolTimeouts, Probe, Retry, RetryOn, SameSite, Secure, StatusRange, Sticky,

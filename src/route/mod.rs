@@ -9,12 +9,11 @@
 mod decode;
 mod index;
 mod rule;
-mod target;
 #[cfg(test)]
 mod tests;
 
+pub use crate::model::{PathError, normal_path};
 pub use rule::Condition;
-pub use target::{PathError, normal_path};
 
 use crate::model::{self, HostPattern};
 use http::{HeaderMap, Method};

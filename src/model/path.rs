@@ -1,4 +1,4 @@
-//! The parts of a request's target in the form in which they are compared.
+//! A path in the form in which paths are compared.
 
 use std::borrow::Cow;
 
