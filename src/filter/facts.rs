@@ -100,7 +100,7 @@ macro_rules! knows_its_request {
                 self.facts.client_ip
             }
 
-            /// `http` or `https`, as the client's connection is.
+            /// `http` or `https`: what the client uses, once trusted proxies are taken at their word.
             pub fn scheme(&self) -> &'static str {
                 self.facts.scheme
             }

@@ -5,6 +5,9 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 use std::net::IpAddr;
 
 pub(super) const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+pub(super) const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+pub(super) const HTTP: &str = "http";
+const HTTPS: &str = "https";
 
 /// The client's address: that of the connection, or if that is a trusted proxy's, the last address
 /// in `X-Forwarded-For` that is not one.
@@ -25,6 +28,14 @@ pub(super) fn address(
         }
     }
     Some(client)
+}
+
+/// What the client used according to a trusted proxy; `None` if the proxy does not say. Of several,
+/// the first, which is that of the proxy closest to the client.
+pub(super) fn forwarded_scheme(headers: &HeaderMap) -> Option<&'static str> {
+    let field = headers.get(X_FORWARDED_PROTO)?.to_str().ok()?;
+    let first = field.split(',').next()?.trim();
+    [HTTP, HTTPS].into_iter().find(|scheme| first.eq_ignore_ascii_case(scheme))
 }
 
 /// The entries of all `X-Forwarded-For` fields, in order.
@@ -72,6 +83,22 @@ mod tests {
             assert_eq!(parse(text), Some("2001:db8::1".parse().unwrap()), "{text}");
         }
         assert_eq!(parse("unknown"), None);
+    }
+
+    #[test]
+    fn the_scheme_is_the_first_that_is_forwarded() {
+        let scheme = |field: &str| {
+            let value = HeaderValue::from_str(field).unwrap();
+            forwarded_scheme(&HeaderMap::from_iter([(X_FORWARDED_PROTO, value)]))
+        };
+        for https in ["https", "HTTPS", " https , http"] {
+            assert_eq!(scheme(https), Some("https"), "{https}");
+        }
+        assert_eq!(scheme("http, https"), Some("http"));
+        for none in ["", "ftp", "httpsx", ",https"] {
+            assert_eq!(scheme(none), None, "{none}");
+        }
+        assert_eq!(forwarded_scheme(&HeaderMap::new()), None);
     }
 
     #[test]

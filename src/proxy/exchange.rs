@@ -1,6 +1,6 @@
 //! One request and its answer.
 
-use super::{Link, Reason, answer, filters::Filtering, routing};
+use super::{Link, Reason, answer, client::HTTP, filters::Filtering, routing};
 use crate::{
     filter::{Answer, host_of},
     pool::{Lease, Member, Outcome, Pool, Tried},
@@ -48,6 +48,8 @@ pub struct Exchange {
     pub(super) client: Option<IpAddr>,
     /// Whether the connection comes from a trusted proxy.
     pub(super) from_trusted: bool,
+    /// `http` or `https`, as the client uses it: what the connection is, or what a trusted proxy says.
+    pub(super) scheme: &'static str,
     pub(super) request_id: HeaderValue,
     /// The target in normal form, if that differs from what was sent.
     pub(super) rewritten: Option<String>,
@@ -128,6 +130,7 @@ impl Exchange {
             pool: None,
             client: None,
             from_trusted: false,
+            scheme: HTTP,
             request_id: HeaderValue::from_static("-"),
             rewritten: None,
             hash_key: None,

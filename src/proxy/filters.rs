@@ -1,6 +1,6 @@
 //! A request and its filters: what each hook is given, and what comes of it.
 
-use super::{Exchange, Link, RequestBody, answer::render, forward::FORWARDED_PROTO};
+use super::{Exchange, Link, RequestBody, answer::render};
 use crate::{
     filter::{Answer, Facts, Incoming, Outcome, Passage, Progress, Reading, Stop},
     model::Reason,
@@ -85,7 +85,7 @@ impl Exchange {
         }
         let facts = Facts {
             client_ip: self.client,
-            scheme: FORWARDED_PROTO,
+            scheme: self.scheme,
             listener: self.snapshot.listeners[self.link.listener()].name.as_str(),
             route: route.name.as_str(),
             request_id: &self.request_id,

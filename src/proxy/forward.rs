@@ -1,16 +1,16 @@
 //! What a backend is told that the client did not say.
 
 use super::{
-    answer::X_REQUEST_ID, client::X_FORWARDED_FOR, exchange::Context, link::address_value,
+    answer::X_REQUEST_ID,
+    client::{X_FORWARDED_FOR, X_FORWARDED_PROTO},
+    exchange::Context,
+    link::address_value,
 };
 use http::{HeaderName, HeaderValue, header};
 use pingora::{Result, http::RequestHeader};
 
-pub(super) const FORWARDED_PROTO: &str = "http";
-const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 const X_REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
-const HTTP: HeaderValue = HeaderValue::from_static(FORWARDED_PROTO);
 
 /// Makes the request that a backend sees out of the one the client sent. Pingora has taken the
 /// hop-by-hop fields out.
@@ -60,7 +60,8 @@ fn set_forwarded(request: &mut RequestHeader, context: &Context) -> Result<()> {
         request.remove_header(&X_FORWARDED_HOST);
     }
     if !request.headers.contains_key(X_FORWARDED_PROTO) {
-        request.insert_header(X_FORWARDED_PROTO, HTTP)?;
+        let scheme = HeaderValue::from_static(context.scheme);
+        request.insert_header(X_FORWARDED_PROTO, scheme)?;
     }
     if let Some(host) = host.filter(|_| !request.headers.contains_key(X_FORWARDED_HOST)) {
         request.insert_header(X_FORWARDED_HOST, host)?;

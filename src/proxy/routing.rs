@@ -1,6 +1,6 @@
 //! From a request's head to what is to be done with it: who sends it, its route, its pool.
 
-use super::{Exchange, Reason, RequestBody, answer, client, forward::FORWARDED_PROTO, hash_key};
+use super::{Exchange, Reason, RequestBody, answer, client, hash_key};
 use crate::{
     filter::{Answer, Facts, Variables, host_of, target_of},
     model,
@@ -67,6 +67,11 @@ impl Exchange {
         let peer = self.link.client().map(|address| address.ip());
         self.from_trusted = peer.is_some_and(|peer| self.snapshot.trusts(peer));
         self.client = client::address(peer, &request.headers, &self.snapshot);
+        if let Some(scheme) =
+            client::forwarded_scheme(&request.headers).filter(|_| self.from_trusted)
+        {
+            self.scheme = scheme;
+        }
         let given = request.headers.get(answer::X_REQUEST_ID).filter(|_| self.from_trusted);
         self.request_id = match given {
             Some(id) if client::is_request_id(id) => id.clone(),
@@ -106,7 +111,7 @@ impl Exchange {
     fn redirect(&self, request: &RequestHeader, redirect: &model::Redirect) -> Answer {
         let facts = Facts {
             client_ip: self.client,
-            scheme: FORWARDED_PROTO,
+            scheme: self.scheme,
             listener: self.listener().name.as_str(),
             route: self.matched().map_or("", |route| route.name.as_str()),
             request_id: &self.request_id,
