@@ -107,8 +107,13 @@ impl Passage<'_> {
         stop
     }
 
-    /// Runs the hooks on the request that a backend is about to get.
-    pub(crate) async fn upstream_request(&mut self, head: &mut RequestHeader) -> Option<Stop> {
+    /// Runs the hooks on the request that a backend is about to get, made of the one that the client
+    /// `asked`.
+    pub(crate) async fn upstream_request(
+        &mut self,
+        asked: &RequestHeader,
+        head: &mut RequestHeader,
+    ) -> Option<Stop> {
         if self.progress.choices.changes_body {
             head.remove_header(&header::CONTENT_LENGTH);
         }
@@ -116,7 +121,7 @@ impl Passage<'_> {
             return None;
         }
         let target = target_of(self.rewritten.as_deref(), head).into_owned();
-        let host = host_of(head).into_owned();
+        let host = host_of(asked).into_owned();
         let mut request = UpstreamRequest {
             head,
             facts: self.facts,

@@ -146,10 +146,15 @@ impl Exchange {
         self.stop(stop)
     }
 
-    /// Runs the hooks on the request that a backend is about to get.
-    pub(super) async fn filter_upstream_request(&mut self, head: &mut RequestHeader) -> Result<()> {
+    /// Runs the hooks on the request that a backend is about to get, made of the one that the client
+    /// `asked`.
+    pub(super) async fn filter_upstream_request(
+        &mut self,
+        asked: &RequestHeader,
+        head: &mut RequestHeader,
+    ) -> Result<()> {
         let Some(mut passage) = self.passage() else { return Ok(()) };
-        let stop = passage.upstream_request(head).await;
+        let stop = passage.upstream_request(asked, head).await;
         self.stop(stop)
     }
 

@@ -138,12 +138,12 @@ impl ProxyHttp for Gateway {
 
     async fn upstream_request_filter(
         &self,
-        _: &mut Session,
+        session: &mut Session,
         request: &mut RequestHeader,
         context: &mut Context,
     ) -> Result<()> {
         forward::prepare(request, context)?;
-        context.filter_upstream_request(request).await
+        context.filter_upstream_request(session.req_header(), request).await
     }
 
     async fn request_body_filter(

@@ -341,7 +341,7 @@ impl<'r> Run<'r> {
         if let Some(target) = passage.rewritten.as_ref() {
             head.set_raw_path(target.as_bytes()).expect(MADE);
         }
-        if let Some(stop) = passage.upstream_request(&mut head).await {
+        if let Some(stop) = passage.upstream_request(&incoming.head, &mut head).await {
             return Err(stop);
         }
         let last = pieces.len().saturating_sub(1);

@@ -26,6 +26,7 @@ mod balancing;
 mod cli;
 mod ejection;
 mod filter_bodies;
+mod filter_headers;
 mod filter_hooks;
 mod health;
 mod layers;

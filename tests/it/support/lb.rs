@@ -184,12 +184,13 @@ pub fn memory(pid: u32, key: &str) -> u64 {
 pub struct Config {
     text: String,
     listener: String,
+    files: Vec<(String, Vec<u8>)>,
     probe: bool,
 }
 
 impl Config {
     pub fn new(text: impl Into<String>) -> Self {
-        Self { text: text.into(), listener: String::new(), probe: true }
+        Self { text: text.into(), listener: String::new(), files: Vec::new(), probe: true }
     }
 
     /// One pool `app` of these backends, with further keys one a line.
@@ -209,6 +210,13 @@ impl Config {
     #[must_use]
     pub fn listener(mut self, keys: &str) -> Self {
         keys.clone_into(&mut self.listener);
+        self
+    }
+
+    /// Puts a file beside the configuration.
+    #[must_use]
+    pub fn file(mut self, name: &str, content: impl Into<Vec<u8>>) -> Self {
+        self.files.push((name.to_owned(), content.into()));
         self
     }
 
@@ -241,6 +249,11 @@ impl Config {
         text = text.replace("@DIR@", directory.path().to_str().unwrap());
         for (mark, port) in ["@WEB@", "@2@", "@3@", "@4@"].iter().zip(&ports) {
             text = text.replace(mark, &port.address().to_string());
+        }
+        for (name, content) in &self.files {
+            let path = directory.path().join(name);
+            fs::create_dir_all(path.parent().expect("it is in the directory")).unwrap();
+            fs::write(path, content).unwrap();
         }
         let path = directory.path().join("lb.yaml");
         fs::write(&path, text).unwrap();

@@ -2,6 +2,7 @@
 
 pub mod address;
 pub mod client;
+pub mod filtered;
 pub mod http;
 pub mod lb;
 pub mod load;
@@ -10,6 +11,7 @@ pub mod probe;
 
 pub use address::{Address, FullBacklog, Reserved};
 pub use client::{Client, get, request};
+pub use filtered::{filter_error, filter_error_beside, filtered};
 pub use http::Response;
 pub use lb::{Config, Lb, Program};
 pub use load::Load;
