@@ -9,7 +9,7 @@ pub(super) enum RequestVariables {
     /// `$$` is a dollar sign, a request variable an error.
     Refused,
     /// Both stay for [`crate::model::Template`] to read, and no dollar sign from the environment
-    /// is mistaken for either.
+    /// is mistaken for either. So do `$1` and `${1}`, the groups of a regular expression.
     Kept,
 }
 
@@ -43,8 +43,10 @@ pub(super) fn expand<'t>(
             expanded.push_str(&value);
             rest = after;
         } else {
-            // A dollar sign on its own is common in regular expressions.
-            expanded.push_str(dollar);
+            // A dollar sign on its own is common in regular expressions. One with a name is a group of
+            // such an expression to those who replace what it matches.
+            let named = after.starts_with(|c: char| c.is_ascii_alphanumeric() || c == '_');
+            expanded.push_str(if named { "$" } else { dollar });
             rest = after;
         }
     }
@@ -64,6 +66,9 @@ fn resolve(
     };
     if is_name(name, |byte| byte.is_ascii_lowercase()) {
         return request_variable(reference, variables);
+    }
+    if variables == RequestVariables::Kept && is_number(reference) {
+        return Ok(format!("${{{reference}}}"));
     }
     if !is_name(name, |byte| byte.is_ascii_uppercase()) {
         return Err(bad_name(reference, name));
@@ -97,6 +102,10 @@ fn is_name(name: &str, letter: impl Fn(u8) -> bool) -> bool {
     let first = |byte: u8| letter(byte) || byte == b'_';
     name.bytes().next().is_some_and(first)
         && name.bytes().all(|byte| first(byte) || byte.is_ascii_digit())
+}
+
+fn is_number(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit())
 }
 
 fn bad_name(reference: &str, name: &str) -> Fault {
@@ -166,6 +175,9 @@ mod tests {
             ("$${host}", "$${host}"),
             ("$${BRACE}", "$${BRACE}"),
             ("$-${BRACE}", "$$-{host}"),
+            ("^a$", "^a$$"),
+            ("/$1/${2}/$name", "/$1/${2}/$name"),
+            ("/$$1/$${2}", "/$$1/$${2}"),
         ] {
             assert_eq!(expand(text, RequestVariables::Kept, &env).unwrap(), expected, "{text}");
         }

@@ -20,7 +20,7 @@ pub enum SettingsValue {
     /// Nothing.
     Null,
     /// A text, in the form that a [`Template`](super::Template) is read from: `$$` is a dollar sign,
-    /// and request variables stand in it.
+    /// and request variables stand in it, or the groups of a regular expression.
     Text(String),
     /// A list.
     List(Vec<Settings>),

@@ -7,8 +7,10 @@
 //! as it is.
 
 mod read;
+mod replacement;
 mod types;
 
+pub use replacement::Replacement;
 pub use types::{
     FieldName, FieldValue, FilePath, Network, NoSettings, Pattern, Period, Size, Status, Template,
 };

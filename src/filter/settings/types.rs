@@ -52,7 +52,7 @@ pub struct Status(pub StatusCode);
 pub struct Pattern(pub regex::Regex);
 
 /// A value that is made from a text.
-trait FromText: Sized {
+pub(super) trait FromText: Sized {
     /// What the text looks like, for messages.
     const EXPECTED: &'static str;
     /// The same as a JSON Schema.
@@ -61,7 +61,7 @@ trait FromText: Sized {
     fn from_text(text: &str) -> Result<Self, scalar::Hint>;
 }
 
-struct TextVisitor<T>(PhantomData<T>);
+pub(super) struct TextVisitor<T>(pub(super) PhantomData<T>);
 
 impl<'de, T: FromText> Visitor<'de> for TextVisitor<T> {
     type Value = T;
