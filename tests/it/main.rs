@@ -28,6 +28,7 @@ mod ejection;
 mod filter_bodies;
 mod filter_headers;
 mod filter_hooks;
+mod filter_ip_filter;
 mod filter_rewrite;
 mod health;
 mod layers;

@@ -1,6 +1,7 @@
 //! The filters that come with the library. Each is written as a user's would be.
 
 mod headers;
+mod ip_filter;
 mod rewrite;
 
 use super::Registry;
@@ -9,5 +10,6 @@ use super::Registry;
 pub(super) fn add_to(registry: &mut Registry) {
     registry.add::<headers::RequestHeaders>();
     registry.add::<headers::ResponseHeaders>();
+    registry.add::<ip_filter::IpFilter>();
     registry.add::<rewrite::Rewrite>();
 }
