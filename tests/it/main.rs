@@ -26,6 +26,7 @@ mod balancing;
 mod cli;
 mod ejection;
 mod filter_bodies;
+mod filter_body_limit;
 mod filter_headers;
 mod filter_hooks;
 mod filter_ip_filter;

@@ -1,5 +1,6 @@
 //! The filters that come with the library. Each is written as a user's would be.
 
+mod body_limit;
 mod headers;
 mod ip_filter;
 mod rewrite;
@@ -8,6 +9,7 @@ use super::Registry;
 
 /// Makes them known.
 pub(super) fn add_to(registry: &mut Registry) {
+    registry.add::<body_limit::BodyLimit>();
     registry.add::<headers::RequestHeaders>();
     registry.add::<headers::ResponseHeaders>();
     registry.add::<ip_filter::IpFilter>();
