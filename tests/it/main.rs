@@ -30,6 +30,7 @@ mod filter_body_limit;
 mod filter_headers;
 mod filter_hooks;
 mod filter_ip_filter;
+mod filter_redirect_https;
 mod filter_rewrite;
 mod health;
 mod layers;

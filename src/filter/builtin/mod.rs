@@ -3,6 +3,7 @@
 mod body_limit;
 mod headers;
 mod ip_filter;
+mod redirect_https;
 mod rewrite;
 
 use super::Registry;
@@ -13,5 +14,6 @@ pub(super) fn add_to(registry: &mut Registry) {
     registry.add::<headers::RequestHeaders>();
     registry.add::<headers::ResponseHeaders>();
     registry.add::<ip_filter::IpFilter>();
+    registry.add::<redirect_https::RedirectHttps>();
     registry.add::<rewrite::Rewrite>();
 }

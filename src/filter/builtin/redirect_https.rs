@@ -1,0 +1,71 @@
+//! `redirect_https`: no clear text.
+
+use crate::filter::{
+    Answer, Filter, Flow, Reason, Request, Result, SettingsError, Setup, settings::Status,
+};
+use http::{HeaderValue, StatusCode, header};
+use schemars::JsonSchema;
+use serde::Deserialize;
+
+const STATUSES: [u16; 5] = [301, 302, 303, 307, 308];
+const HTTPS_PORT: u16 = 443;
+
+/// Where clients that use `http` are sent.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Settings {
+    /// The status of the redirect: 301, 302, 303, 307 or 308. 308 by default, which is for good and
+    /// keeps the method.
+    status: Option<Status>,
+    /// The port of the `https` address, 443 by default.
+    port: Option<u16>,
+}
+
+/// Sends clients that use `http` to the same address with `https`.
+#[derive(Debug)]
+pub(super) struct RedirectHttps {
+    status: StatusCode,
+    port: u16,
+}
+
+impl Filter for RedirectHttps {
+    const NAME: &'static str = "redirect_https";
+    type Settings = Settings;
+
+    fn new(settings: Settings, _: &mut Setup<'_>) -> Result<Self, SettingsError> {
+        let status = settings.status.map_or(StatusCode::PERMANENT_REDIRECT, |status| *status);
+        if !STATUSES.contains(&status.as_u16()) {
+            let found = format!("found \"{}\"", status.as_str());
+            return Err(SettingsError::new(found, "301, 302, 303, 307 or 308").at("status"));
+        }
+        let port = settings.port.unwrap_or(HTTPS_PORT);
+        if port == 0 {
+            return Err(SettingsError::new("found \"0\"", "a port from 1 to 65535").at("port"));
+        }
+        Ok(Self { status, port })
+    }
+
+    async fn on_request(&self, request: &mut Request<'_>) -> Result {
+        if request.scheme() == "https" {
+            return Ok(Flow::Continue);
+        }
+        let host = request.host();
+        if host.is_empty() {
+            // HTTP/1.0 needs no Host, but then there is nowhere to send the client.
+            return Ok(Answer::new(StatusCode::BAD_REQUEST).because(Reason::BadRequest).into());
+        }
+        let location = HeaderValue::try_from(self.location(&host, &request.target()))?;
+        Ok(Answer::new(self.status).header(header::LOCATION, location)?.into())
+    }
+}
+
+impl RedirectHttps {
+    fn location(&self, host: &str, target: &str) -> String {
+        // `*` stands for the server as a whole.
+        let target = if target == "*" { "/" } else { target };
+        match self.port {
+            HTTPS_PORT => format!("https://{host}{target}"),
+            port => format!("https://{host}:{port}{target}"),
+        }
+    }
+}
