@@ -1,13 +1,13 @@
 //! What the hooks on the way out are given: the response, the pieces of its body, and how it ended.
 
 use super::{
-    FieldError,
+    Answer, FieldError,
     facts::{Facts, Slots, Variables, keeps_state, knows_its_request, split_target},
     fields::{settable, settable_name},
     request::{host_of, text_of},
     settings::Template,
 };
-use crate::model::Reason;
+use crate::model::{Reason, frames_message};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use pingora::http::{RequestHeader, ResponseHeader};
@@ -152,6 +152,21 @@ impl Response<'_> {
         self.head.remove_header(&header::CONTENT_LENGTH);
     }
 
+    /// An answer in the place of this response, with another body. It has the status, the reason code
+    /// and the header fields of this response, but for those that frame or describe the old body: all
+    /// that begin with `content-`, and `etag`, `expires` and the like.
+    #[must_use]
+    pub fn with_body(&self, body: impl Into<Bytes>) -> Answer {
+        let fields = self.headers().iter();
+        let kept = fields.filter(|(name, _)| !frames_message(name) && !describes_body(name));
+        Answer {
+            status: self.status(),
+            reason: self.origin.own.unwrap_or(Reason::Ok),
+            headers: kept.map(|(name, value)| (name.clone(), value.clone())).collect(),
+            body: Some(body.into()),
+        }
+    }
+
     /// The text of a template for this request.
     pub fn render(&self, template: &Template) -> String {
         let variables = Variables {
@@ -164,6 +179,16 @@ impl Response<'_> {
         };
         variables.render(&template.0)
     }
+}
+
+/// Whether the field `name` tells something of a body that is not true of another.
+fn describes_body(name: &HeaderName) -> bool {
+    const DESCRIBING: [HeaderName; 5] =
+        [header::ACCEPT_RANGES, header::AGE, header::ETAG, header::EXPIRES, header::LAST_MODIFIED];
+    const DESCRIBING_TOO: [&str; 2] = ["digest", "repr-digest"];
+    name.as_str().starts_with("content-")
+        || DESCRIBING.contains(name)
+        || DESCRIBING_TOO.contains(&name.as_str())
 }
 
 /// A piece of a response's body on its way to the client.

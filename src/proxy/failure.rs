@@ -17,6 +17,11 @@ pub(super) async fn answer(
         context.link.break_off(true);
         return FailToProxy { error_code: 0, can_reuse_downstream: false };
     }
+    if context.filtering.replaced && *error.esource() == ErrorSource::Upstream {
+        log::debug!("a response that was replaced broke off: {}", brief(error));
+        keep_downstream(session, context);
+        return FailToProxy { error_code: 0, can_reuse_downstream: false };
+    }
     let begun = session.response_written().is_some_and(is_final);
     let refusal = context.filtering.refusal.take();
     let reason = match &refusal {
@@ -42,11 +47,17 @@ pub(super) async fn answer(
     }
     let answer = refusal.unwrap_or_else(|| Answer::error(reason));
     let status = answer.status().as_u16();
-    let sent = context.answer(session, answer).await;
-    if sent.is_ok() && will_keep_alive(session) && session.as_mut().is_body_done() {
-        context.link.set_reusable();
+    if context.answer(session, answer).await.is_ok() {
+        keep_downstream(session, context);
     }
     FailToProxy { error_code: status, can_reuse_downstream: false }
+}
+
+/// Keeps the client's connection after a whole answer, if the request was read whole.
+fn keep_downstream(session: &mut Session, context: &Context) {
+    if will_keep_alive(session) && session.as_mut().is_body_done() {
+        context.link.set_reusable();
+    }
 }
 
 /// Whether the connection was upgraded and one side has closed it. Other protocols have their own

@@ -17,6 +17,8 @@ use pingora_proxy::Session;
 #[derive(Debug, Default)]
 pub(super) struct Filtering {
     pub(super) progress: Progress,
+    /// Whether the client has had an answer in the place of the backend's response.
+    pub(super) replaced: bool,
     /// What ends the request, for the hook that turns failures into answers.
     pub(super) refusal: Option<Answer>,
 }
@@ -158,17 +160,44 @@ impl Exchange {
         self.stop(stop)
     }
 
-    /// Runs the response hooks on what a backend answered. Whether its length changes is returned.
+    /// Runs the response hooks on what a backend answered.
     pub(super) async fn filter_response(
         &mut self,
         request: &RequestHeader,
         head: &mut ResponseHeader,
-    ) -> Result<bool> {
-        let Some(mut passage) = self.passage() else { return Ok(false) };
+    ) -> Result<Filtered> {
+        let Some(mut passage) = self.passage() else {
+            return Ok(Filtered::Passed { rechunk: false });
+        };
         let stop = passage.response(request, head, None).await;
         let rechunk = passage.changes_response();
-        self.stop(stop)?;
-        Ok(rechunk)
+        self.report_mishaps();
+        match stop {
+            None => Ok(Filtered::Passed { rechunk }),
+            Some(Stop::Answer(answer)) => Ok(Filtered::Replaced(answer)),
+            Some(Stop::Connection(error)) => Err(error),
+        }
+    }
+
+    /// Gives the client an answer in the place of the response that a backend has begun. What is left
+    /// of that is thrown away, and if it is short the connection to the backend stays.
+    pub(super) async fn answer_instead(
+        &mut self,
+        session: &mut Session,
+        answer: Answer,
+    ) -> Result<()> {
+        if session.is_upgrade_req() {
+            // There may be bytes of the other protocol on it.
+            session.set_keepalive(None);
+        }
+        self.answer(session, answer).await?;
+        self.filtering.replaced = true;
+        Ok(())
+    }
+
+    /// Ends the request with an answer once Pingora has ended what it is doing.
+    pub(super) fn end_with(&mut self, answer: Answer) -> Result<()> {
+        self.stop(Some(Stop::Answer(answer)))
     }
 
     /// Runs the hooks on a piece of the response's body.
@@ -177,6 +206,10 @@ impl Exchange {
         body: &mut Option<Bytes>,
         end: bool,
     ) -> Result<()> {
+        if self.filtering.replaced {
+            *body = None;
+            return Ok(());
+        }
         let Some(mut passage) = self.passage() else { return Ok(()) };
         let done = passage.response_body(body, end);
         self.stop(done.err().map(|reason| Stop::Answer(Answer::error(reason))))
@@ -221,6 +254,15 @@ impl Exchange {
             Stop::Connection(error) => Err(error),
         }
     }
+}
+
+/// What filters made of a backend's response.
+#[derive(Debug)]
+pub(super) enum Filtered {
+    /// The client gets it; `rechunk` says that its length is no longer known.
+    Passed { rechunk: bool },
+    /// The client gets this instead.
+    Replaced(Answer),
 }
 
 /// An answer of ours as the filters on its `way` leave it: its head, its body, and why it is given.

@@ -1,6 +1,6 @@
 //! What a client gets that the backend did not say, and what it does not get.
 
-use super::{answer::X_REQUEST_ID, exchange::Context};
+use super::{answer::X_REQUEST_ID, exchange::Context, filters::Filtered};
 use http::{HeaderName, HeaderValue, Method, StatusCode, Version, header};
 use pingora::{Error, ErrorType, Result, http::ResponseHeader};
 use pingora_proxy::Session;
@@ -69,7 +69,11 @@ pub(super) async fn prepare(
         response.insert_header(X_BACKEND_SERVER, lease.name_value())?;
     }
     response.insert_header(X_REQUEST_ID, &context.request_id)?;
-    let rechunk = context.filter_response(session.req_header(), response).await?;
+    let rechunk = match context.filter_response(session.req_header(), response).await? {
+        Filtered::Passed { rechunk } => rechunk,
+        Filtered::Replaced(answer) if switches => return context.end_with(answer),
+        Filtered::Replaced(answer) => return context.answer_instead(session, answer).await,
+    };
     if switches {
         context.link.set_upgraded();
     } else {

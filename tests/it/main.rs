@@ -27,6 +27,7 @@ mod cli;
 mod ejection;
 mod filter_bodies;
 mod filter_body_limit;
+mod filter_error_pages;
 mod filter_headers;
 mod filter_hooks;
 mod filter_ip_filter;

@@ -1,6 +1,7 @@
 //! The filters that come with the library. Each is written as a user's would be.
 
 mod body_limit;
+mod error_pages;
 mod headers;
 mod ip_filter;
 mod redirect_https;
@@ -11,6 +12,7 @@ use super::Registry;
 /// Makes them known.
 pub(super) fn add_to(registry: &mut Registry) {
     registry.add::<body_limit::BodyLimit>();
+    registry.add::<error_pages::ErrorPages>();
     registry.add::<headers::RequestHeaders>();
     registry.add::<headers::ResponseHeaders>();
     registry.add::<ip_filter::IpFilter>();
