@@ -2,9 +2,9 @@
 
 use super::{
     diagnostic::{Fault, alternatives, nearest},
-    http::{COOKIE_NAME, HEADER_NAME, cookie_name, header_name},
+    http::{HEADER_NAME, header_name},
     reader::{Field, Keys, Section},
-    scalar::{self, Hint},
+    scalar::{self, COOKIE_NAME, Hint, cookie_name},
 };
 use crate::model::{Balance, BalancePolicy, HashOn};
 use std::ops::RangeInclusive;

@@ -60,8 +60,6 @@ pub(super) const HOST_AND_PORT: &str = "a host or host:port, such as app.interna
 
 /// What the name of a header field looks like, for messages.
 pub(super) const HEADER_NAME: &str = "a header name such as x-request-id";
-/// What the name of a cookie looks like, for messages.
-pub(super) const COOKIE_NAME: &str = "the name of a cookie, such as LB_BACKEND";
 
 /// Reads a method: as it is sent, so in upper case.
 pub(super) fn method(text: &str) -> Result<Method, Hint> {
@@ -90,13 +88,6 @@ pub(super) fn header_value(text: &str) -> Result<HeaderValue, Hint> {
 /// Reads the name of a header field.
 pub(super) fn header_name(text: &str) -> Result<HeaderName, Hint> {
     HeaderName::from_bytes(text.as_bytes()).map_err(|_| Hint::default())
-}
-
-/// Reads the name of a cookie: a token (RFC 6265, 4.1.1).
-pub(super) fn cookie_name(text: &str) -> Result<String, Hint> {
-    let token = |b: u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b);
-    let valid = !text.is_empty() && text.bytes().all(token);
-    if valid { Ok(text.to_owned()) } else { Err(Hint::default()) }
 }
 
 /// Reads a map of header names; names differ in more than case.

@@ -2,9 +2,8 @@
 
 use super::{
     diagnostic::{Fault, nearest},
-    http::{COOKIE_NAME, cookie_name},
     reader::{Field, Keys},
-    scalar::{self, Hint},
+    scalar::{self, COOKIE_NAME, Hint, cookie_name},
 };
 use crate::model::{SameSite, Secure, Sticky};
 use std::time::Duration;

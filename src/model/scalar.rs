@@ -14,6 +14,8 @@ pub(crate) const SIZE: &str = "a size such as 512B, 64KiB, 10MiB or 1GiB";
 pub(crate) const PERCENT: &str = "a percentage from 0% to 100%";
 /// What a switch looks like, for messages.
 pub(crate) const SWITCH: &str = "true or false";
+/// What the name of a cookie looks like, for messages.
+pub(crate) const COOKIE_NAME: &str = "the name of a cookie, such as LB_BACKEND";
 
 /// The longest duration: a year. Clocks can be added to it without overflow.
 const MAX_DURATION_MS: u64 = 365 * 24 * 3600 * 1000;
@@ -214,6 +216,13 @@ pub(crate) fn integer(text: &str, range: &RangeInclusive<u64>) -> Result<u64, Hi
 
 fn is_digits(text: &str) -> bool {
     !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit())
+}
+
+/// Reads the name of a cookie: a token (RFC 6265, 4.1.1).
+pub(crate) fn cookie_name(text: &str) -> Result<String, Hint> {
+    let token = |b: u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b);
+    let valid = !text.is_empty() && text.bytes().all(token);
+    if valid { Ok(text.to_owned()) } else { Err(Hint::default()) }
 }
 
 /// Reads a switch: `true` or `on`, `false` or `off`.

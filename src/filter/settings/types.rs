@@ -43,6 +43,14 @@ pub struct FieldName(pub HeaderName);
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FieldValue(pub HeaderValue);
 
+/// The name of a cookie.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct CookieName(pub String);
+
+/// A whole number of something, at least 1.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Count(pub u32);
+
 /// A status from 200 to 599.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Status(pub StatusCode);
@@ -119,6 +127,8 @@ texts! {
     Network IpNet, deserialize_str();
     FieldName HeaderName, deserialize_str();
     FieldValue HeaderValue, deserialize_str();
+    CookieName String, deserialize_str();
+    Count u32, deserialize_str();
     Status StatusCode, deserialize_str();
     Pattern regex::Regex, deserialize_str();
 }
@@ -216,6 +226,31 @@ impl FromText for FieldValue {
 
     fn from_text(text: &str) -> Result<Self, scalar::Hint> {
         text.parse().map(Self).map_err(|_| scalar::Hint::default())
+    }
+}
+
+impl FromText for CookieName {
+    const EXPECTED: &'static str = scalar::COOKIE_NAME;
+
+    fn schema() -> Schema {
+        json_schema!({ "type": "string", "minLength": 1 })
+    }
+
+    fn from_text(text: &str) -> Result<Self, scalar::Hint> {
+        scalar::cookie_name(text).map(Self)
+    }
+}
+
+impl FromText for Count {
+    const EXPECTED: &'static str = "a whole number from 1 to 4294967295";
+
+    fn schema() -> Schema {
+        json_schema!({ "type": ["integer", "string"], "minimum": 1, "maximum": u32::MAX, "pattern": "^[1-9][0-9]*$" })
+    }
+
+    fn from_text(text: &str) -> Result<Self, scalar::Hint> {
+        let number = scalar::integer(text, &(1..=u64::from(u32::MAX)))?;
+        u32::try_from(number).map(Self).map_err(|_| scalar::Hint::default())
     }
 }
 
