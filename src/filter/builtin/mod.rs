@@ -1,9 +1,12 @@
 //! The filters that come with the library. Each is written as a user's would be.
 
 mod body_limit;
+mod concurrency_limit;
 mod error_pages;
 mod headers;
 mod ip_filter;
+mod key;
+mod rate_limit;
 mod redirect_https;
 mod rewrite;
 
@@ -12,10 +15,12 @@ use super::Registry;
 /// Makes them known.
 pub(super) fn add_to(registry: &mut Registry) {
     registry.add::<body_limit::BodyLimit>();
+    registry.add::<concurrency_limit::ConcurrencyLimit>();
     registry.add::<error_pages::ErrorPages>();
     registry.add::<headers::RequestHeaders>();
     registry.add::<headers::ResponseHeaders>();
     registry.add::<ip_filter::IpFilter>();
+    registry.add::<rate_limit::RateLimit>();
     registry.add::<redirect_https::RedirectHttps>();
     registry.add::<rewrite::Rewrite>();
 }
