@@ -23,7 +23,16 @@ fn env(name: &str) -> Option<String> {
 }
 
 fn parse(text: &str) -> Result<Checked, ConfigErrors> {
-    super::parse(text, "lb.yaml", Path::new("/etc/lb"), &env, &Registry::default())
+    parse_in(Path::new("/etc/lb"), text)
+}
+
+/// Parses a file in the folder of the examples that are shipped, which has the files that they name.
+fn parse_shipped(text: &str) -> Result<Checked, ConfigErrors> {
+    parse_in(&Path::new(env!("CARGO_MANIFEST_DIR")).join("conf"), text)
+}
+
+fn parse_in(base: &Path, text: &str) -> Result<Checked, ConfigErrors> {
+    super::parse(text, "lb.yaml", base, &env, &Registry::default())
 }
 
 fn config(text: &str) -> Config {

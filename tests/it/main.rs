@@ -25,6 +25,7 @@ mod access_log;
 mod balancing;
 mod cli;
 mod ejection;
+mod filter_basic_auth;
 mod filter_bodies;
 mod filter_body_limit;
 mod filter_concurrency_limit;

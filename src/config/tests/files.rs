@@ -109,9 +109,6 @@ fn the_examples_of_the_reference_are_valid() {
                 file.push_str(rest);
             }
         }
-        // The files that they name lie beside the shipped ones.
-        let base = shipped("conf");
-        crate::config::parse(&file, "lb.yaml", &base, &super::env, &Registry::default())
-            .unwrap_or_else(|errors| panic!("{file}\n{errors}"));
+        super::parse_shipped(&file).unwrap_or_else(|errors| panic!("{file}\n{errors}"));
     }
 }

@@ -7,7 +7,7 @@ const FULL: &str = include_str!("../../../conf/full.yaml");
 
 /// Parses, and checks what holds for every input.
 fn check(text: &str) {
-    let errors = match super::parse(text) {
+    let errors = match super::parse_shipped(text) {
         Ok(checked) => return checked.config.pools.iter().for_each(check_pool),
         Err(errors) => errors,
     };

@@ -1,5 +1,6 @@
 //! The filters that come with the library. Each is written as a user's would be.
 
+mod basic_auth;
 mod body_limit;
 mod concurrency_limit;
 mod error_pages;
@@ -14,6 +15,7 @@ use super::Registry;
 
 /// Makes them known.
 pub(super) fn add_to(registry: &mut Registry) {
+    registry.add::<basic_auth::BasicAuth>();
     registry.add::<body_limit::BodyLimit>();
     registry.add::<concurrency_limit::ConcurrencyLimit>();
     registry.add::<error_pages::ErrorPages>();
