@@ -195,6 +195,13 @@ impl SettingsError {
         self
     }
 
+    /// The error with a valid spelling that was probably meant.
+    #[must_use]
+    pub fn suggest(mut self, nearest: &str) -> Self {
+        self.message = format!("{}; did you mean {}?", self.message, quote(nearest));
+        self
+    }
+
     /// Looks up where the path is.
     fn locate(mut self, settings: &Settings) -> Self {
         self.position = Some(settings.find(&self.path).position());

@@ -29,6 +29,7 @@ mod filter_basic_auth;
 mod filter_bodies;
 mod filter_body_limit;
 mod filter_concurrency_limit;
+mod filter_cors;
 mod filter_error_pages;
 mod filter_headers;
 mod filter_hooks;

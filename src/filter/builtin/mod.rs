@@ -3,6 +3,7 @@
 mod basic_auth;
 mod body_limit;
 mod concurrency_limit;
+mod cors;
 mod error_pages;
 mod headers;
 mod ip_filter;
@@ -10,6 +11,7 @@ mod key;
 mod rate_limit;
 mod redirect_https;
 mod rewrite;
+mod vary;
 
 use super::Registry;
 
@@ -18,6 +20,7 @@ pub(super) fn add_to(registry: &mut Registry) {
     registry.add::<basic_auth::BasicAuth>();
     registry.add::<body_limit::BodyLimit>();
     registry.add::<concurrency_limit::ConcurrencyLimit>();
+    registry.add::<cors::Cors>();
     registry.add::<error_pages::ErrorPages>();
     registry.add::<headers::RequestHeaders>();
     registry.add::<headers::ResponseHeaders>();
