@@ -28,6 +28,7 @@ mod ejection;
 mod filter_basic_auth;
 mod filter_bodies;
 mod filter_body_limit;
+mod filter_compress;
 mod filter_concurrency_limit;
 mod filter_cors;
 mod filter_error_pages;

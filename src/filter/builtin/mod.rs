@@ -2,6 +2,7 @@
 
 mod basic_auth;
 mod body_limit;
+mod compress;
 mod concurrency_limit;
 mod cors;
 mod error_pages;
@@ -19,6 +20,7 @@ use super::Registry;
 pub(super) fn add_to(registry: &mut Registry) {
     registry.add::<basic_auth::BasicAuth>();
     registry.add::<body_limit::BodyLimit>();
+    registry.add::<compress::Compress>();
     registry.add::<concurrency_limit::ConcurrencyLimit>();
     registry.add::<cors::Cors>();
     registry.add::<error_pages::ErrorPages>();

@@ -42,6 +42,8 @@ pub enum Reply {
     Hang,
     /// Sends these pieces, each that much after the one before.
     Pieces(Vec<(Duration, Vec<u8>)>),
+    /// Sends these pieces, each once the gate lets one more go.
+    Gated(Gate, Vec<Vec<u8>>),
     /// Does the other thing that much later.
     After(Duration, Box<Reply>),
     /// Does the other thing once the gate lets it.
@@ -541,6 +543,12 @@ impl<'a> Connection<'a> {
             Reply::Pieces(pieces) => {
                 for (delay, bytes) in pieces {
                     self.stop.wait(delay);
+                    self.send(&bytes)?;
+                }
+            }
+            Reply::Gated(gate, pieces) => {
+                for bytes in pieces {
+                    gate.pass(self.stop);
                     self.send(&bytes)?;
                 }
             }
