@@ -47,3 +47,12 @@ pub use app::{App, Mode, StartError};
 /// The version of Pingora that this library is built on, so that a program that uses both agrees
 /// with it.
 pub use pingora;
+
+/// The code in the README and in the pages on extending it, compiled with the documentation's tests.
+#[cfg(doctest)]
+mod pages {
+    #[doc = include_str!("../README.md")]
+    mod readme {}
+    #[doc = include_str!("../docs/filters.md")]
+    mod filters {}
+}
