@@ -372,3 +372,139 @@ fn said(failure: &Failure) -> String {
         Kind::Connection(error) => error.to_string(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::filter::{Facts, Outcome, Passage, Progress, erased::Hooks};
+    use http::{HeaderValue, StatusCode};
+    use pingora::http::{RequestHeader, ResponseHeader};
+    use std::{
+        sync::atomic::AtomicUsize,
+        time::{Duration, Instant},
+    };
+
+    /// A filter of which nothing is implemented, and that counts how often it is called all the same.
+    #[derive(Clone, Default)]
+    struct Unimplemented(Arc<AtomicUsize>);
+
+    impl Unimplemented {
+        fn called<'a>(&self) -> Hooked<'a> {
+            self.0.fetch_add(1, Relaxed);
+            Box::pin(async { Ok(Flow::Continue) })
+        }
+    }
+
+    impl Erased for Unimplemented {
+        fn name(&self) -> &'static str {
+            "unimplemented"
+        }
+
+        fn hooks(&self) -> Hooks {
+            Hooks { request: false, request_body: false, upstream_request: false, response: false }
+        }
+
+        fn as_any(&self) -> &dyn Any {
+            self
+        }
+
+        fn adopt(&mut self, _: &dyn Erased) {}
+
+        fn on_request<'a>(&'a self, _: &'a mut Request<'_>) -> Hooked<'a> {
+            self.called()
+        }
+
+        fn on_request_body<'a>(&'a self, _: &'a mut RequestBody<'_>) -> Hooked<'a> {
+            self.called()
+        }
+
+        fn on_upstream_request<'a>(&'a self, _: &'a mut UpstreamRequest<'_>) -> Hooked<'a> {
+            self.called()
+        }
+
+        fn on_response<'a>(&'a self, _: &'a mut Response<'_>) -> Hooked<'a> {
+            self.called()
+        }
+
+        fn on_response_body(&self, piece: &mut ResponseBody<'_>) -> Result<()> {
+            piece.unimplemented = true;
+            drop(self.called());
+            Ok(())
+        }
+
+        fn on_log(&self, ended: &Ended<'_>) {
+            ended.unimplemented.set(true);
+            drop(self.called());
+        }
+    }
+
+    /// Has a request and its response pass, as the proxy does.
+    async fn pass(chain: &Chain) {
+        let request_id = HeaderValue::from_static("id");
+        let (mut progress, mut rewritten) = (Progress::default(), None);
+        let facts = Facts {
+            client_ip: None,
+            scheme: "http",
+            listener: "web",
+            route: "route-1",
+            request_id: &request_id,
+            received: Instant::now(),
+        };
+        let mut passage = Passage {
+            chain,
+            facts,
+            progress: &mut progress,
+            rewritten: &mut rewritten,
+            pool: None,
+            backend: None,
+            tries: 1,
+        };
+        let mut request = RequestHeader::build("POST", b"/", None).unwrap();
+        let mut response = ResponseHeader::build(200, None).unwrap();
+        assert!(passage.request(&mut Head(request.clone())).await.is_none());
+        assert!(passage.upstream_request(&mut request).await.is_none());
+        let mut body = Some(bytes::Bytes::from_static(b"hello"));
+        assert!(passage.request_body(&mut body, true).await.is_none());
+        assert!(passage.response(&request, &mut response, None).await.is_none());
+        passage.response_body(&mut body, true).unwrap();
+        assert_eq!(body.as_deref(), Some(&b"hello"[..]));
+        passage.log(
+            Some(&request),
+            &Outcome {
+                status: StatusCode::OK,
+                reason: Reason::Ok,
+                duration: Duration::ZERO,
+                bytes_in: 5,
+                bytes_out: 5,
+            },
+        );
+    }
+
+    struct Head(RequestHeader);
+
+    impl crate::filter::Incoming for Head {
+        fn head(&self) -> &RequestHeader {
+            &self.0
+        }
+
+        fn head_mut(&mut self) -> &mut RequestHeader {
+            &mut self.0
+        }
+
+        fn read_body(&mut self, _: usize) -> crate::filter::Reading<'_> {
+            Box::pin(async { Ok(None) })
+        }
+    }
+
+    #[tokio::test]
+    async fn hooks_that_are_not_implemented_are_not_called() {
+        let filter = Unimplemented::default();
+        let instance = Instance { filter: Box::new(filter.clone()), pools: Vec::new() };
+        let chain = Chain::new(vec![instance]);
+        pass(&chain).await;
+        // The two that cannot wait say so when they are called for the first time.
+        assert_eq!(filter.0.load(Relaxed), 2);
+        pass(&chain).await;
+        assert_eq!(filter.0.load(Relaxed), 2);
+    }
+}

@@ -399,6 +399,61 @@ fn an_answer_instead_of_a_backends_response() {
 }
 
 #[test]
+fn a_hook_on_the_way_to_the_backend_answers() {
+    let origin = Origin::named("origin");
+    for hook in ["upstream_request", "request_body"] {
+        let journal = Journal::new();
+        let probes = [
+            journal.probe("a", ""),
+            journal.probe("b", &format!("on: {{ {hook}: {{ answer: 403 }} }}")),
+            journal.probe("c", ""),
+        ];
+        let balancer = one_route(&app(), &probes, &[origin.entry()], "");
+        let mut client = client(&balancer);
+        let answer = client.ask(request("POST", "/", &[], b"hello"));
+        assert_eq!(answer.status, 403, "{hook}");
+        // The request came to all of them.
+        assert_eq!(answer.headers.all("x-probe"), ["c", "b", "a"], "{hook}");
+        assert!(journal.with(&format!("c {hook}")).is_empty(), "{:?}", journal.events());
+        journal.wait_for("c log 403 denied");
+        assert!(logged(answer.headers.get("x-request-id").unwrap()).is_empty(), "{hook}");
+    }
+    assert!(origin.requests().iter().all(|request| !request.complete));
+    // It is no failure of the backend's.
+    let balancer = one_route(&app(), &[Journal::new().probe("a", "")], &[origin.entry()], "");
+    assert_eq!(client(&balancer).get("/").status, 200);
+}
+
+#[test]
+fn what_comes_after_an_upgrade_is_not_for_filters() {
+    let origin = Origin::scripted("origin", |_| Reply::Upgrade);
+    let journal = Journal::new();
+    let balancer = one_route(&app(), &[journal.probe("a", "")], &[origin.entry()], "");
+    let mut client = client(&balancer);
+    client.send(request("GET", "/", &["connection: upgrade", "upgrade: websocket"], b""));
+    let answer = client.head();
+    assert_eq!((answer.status, answer.headers.all("x-probe")), (101, vec!["a"]));
+    client.send("ping");
+    assert_eq!(client.exactly(4), b"ping");
+    client.half_close();
+    journal.wait_for("a log 101 ok");
+    let expected = ["a request", "a upstream_request 1 origin", "a response 101 backend"];
+    assert_eq!(story(&journal)[..3], expected);
+    assert!(journal.with("body").is_empty(), "{:?}", journal.events());
+}
+
+#[test]
+fn an_interim_response_is_none_for_filters() {
+    let origin = Origin::scripted("origin", |_| {
+        Reply::raw("HTTP/1.1 103 Early Hints\r\n\r\nHTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nhi")
+    });
+    let journal = Journal::new();
+    let balancer = one_route(&app(), &[journal.probe("a", "")], &[origin.entry()], "");
+    assert_eq!(client(&balancer).get("/").text(), "hi");
+    assert_eq!(journal.with("a response "), ["a response 200 backend"]);
+}
+
+#[test]
 fn what_is_kept_is_dropped_at_every_end_of_a_request() {
     let origin = Origin::scripted("origin", |request| match request.path() {
         "/hang" => Reply::Hang,
