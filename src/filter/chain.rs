@@ -462,7 +462,8 @@ mod tests {
         let mut request = RequestHeader::build("POST", b"/", None).unwrap();
         let mut response = ResponseHeader::build(200, None).unwrap();
         assert!(passage.request(&mut Head(request.clone())).await.is_none());
-        assert!(passage.upstream_request(&mut request).await.is_none());
+        let asked = request.clone();
+        assert!(passage.upstream_request(&asked, &mut request).await.is_none());
         let mut body = Some(bytes::Bytes::from_static(b"hello"));
         assert!(passage.request_body(&mut body, true).await.is_none());
         assert!(passage.response(&request, &mut response, None).await.is_none());
