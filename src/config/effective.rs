@@ -141,7 +141,9 @@ mod tests {
 
     fn read(text: &str) -> crate::config::Checked {
         let env = |name: &str| (name == "SECRET").then(|| "a-secret-of-enough-bytes".to_owned());
-        parse(text, "lb.yaml", Path::new("/"), &env, &Registry::default())
+        // The files that the examples name lie beside the shipped ones.
+        let base = Path::new(env!("CARGO_MANIFEST_DIR")).join("conf");
+        parse(text, "lb.yaml", &base, &env, &Registry::default())
             .unwrap_or_else(|errors| panic!("{errors}\n{text}"))
     }
 
