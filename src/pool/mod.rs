@@ -24,20 +24,21 @@ mod queue;
 mod ticket;
 mod time;
 mod view;
+mod waiting;
 
 pub use self::core::{Core, Outcome, Picked, Wanted};
 pub use backend::{BackendState, Health, Member, MemberSpec};
-pub use balance::hash;
+pub use balance::{hash, hash_address};
 pub use discovery::Discovery;
 pub use health::{Change, ProbeReport};
 pub use lease::{Lease, Tried};
 pub use queue::{Place, Queue};
 pub use ticket::{Tag, Ticket, Tickets};
 pub use time::{Clock, Time};
+pub use waiting::{NoRetry, Waited};
 
 use crate::model;
 use pingora_load_balancing::Backends;
-use rand::RngCore;
 use std::{
     collections::HashMap,
     sync::{Arc, Mutex, PoisonError},
@@ -159,8 +160,8 @@ impl Pool {
     }
 
     /// Picks a backend.
-    pub fn pick(&self, wanted: &Wanted<'_>, rng: &mut dyn RngCore) -> Picked {
-        self.core.pick(wanted, self.clock.now(), rng)
+    pub fn pick(&self, wanted: &Wanted<'_>) -> Picked {
+        self.core.pick(wanted, self.clock.now(), &mut rand::rng())
     }
 
     /// Takes in how a request ended on a backend.

@@ -3,9 +3,11 @@
 use super::{
     Exchange, Fault,
     exchange::{Context, Replay},
-    tries::pause,
 };
-use crate::{model::RetryOn, pool::Member};
+use crate::{
+    model::RetryOn,
+    pool::{Member, NoRetry},
+};
 use http::StatusCode;
 use pingora::{Error, ErrorSource, ErrorType};
 use pingora_proxy::Session;
@@ -108,27 +110,20 @@ impl Exchange {
     /// there is one.
     fn move_on(&mut self, kind: RetryOn, error: &Error) -> bool {
         let Some(pool) = self.pool.clone() else { return false };
-        let retry = &pool.spec().retry;
-        let allowed = retry.on.contains(&kind) && self.tries <= retry.attempts;
-        let now = pool.now();
-        if !allowed || !pool.core().has_untried(&self.tried, now) {
-            return false;
-        }
-        let before = self.lease.take();
-        // Picked before it is paid for: there may be nobody with room.
-        let then = match self.pick_next() {
-            true if pool.core().spend_retry(now) => {
-                self.log_failed_try(before.as_deref(), error, "trying another backend");
-                self.pause = pause(retry, self.tries);
-                return true;
+        match pool.pick_again(kind, self.tries, self.hash_key, &self.tried) {
+            Ok(lease) => {
+                self.log_failed_try(self.lease.as_deref(), error, "trying another backend");
+                self.lease = Some(lease);
+                self.pause = pool.pause(self.tries);
+                true
             }
-            true => "the retry budget is spent",
-            false => "no other backend has room",
-        };
-        // The request ends where it was.
-        self.lease = before;
-        self.log_failed_try(self.lease.as_deref(), error, then);
-        false
+            Err(NoRetry::NotAllowed) => false,
+            Err(why) => {
+                // The request ends where it was.
+                self.log_failed_try(self.lease.as_deref(), error, &why.to_string());
+                false
+            }
+        }
     }
 
     fn log_failed_try(&self, failed: Option<&Member>, error: &Error, then: &str) {

@@ -2,8 +2,8 @@
 
 use super::{Exchange, Reason, RequestBody, exchange::Replay, upgrade};
 use crate::{
-    model::{HostHeader, Retry},
-    pool::{Member, Outcome, Picked, Place, Pool, Wanted},
+    model::HostHeader,
+    pool::{Member, Outcome, Picked, Pool, Waited, Wanted},
 };
 use http::StatusCode;
 use pingora::{
@@ -11,12 +11,7 @@ use pingora::{
     upstreams::peer::{HttpPeer, PeerOptions, Scheme},
 };
 use pingora_proxy::Session;
-use rand::Rng;
-use std::{
-    future::poll_fn,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 /// What Pingora's read timeout is given beyond the times that we keep ourselves, so that it is never
 /// the one that decides.
@@ -43,7 +38,8 @@ impl Exchange {
             self.lease = Some(lease);
             return First::Picked;
         }
-        match self.pick(&pool, None) {
+        let wanted = Wanted { key: self.hash_key, tried: &self.tried, place: None };
+        match pool.pick(&wanted) {
             Picked::Lease(lease) => {
                 self.lease = Some(lease);
                 First::Picked
@@ -53,52 +49,26 @@ impl Exchange {
         }
     }
 
-    fn pick(&self, pool: &Pool, place: Option<&Place>) -> Picked {
-        let wanted = Wanted { key: self.hash_key, tried: &self.tried, place };
-        pool.pick(&wanted, &mut rand::rng())
-    }
-
     /// Waits in the pool's queue for a backend with room. A client that leaves frees its place.
-    async fn wait(&mut self, pool: &Arc<Pool>, session: &mut Session) -> First {
+    async fn wait(&mut self, pool: &Pool, session: &mut Session) -> First {
         let Some(place) = pool.core().enqueue() else { return First::None(Reason::Overloaded) };
         let began = Instant::now();
-        let deadline = tokio::time::Instant::now() + pool.spec().limits.queue_timeout;
-        let link = self.link.clone();
-        link.set_watching(true);
+        self.link.set_watching(true);
         session.set_abort_on_close(true);
-        let first = loop {
-            if place.is_first() || place.is_called() {
-                place.wait_again();
-                match self.pick(pool, Some(&place)) {
-                    Picked::Lease(lease) => {
-                        self.lease = Some(lease);
-                        break First::Picked;
-                    }
-                    Picked::Nothing => break First::None(Reason::NoHealthyBackend),
-                    Picked::Busy => {}
-                }
-            }
-            tokio::select! {
-                biased;
-                () = poll_fn(|cx| place.poll_called(cx)) => {}
-                _ = session.as_mut().read_body_or_idle(true) => break First::ClientGone,
-                () = tokio::time::sleep_until(deadline) => break First::None(Reason::Overloaded),
-            }
-        };
+        let left = async { drop(session.as_mut().read_body_or_idle(true).await) };
+        let waited = pool.wait_in_line(place, self.hash_key, left).await;
         session.set_abort_on_close(false);
-        link.set_watching(false);
+        self.link.set_watching(false);
         self.queue_time = Some(began.elapsed());
-        first
-    }
-
-    /// Picks a backend that was not tried yet and releases the one before. Retries do not wait.
-    pub(super) fn pick_next(&mut self) -> bool {
-        let Some(pool) = self.pool.clone() else { return false };
-        self.lease = match self.pick(&pool, None) {
-            Picked::Lease(lease) => Some(lease),
-            Picked::Busy | Picked::Nothing => None,
-        };
-        self.lease.is_some()
+        match waited {
+            Waited::Lease(lease) => {
+                self.lease = Some(lease);
+                First::Picked
+            }
+            Waited::Nothing => First::None(Reason::NoHealthyBackend),
+            Waited::TooLong => First::None(Reason::Overloaded),
+            Waited::Gone => First::ClientGone,
+        }
     }
 
     /// Begins a try on the picked backend, after the pause that a retry makes.
@@ -230,12 +200,4 @@ impl Exchange {
             HostHeader::Preserve => None,
         }
     }
-}
-
-/// The pause before the retry that follows `tries` tries: full jitter (Brooker, "Exponential Backoff
-/// And Jitter", 2015).
-pub(super) fn pause(retry: &Retry, tries: u32) -> Duration {
-    let doublings = tries.saturating_sub(1).min(20);
-    let longest = retry.backoff.base.saturating_mul(1 << doublings).min(retry.backoff.max);
-    longest.mul_f64(rand::rng().random_range(0.0..=1.0))
 }

@@ -10,7 +10,7 @@ use super::{
 };
 use crate::model::{Balance, BalancePolicy};
 use rand::RngCore;
-use std::sync::Arc;
+use std::{net::IpAddr, sync::Arc};
 use twox_hash::XxHash3_64;
 
 /// Points on the ring for each unit of weight, as in ketama.
@@ -26,6 +26,15 @@ const NEAR: usize = 64;
 /// A hash of `bytes`, the same in every process: what a request's key is made of.
 pub fn hash(bytes: &[u8]) -> u64 {
     XxHash3_64::oneshot(bytes)
+}
+
+/// The key of a client's address. An IPv6 address counts by its first 64 bits: a host has as many of
+/// the rest as it likes.
+pub fn hash_address(address: IpAddr) -> u64 {
+    match address.to_canonical() {
+        IpAddr::V4(address) => hash(&address.octets()),
+        IpAddr::V6(address) => hash(&address.octets()[..8]),
+    }
 }
 
 /// A hashing policy over one set of members.
@@ -223,6 +232,15 @@ mod tests {
             members[index].order()
         };
         (0..KEYS).map(pick).collect()
+    }
+
+    #[test]
+    fn one_ipv6_network_is_one_client() {
+        let hash = |text: &str| hash_address(text.parse().unwrap());
+        assert_eq!(hash("2001:db8:0:1::1"), hash("2001:db8:0:1:ffff::2"));
+        assert_ne!(hash("2001:db8:0:1::1"), hash("2001:db8:0:2::1"));
+        assert_eq!(hash("192.0.2.1"), hash("::ffff:192.0.2.1"));
+        assert_ne!(hash("192.0.2.1"), hash("192.0.2.2"));
     }
 
     #[test]

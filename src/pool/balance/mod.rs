@@ -15,7 +15,7 @@ mod round_robin;
 use super::{Member, view::Ask};
 use crate::model::{Balance, BalancePolicy};
 use hash::Hashed;
-pub use hash::hash;
+pub use hash::{hash, hash_address};
 use least_connections::LeastConnections;
 use p2c::{Cost, TwoChoices};
 use rand::{Rng, RngCore};

@@ -1,0 +1,126 @@
+//! What comes between a pick and the next: a wait in line, and whether there is another try.
+//!
+//! The decisions are the core's; here they get the pool's clock, a timer and chance. Whatever is
+//! proxied, a request or a connection, waits and is tried again by these rules.
+
+use super::{Lease, Picked, Place, Pool, Tried, Wanted};
+use crate::model::{Retry, RetryOn};
+use rand::Rng;
+use std::{
+    future::{Future, poll_fn},
+    pin::pin,
+    time::Duration,
+};
+use tokio::time::Instant;
+
+/// How a wait in line ended.
+#[derive(Debug)]
+pub enum Waited {
+    /// A backend has room.
+    Lease(Lease),
+    /// No usable backend is left.
+    Nothing,
+    /// The pool's `queue_timeout` is over.
+    TooLong,
+    /// Who waited has left.
+    Gone,
+}
+
+/// Why there is no other try.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NoRetry {
+    /// The failure is none of `retry.on`, the attempts are used up, or every backend was tried.
+    #[error("there is no other try")]
+    NotAllowed,
+    /// The pool has made as many retries as it may.
+    #[error("the retry budget is spent")]
+    BudgetSpent,
+    /// Each backend that was not tried has as much as it may.
+    #[error("no other backend has room")]
+    NoRoom,
+}
+
+impl Pool {
+    /// Waits at `place` until a backend has room, at most for the pool's `queue_timeout`. The wait
+    /// ends early when `gone` resolves: whoever waits has left.
+    pub async fn wait_in_line(
+        &self,
+        place: Place,
+        key: Option<u64>,
+        gone: impl Future<Output = ()>,
+    ) -> Waited {
+        let deadline = Instant::now() + self.spec().limits.queue_timeout;
+        let mut gone = pin!(gone);
+        let untried = Tried::default();
+        let wanted = Wanted { key, tried: &untried, place: Some(&place) };
+        loop {
+            if place.is_first() || place.is_called() {
+                place.wait_again();
+                match self.pick(&wanted) {
+                    Picked::Lease(lease) => return Waited::Lease(lease),
+                    Picked::Nothing => return Waited::Nothing,
+                    Picked::Busy => {}
+                }
+            }
+            tokio::select! {
+                biased;
+                () = poll_fn(|cx| place.poll_called(cx)) => {}
+                () = &mut gone => return Waited::Gone,
+                () = tokio::time::sleep_until(deadline) => return Waited::TooLong,
+            }
+        }
+    }
+
+    /// Picks a backend that was not tried yet after a failure of this kind, if the policy, the
+    /// attempts and the budget allow it. Retries do not wait in line.
+    ///
+    /// # Errors
+    /// Why there is no other try.
+    pub fn pick_again(
+        &self,
+        kind: RetryOn,
+        tries: u32,
+        key: Option<u64>,
+        tried: &Tried,
+    ) -> Result<Lease, NoRetry> {
+        let retry = &self.spec().retry;
+        let allowed = retry.on.contains(&kind) && tries <= retry.attempts;
+        let now = self.now();
+        if !allowed || !self.core().has_untried(tried, now) {
+            return Err(NoRetry::NotAllowed);
+        }
+        // Picked before it is paid for: there may be nobody with room.
+        let wanted = Wanted { key, tried, place: None };
+        match self.pick(&wanted) {
+            Picked::Lease(lease) if self.core().spend_retry(now) => Ok(lease),
+            Picked::Lease(_) => Err(NoRetry::BudgetSpent),
+            Picked::Busy | Picked::Nothing => Err(NoRetry::NoRoom),
+        }
+    }
+
+    /// The pause before the try that follows `tries` tries.
+    pub fn pause(&self, tries: u32) -> Duration {
+        pause(&self.spec().retry, tries, rand::rng().random_range(0.0..=1.0))
+    }
+}
+
+/// Full jitter (Brooker, "Exponential Backoff And Jitter", 2015): the share `chance`, from 0 to 1, of
+/// the longest pause after `tries` tries.
+fn pause(retry: &Retry, tries: u32, chance: f64) -> Duration {
+    let doublings = tries.saturating_sub(1).min(20);
+    let longest = retry.backoff.base.saturating_mul(1 << doublings).min(retry.backoff.max);
+    longest.mul_f64(chance)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_longest_pause_doubles_up_to_the_most() {
+        let retry = Retry::default();
+        let millis = |tries| pause(&retry, tries, 1.0).as_millis();
+        assert_eq!([1, 2, 3, 4, 5, 100].map(millis), [25, 50, 100, 200, 250, 250]);
+        assert_eq!(pause(&retry, 5, 0.0), Duration::ZERO);
+    }
+}
