@@ -9,6 +9,9 @@ use std::{
 };
 use tokio::sync::{Notify, watch};
 
+/// How long a handshake or a head that has begun may take once draining has begun.
+const BEGUN_GRACE: Duration = Duration::from_secs(1);
+
 /// What the process is doing with its connections.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Phase {
@@ -130,6 +133,38 @@ impl Drop for Listening {
         if self.0.listeners.fetch_sub(1, SeqCst) == 1 {
             self.0.left.notify_waiters();
         }
+    }
+}
+
+/// Resolves when draining has begun and its grace for idle connections is over.
+pub(super) async fn drained(phase: watch::Receiver<Phase>) {
+    draining_for(phase, |phase| match phase {
+        Phase::Draining { idle_grace, .. } => Some(idle_grace),
+        Phase::Serving => None,
+    })
+    .await;
+}
+
+/// Resolves when a handshake or a head that is not whole would hold up the end of the process. After
+/// a hand-over nobody waits for that, and their own timeouts are enough.
+pub(super) async fn overdue(phase: watch::Receiver<Phase>) {
+    draining_for(phase, |phase| match phase {
+        Phase::Draining { successor: false, .. } => Some(BEGUN_GRACE),
+        _ => None,
+    })
+    .await;
+}
+
+/// Resolves when draining has gone on for as long as `grace` says; never if that is `None`.
+pub(super) async fn draining_for(
+    mut phase: watch::Receiver<Phase>,
+    grace: impl FnOnce(Phase) -> Option<Duration>,
+) {
+    // The sender outlives every connection; were it gone, nobody would drain any more.
+    let begun = phase.wait_for(|phase| phase.is_draining()).await.map(|phase| *phase);
+    match begun.ok().and_then(grace) {
+        Some(grace) => tokio::time::sleep(grace).await,
+        None => std::future::pending().await,
     }
 }
 

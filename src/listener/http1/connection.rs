@@ -6,7 +6,11 @@ use super::{
 };
 use crate::{
     filter::Answer,
-    listener::{Drain, Phase, transport::Transport},
+    listener::{
+        Drain,
+        drain::{drained, draining_for, overdue},
+        transport::Transport,
+    },
     model::{Listener, ListenerLimits},
     proxy::{
         BrokenOff, Exchange, Gateway, Link, Reason, Refused, RequestBody, closing_refusal,
@@ -42,8 +46,6 @@ const LINGER: Duration = Duration::from_secs(2);
 const LINGER_OVERLOADED: Duration = Duration::from_millis(200);
 /// The same once draining has begun, when somebody waits for us to be gone.
 const LINGER_DRAINING: Duration = Duration::from_millis(50);
-/// How long a head that has begun may take once draining has begun.
-const HEAD_DRAINING: Duration = Duration::from_secs(1);
 
 /// What every HTTP/1 connection needs.
 pub(in crate::listener) struct Http1 {
@@ -463,38 +465,6 @@ async fn read_rest_of_head(
 async fn discard(transport: &mut Transport) {
     let mut piece = [0; 4096];
     while let Ok(1..) = transport.read(&mut piece).await {}
-}
-
-/// Resolves when draining has begun and its grace for idle connections is over.
-async fn drained(phase: watch::Receiver<Phase>) {
-    draining_for(phase, |phase| match phase {
-        Phase::Draining { idle_grace, .. } => Some(idle_grace),
-        Phase::Serving => None,
-    })
-    .await;
-}
-
-/// Resolves when a head that is not whole would hold up the end of the process. After a hand-over
-/// nobody waits for that, and the header timeout is enough.
-async fn overdue(phase: watch::Receiver<Phase>) {
-    draining_for(phase, |phase| match phase {
-        Phase::Draining { successor: false, .. } => Some(HEAD_DRAINING),
-        _ => None,
-    })
-    .await;
-}
-
-/// Resolves when draining has gone on for as long as `grace` says; never if that is `None`.
-async fn draining_for(
-    mut phase: watch::Receiver<Phase>,
-    grace: impl FnOnce(Phase) -> Option<Duration>,
-) {
-    // The sender outlives every connection; were it gone, nobody would drain any more.
-    let begun = phase.wait_for(|phase| phase.is_draining()).await.map(|phase| *phase);
-    match begun.ok().and_then(grace) {
-        Some(grace) => tokio::time::sleep(grace).await,
-        None => std::future::pending().await,
-    }
 }
 
 /// Resolves when the exchange's deadline has passed; cuts a try whose time is over. The proxy sets
