@@ -24,6 +24,7 @@
 //! | [`pool`] | backends, health, balancing policies |
 //! | [`listener`] | sockets, the HTTP/1 connection loop, draining, hand-over |
 //! | [`proxy`] | Pingora's hooks, header fields, retries, failures to answers |
+//! | [`tcp`] | connections that are passed on as they are |
 //! | [`runtime`] | the compiled configuration and its background tasks |
 //! | [`observe`] | access log and error log |
 //! | [`filter`] | what users extend: the trait, and the filters that come with the library |
@@ -41,6 +42,7 @@ pub mod pool;
 pub mod proxy;
 pub mod route;
 pub mod runtime;
+pub mod tcp;
 pub mod testing;
 
 pub use app::{App, Mode, StartError};

@@ -11,8 +11,9 @@ use super::{
 };
 use crate::{
     filter::Chain,
-    model::{AccessLog, Config, Listener, LogTarget, Pool, Route, Server},
+    model::{AccessLog, Config, Listener, LogTarget, Pool, PoolName, Route, Server},
 };
+use std::collections::HashSet;
 
 pub(super) const KEYS: Keys = Keys {
     section: "",
@@ -24,7 +25,7 @@ pub(super) fn read(root: &Field<'_>) -> Option<(Config, Vec<Chain>)> {
     let file = root.section(&KEYS)?;
     let listeners_field = file.require("listeners", listener::EXPECTED);
     let pools_field = file.get("pools");
-    let names = Names::of(listeners_field.as_ref(), pools_field.as_ref());
+    let mut names = Names::of(listeners_field.as_ref(), pools_field.as_ref());
 
     let server = server::read(file.get("server").as_ref(), root.context());
     let access_log = file.optional("access_log", access_log::read);
@@ -33,22 +34,62 @@ pub(super) fn read(root: &Field<'_>) -> Option<(Config, Vec<Chain>)> {
     }
     let access_log = access_log.flatten();
     let trusted_proxies = file.or("trusted_proxies", Vec::new(), trusted_proxies::read);
-    let listeners = listeners_field.as_ref().and_then(listener::read_all);
-    let pools = pools_field.as_ref().map_or(Some(Vec::new()), pool::read_all);
-    let routes = file.or("routes", Vec::new(), |field| route::read_all(field, &names));
-    let (routes, filters): (Vec<_>, Vec<_>) = routes.into_iter().unzip();
+    let listeners = listeners_field.as_ref().and_then(|field| listener::read_all(field, &names));
+    names.learn(listeners.as_deref().unwrap_or(&[]));
+    let routes = file.try_or("routes", Vec::new(), |field| route::read_all(field, &names));
+    let (routes, filters): (Option<Vec<_>>, Vec<_>) = match routes {
+        Some(routes) => {
+            let (routes, filters) = routes.into_iter().unzip();
+            (Some(routes), filters)
+        }
+        None => (None, Vec::new()),
+    };
+    let speaks_http = listeners.as_ref().is_none_or(|all| all.iter().any(Listener::is_http));
     let has_routes = file.get("routes").is_some_and(|field| !field.is_empty_list());
-    if !has_routes {
+    let catches_all = speaks_http && !has_routes;
+    if catches_all {
         check_only_pool(&file, names.pool_count());
     }
+    let users = Users {
+        listeners: listeners.as_deref(),
+        routes: routes.as_deref(),
+        filters: &filters,
+        only: names.only_pool().filter(|_| catches_all),
+    };
+    let read_pools = |field: &Field<'_>| pool::read_all(field, |name| users.are_streams(name));
+    let pools = pools_field.as_ref().map_or(Some(Vec::new()), read_pools);
 
-    let (listeners, pools) = (listeners?, pools?);
-    let routes = if has_routes { routes } else { vec![catch_all(&pools)?] };
+    let (listeners, mut routes, pools) = (listeners?, routes?, pools?);
+    if catches_all {
+        routes = vec![catch_all(&pools)?];
+    }
     if !root.context().has_errors() {
         warn(&file, &listeners, &routes, &pools, &filters);
     }
     let server = server?;
     Some((Config { server, access_log, trusted_proxies, listeners, routes, pools }, filters))
+}
+
+/// Who uses the pools, as far as that could be read.
+struct Users<'a> {
+    listeners: Option<&'a [Listener]>,
+    routes: Option<&'a [Route]>,
+    /// The filters of the routes, which may send requests to pools, too.
+    filters: &'a [Chain],
+    /// The pool that gets every request where there are no routes.
+    only: Option<&'a str>,
+}
+
+impl Users<'_> {
+    /// Whether the pool is used, and by tcp listeners alone.
+    fn are_streams(&self, pool: &str) -> bool {
+        let (Some(listeners), Some(routes)) = (self.listeners, self.routes) else { return false };
+        let is_it = |name: &&PoolName| name.as_str() == pool;
+        let mut requested =
+            warnings::routed_pools(routes).chain(self.filters.iter().flat_map(Chain::pools));
+        let by_requests = self.only == Some(pool) || requested.any(|it| is_it(&it));
+        !by_requests && warnings::forwarded_pools(listeners).any(|it| is_it(&it))
+    }
 }
 
 /// A daemon that writes its errors to a file has no standard output left to log requests to.
@@ -84,8 +125,10 @@ fn warn(
         warnings::unreachable_routes(&items, routes, listeners);
     }
     let entries = file.get("pools").and_then(|field| field.entries("a map of pools"));
-    let mut used = warnings::used_pools(routes);
-    used.extend(filters.iter().flat_map(Chain::pools));
+    let used: HashSet<&PoolName> = warnings::routed_pools(routes)
+        .chain(warnings::forwarded_pools(listeners))
+        .chain(filters.iter().flat_map(Chain::pools))
+        .collect();
     for (pool, (_, field)) in pools.iter().zip(entries.into_iter().flatten()) {
         warnings::pool(&field, pool, used.contains(&pool.name));
     }

@@ -1,19 +1,32 @@
 //! `listeners:`, where connections are accepted and what a client may cost.
 
 use super::{
+    action,
     backend::{expected, fitting},
-    diagnostic::Fault,
-    names::key_name,
+    diagnostic::{Fault, quote},
+    matches::sni_pattern,
+    names::{Names, key_name},
     reader::{Field, Keys, Once, Section},
     scalar::Hint,
 };
 use crate::model::{
-    AddressError, ListenAddress, Listener, ListenerLimits, ListenerName, ListenerTimeouts,
+    AddressError, HostPattern, ListenAddress, Listener, ListenerLimits, ListenerName,
+    ListenerTimeouts, PoolName, Protocol, Tcp,
 };
+use std::time::Duration;
 
 pub(super) const KEYS: Keys = Keys {
     section: "listeners.*",
-    names: &["address", "protocol", "max_connections", "timeouts", "limits"],
+    names: &[
+        "address",
+        "protocol",
+        "pool",
+        "sni",
+        "idle_timeout",
+        "max_connections",
+        "timeouts",
+        "limits",
+    ],
 };
 pub(super) const TIMEOUTS: Keys =
     Keys { section: "listeners.*.timeouts", names: &["header", "body_idle", "keepalive", "write"] };
@@ -25,9 +38,16 @@ pub(super) const LIMITS: Keys = Keys {
 /// What `listeners:` holds, for messages.
 pub(super) const EXPECTED: &str = "a map of at least one listener's name to its settings";
 const ADDRESS: &str = "ip:port, [ipv6]:port or unix:/path";
+const SNI: &str = "a map of at least one host name to the name of a pool";
+const SNI_NAME: &str = "a host name such as example.com or *.example.com";
+/// How long a connection that is passed on may be silent.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(3600);
+/// The keys that say where connections go, and those of `timeouts` that are about requests.
+const TCP_KEYS: [&str; 3] = ["pool", "sni", "idle_timeout"];
+const HTTP_TIMEOUTS: [&str; 3] = ["body_idle", "keepalive", "write"];
 
 /// Reads every listener.
-pub(super) fn read_all(field: &Field<'_>) -> Option<Vec<Listener>> {
+pub(super) fn read_all(field: &Field<'_>, names: &Names<'_>) -> Option<Vec<Listener>> {
     let entries = field.entries(EXPECTED)?;
     if entries.is_empty() {
         field.error(&Fault::new("found an empty map", EXPECTED));
@@ -35,19 +55,128 @@ pub(super) fn read_all(field: &Field<'_>) -> Option<Vec<Listener>> {
     }
     let mut addresses = Once::default();
     let listeners: Vec<Option<Listener>> =
-        entries.iter().map(|(name, field)| read(name, field, &mut addresses)).collect();
+        entries.iter().map(|(name, field)| read(name, field, names, &mut addresses)).collect();
     listeners.into_iter().collect()
 }
 
-fn read(name: &str, field: &Field<'_>, addresses: &mut Once) -> Option<Listener> {
+fn read(
+    name: &str,
+    field: &Field<'_>,
+    names: &Names<'_>,
+    addresses: &mut Once,
+) -> Option<Listener> {
     let name = key_name(name, field, ListenerName::try_new);
     let section = field.section(&KEYS)?;
     let address = section.require("address", ADDRESS).and_then(|field| address(&field, addresses));
-    section.optional("protocol", |field| field.word("protocol", &[("http", ())]));
+    let kind = section.try_or("protocol", Kind::Http, |field| field.word("protocol", &KINDS));
+    let protocol = kind.and_then(|kind| protocol(&section, kind, names));
     let max_connections = section.optional("max_connections", Field::count).flatten();
     let timeouts = section.or("timeouts", ListenerTimeouts::default(), timeouts);
     let limits = section.or("limits", ListenerLimits::default(), limits);
-    Some(Listener { name: name?, address: address?, max_connections, timeouts, limits })
+    Some(Listener {
+        name: name?,
+        address: address?,
+        protocol: protocol?,
+        max_connections,
+        timeouts,
+        limits,
+    })
+}
+
+/// The protocol without what else is said of it.
+#[derive(Clone, Copy)]
+enum Kind {
+    Http,
+    Tcp,
+}
+
+const KINDS: [(&str, Kind); 2] = [("http", Kind::Http), ("tcp", Kind::Tcp)];
+
+/// Reads what the listener makes of a connection. The keys of the other protocol are errors.
+fn protocol(section: &Section<'_>, kind: Kind, names: &Names<'_>) -> Option<Protocol> {
+    match kind {
+        Kind::Http => {
+            for key in TCP_KEYS {
+                let why = "beside protocol http, where routes say what goes where";
+                refuse(section.get(key).as_ref(), key, why, "protocol tcp");
+            }
+            Some(Protocol::Http)
+        }
+        Kind::Tcp => {
+            let why = "beside protocol tcp, which knows no requests";
+            refuse(section.get("limits").as_ref(), "limits", why, "protocol http");
+            check_tcp_timeouts(section);
+            tcp(section, names).map(Protocol::Tcp)
+        }
+    }
+}
+
+fn refuse(field: Option<&Field<'_>>, key: &str, why: &str, expected: &str) {
+    if let Some(field) = field {
+        field.key_error(&Fault::new(format!("{} {why}", quote(key)), expected));
+    }
+}
+
+/// Only the time for what comes ahead of the stream has a meaning there, and only if that is read.
+fn check_tcp_timeouts(section: &Section<'_>) {
+    let Some(timeouts) = section.get("timeouts").filter(Field::is_map) else { return };
+    for (key, field) in timeouts.entries("").into_iter().flatten() {
+        if HTTP_TIMEOUTS.contains(&key) {
+            let why = "beside protocol tcp, which knows no requests";
+            refuse(Some(&field), key, why, "idle_timeout beside timeouts, or protocol http");
+        } else if key == "header" && section.get("sni").is_none() {
+            let found = "a time for what comes ahead of the stream, where nothing is read of that";
+            field.warning(&Fault::new(found, "sni beside timeouts"));
+        }
+    }
+}
+
+fn tcp(section: &Section<'_>, names: &Names<'_>) -> Option<Tcp> {
+    let sni = section.get("sni").map(|field| sni(&field, names));
+    let pool = section.get("pool").map(|field| action::pool(&field, names));
+    let idle_timeout = section.or("idle_timeout", IDLE_TIMEOUT, Field::positive_duration);
+    if sni.is_none() && pool.is_none() {
+        let found = "protocol tcp without a pool";
+        section.field().error(&Fault::new(found, "pool, or sni with a pool for each name"));
+        return None;
+    }
+    let pool = match pool {
+        Some(pool) => Some(pool?),
+        None => None,
+    };
+    Some(Tcp { sni: sni.unwrap_or_else(|| Some(Vec::new()))?, pool, idle_timeout })
+}
+
+fn sni(field: &Field<'_>, names: &Names<'_>) -> Option<Vec<(HostPattern, PoolName)>> {
+    let entries = field.entries(SNI)?;
+    if entries.is_empty() {
+        field.error(&Fault::new("found an empty map", SNI));
+        return None;
+    }
+    let mut once = Once::default();
+    let read = |(name, field): &(&str, Field<'_>)| sni_entry(name, field, names, &mut once);
+    // All are read, and so reported, before one that failed takes the map with it.
+    let found: Vec<_> = entries.iter().map(read).collect();
+    found.into_iter().collect()
+}
+
+fn sni_entry(
+    name: &str,
+    field: &Field<'_>,
+    names: &Names<'_>,
+    once: &mut Once,
+) -> Option<(HostPattern, PoolName)> {
+    let pool = action::pool(field, names);
+    match sni_pattern(name) {
+        Ok(pattern) => {
+            once.check(&name.to_ascii_lowercase(), "name", field);
+            Some((pattern, pool?))
+        }
+        Err(hint) => {
+            field.key_error(&hint.fault(name, SNI_NAME));
+            None
+        }
+    }
 }
 
 fn address(field: &Field<'_>, addresses: &mut Once) -> Option<ListenAddress> {

@@ -60,6 +60,20 @@ fn host_pattern(lower: &str) -> Option<HostPattern> {
     (is_host_name(lower) || is_ip_literal(lower)).then(|| HostPattern::Exact(lower.to_owned()))
 }
 
+/// Reads a pattern of the names that clients ask for in TLS, where they name no addresses.
+pub(super) fn sni_pattern(text: &str) -> Result<HostPattern, Hint> {
+    match host_pattern(&text.to_ascii_lowercase()) {
+        Some(HostPattern::Exact(host)) if is_ip_literal(&host) => {
+            Err(Hint::expected("a host name, as clients send no address in its place"))
+        }
+        Some(pattern) => Ok(pattern),
+        None if text == "*" => {
+            Err(Hint::expected("a host name; the key \"pool\" takes every other name"))
+        }
+        None => Err(Hint { expected: None, ..host_hint(text) }),
+    }
+}
+
 fn host_hint(text: &str) -> Hint {
     if text == "*" {
         return Hint::expected(format!("{HOST}; leave host out to match every host"));

@@ -34,6 +34,7 @@ mod route;
 mod schema;
 mod server;
 mod sticky;
+mod streams;
 mod tree;
 mod trusted_proxies;
 mod warnings;

@@ -5,7 +5,7 @@ use super::{
     reader::Field,
     scalar::Hint,
 };
-use crate::model::{InvalidName, ListenerName, PoolName};
+use crate::model::{InvalidName, Listener, ListenerName, PoolName};
 use std::collections::HashSet;
 
 /// What a name looks like, for messages.
@@ -16,6 +16,8 @@ pub(super) const NAME: &str =
 /// mistake inside a pool is no reason to call the pool unknown.
 pub(super) struct Names<'a> {
     listeners: Known<'a>,
+    /// The listeners that know no requests.
+    tcp: HashSet<ListenerName>,
     pools: Known<'a>,
 }
 
@@ -47,7 +49,22 @@ impl<'a> Known<'a> {
 
 impl<'a> Names<'a> {
     pub(super) fn of(listeners: Option<&Field<'a>>, pools: Option<&Field<'a>>) -> Self {
-        Self { listeners: Known::of(listeners), pools: Known::of(pools) }
+        let tcp = HashSet::new();
+        Self { listeners: Known::of(listeners), tcp, pools: Known::of(pools) }
+    }
+
+    /// Learns which of the listeners speak no HTTP.
+    pub(super) fn learn(&mut self, listeners: &[Listener]) {
+        let tcp = listeners.iter().filter(|listener| !listener.is_http());
+        self.tcp = tcp.map(|listener| listener.name.clone()).collect();
+    }
+
+    /// The only pool there is.
+    pub(super) fn only_pool(&self) -> Option<&'a str> {
+        match self.pools.in_order[..] {
+            [only] => Some(only),
+            _ => None,
+        }
     }
 
     /// How many pools there are.
@@ -68,12 +85,21 @@ impl<'a> Names<'a> {
         PoolName::try_new(text).map_err(|InvalidName| Hint::expected(NAME))
     }
 
-    /// The listener called `text`.
+    /// The listener called `text`, whose requests a route may match.
     pub(super) fn listener(&self, text: &str) -> Result<ListenerName, Hint> {
         if !self.listeners.set.contains(text) {
             return Err(self.listeners.hint(text, "listener"));
         }
-        ListenerName::try_new(text).map_err(|InvalidName| Hint::expected(NAME))
+        let name = ListenerName::try_new(text).map_err(|InvalidName| Hint::expected(NAME))?;
+        if self.tcp.contains(&name) {
+            let found =
+                format!("listener {} with protocol tcp, which knows no requests", quote(text));
+            return Err(Hint {
+                found: Some(found),
+                ..Hint::expected("a listener with protocol http")
+            });
+        }
+        Ok(name)
     }
 }
 

@@ -7,7 +7,7 @@ use super::{
     http::{HOST_AND_PORT, host_and_port},
     names::key_name,
     reader::{Field, Keys, Section},
-    retry, sticky,
+    retry, sticky, streams,
 };
 use crate::model::{
     Balance, BalancePolicy, Ejection, HostHeader, Percent, Pool, PoolLimits, PoolName,
@@ -50,20 +50,24 @@ pub(super) const SLOW_START: Duration = Duration::ZERO;
 /// The most requests that may wait: each holds a connection and its head in memory.
 const MAX_QUEUE: u64 = 1_000_000;
 
-/// Reads every pool.
-pub(super) fn read_all(field: &Field<'_>) -> Option<Vec<Pool>> {
+/// Reads every pool; `streams` says which of them are used by tcp listeners alone.
+pub(super) fn read_all(field: &Field<'_>, streams: impl Fn(&str) -> bool) -> Option<Vec<Pool>> {
     let entries = field.entries(EXPECTED)?;
     if entries.is_empty() {
         field.error(&Fault::new("found an empty map", EXPECTED));
         return None;
     }
-    let pools: Vec<Option<Pool>> = entries.iter().map(|(name, field)| read(name, field)).collect();
+    let read = |(name, field): &(&str, Field<'_>)| read(name, field, streams(name));
+    let pools: Vec<Option<Pool>> = entries.iter().map(read).collect();
     pools.into_iter().collect()
 }
 
-fn read(name: &str, field: &Field<'_>) -> Option<Pool> {
+fn read(name: &str, field: &Field<'_>, streams: bool) -> Option<Pool> {
     let name = key_name(name, field, PoolName::try_new);
     let section = field.section(&KEYS)?;
+    if streams {
+        streams::check(&section);
+    }
     let backends = section.require("backends", backend::EXPECTED);
     let backends = backends.and_then(|field| backend::read_all(&field));
     // Fields are read in this order, so what is missing stops nothing that comes before it.

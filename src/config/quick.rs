@@ -9,7 +9,7 @@ use super::{
 use crate::model::{
     Backend, BackendAddress, BackendName, BackendState, Balance, BalancePolicy, Config, Ejection,
     HealthCheck, HostHeader, ListenAddress, Listener, ListenerLimits, ListenerName,
-    ListenerTimeouts, Pool, PoolLimits, PoolName, PoolTimeouts, Retry, Weight,
+    ListenerTimeouts, Pool, PoolLimits, PoolName, PoolTimeouts, Protocol, Retry, Weight,
 };
 use std::time::Duration;
 
@@ -45,6 +45,7 @@ pub fn quick(quick: &Quick) -> Result<Config, String> {
         listeners: vec![Listener {
             name: ListenerName::try_new("web").map_err(|error| error.to_string())?,
             address: quick.listen.clone(),
+            protocol: Protocol::Http,
             max_connections: None,
             timeouts: ListenerTimeouts::default(),
             limits: ListenerLimits::default(),

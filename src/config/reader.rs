@@ -219,15 +219,21 @@ impl<'a> Field<'a> {
         matches!(self.node.value, Value::Map(_))
     }
 
+    /// Whether this is a list.
+    pub(super) fn is_list(&self) -> bool {
+        matches!(self.node.value, Value::List(_))
+    }
+
     /// Whether this is `off` or `false`.
     pub(super) fn is_off(&self) -> bool {
-        match &self.node.value {
-            Value::Scalar(text) => {
-                let text = env::expand(text, RequestVariables::Refused, self.context.env);
-                text.is_ok_and(|text| text == "off" || text == "false")
-            }
-            _ => false,
-        }
+        self.is_one_of(&["off", "false"])
+    }
+
+    /// Whether this is one of these words. Nothing is reported.
+    pub(super) fn is_one_of(&self, words: &[&str]) -> bool {
+        let Value::Scalar(text) = &self.node.value else { return false };
+        let text = env::expand(text, RequestVariables::Refused, self.context.env);
+        text.is_ok_and(|text| words.contains(&text.as_ref()))
     }
 
     fn expanded(&self, expected: &str, variables: RequestVariables) -> Option<String> {

@@ -6,12 +6,19 @@ use super::{
 };
 use crate::model::{
     Action, BackendState, HostPattern, Listener, Match, PathMatch, Pool, PoolName, Route,
-    RouteListeners,
+    RouteListeners, Tcp,
 };
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 
 /// Warns of each route that an earlier one keeps from ever matching.
 pub(super) fn unreachable_routes(items: &[Field<'_>], routes: &[Route], listeners: &[Listener]) {
+    if !listeners.iter().any(Listener::is_http) {
+        for item in items {
+            let found = "a route that never matches, as no listener has protocol http";
+            item.warning(&Fault::new(found, "a listener with protocol http"));
+        }
+        return;
+    }
     let mut earlier = Earlier::default();
     for (index, route) in routes.iter().enumerate() {
         let Some(wider) = earlier.wider(route, listeners) else {
@@ -132,7 +139,8 @@ fn covers_listeners(wider: &RouteListeners, narrower: &RouteListeners, all: &[Li
     match (wider, narrower) {
         (RouteListeners::All, _) => true,
         (RouteListeners::Only(wider), RouteListeners::All) => {
-            all.iter().all(|listener| wider.contains(&listener.name))
+            let mut http = all.iter().filter(|listener| listener.is_http());
+            http.all(|listener| wider.contains(&listener.name))
         }
         (RouteListeners::Only(wider), RouteListeners::Only(narrower)) => {
             narrower.iter().all(|name| wider.contains(name))
@@ -144,7 +152,7 @@ fn covers_listeners(wider: &RouteListeners, narrower: &RouteListeners, all: &[Li
 pub(super) fn pool(field: &Field<'_>, pool: &Pool, is_used: bool) {
     let warn = |found: &str, expected: &str| field.warning(&Fault::new(found, expected));
     if !is_used {
-        warn("a pool that no route uses", "a route that does");
+        warn("a pool that nothing uses", "a route or a tcp listener that does");
     }
     if pool.backends.iter().all(|backend| backend.backup) {
         warn("backups only", "at least one backend that is not a backup");
@@ -157,9 +165,14 @@ pub(super) fn pool(field: &Field<'_>, pool: &Pool, is_used: bool) {
     }
 }
 
-/// The names of the pools that `routes` use.
-pub(super) fn used_pools(routes: &[Route]) -> HashSet<&PoolName> {
-    routes.iter().flat_map(|route| pools_of(&route.action)).collect()
+/// The names of the pools that `routes` use, some of them perhaps more than once.
+pub(super) fn routed_pools(routes: &[Route]) -> impl Iterator<Item = &PoolName> {
+    routes.iter().flat_map(|route| pools_of(&route.action))
+}
+
+/// The names of the pools that tcp listeners use, likewise.
+pub(super) fn forwarded_pools(listeners: &[Listener]) -> impl Iterator<Item = &PoolName> {
+    listeners.iter().filter_map(Listener::tcp).flat_map(Tcp::pools)
 }
 
 fn pools_of(action: &Action) -> Vec<&PoolName> {

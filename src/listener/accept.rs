@@ -11,6 +11,7 @@ use crate::{
     model::ListenerName,
     proxy::{Gateway, Link},
     runtime::Live,
+    tcp,
 };
 use pingora::server::configuration::ServerConf;
 use pingora_proxy::http_proxy;
@@ -201,8 +202,22 @@ impl Listener {
 
     fn serve(&self, transport: Transport, client: Option<SocketAddr>) {
         let present = self.drain.enter();
-        let max = self.live.load().listeners[self.index].max_connections;
+        let snapshot = self.live.load();
+        let max = snapshot.listeners[self.index].max_connections;
         let place = Place::take(&self.open, max.map_or(usize::MAX, NonZeroUsize::get));
+        if snapshot.forwarding(self.index).is_some() {
+            let accepted = Instant::now();
+            let arrival = tcp::Arrival { snapshot, listener: self.index, client, accepted };
+            let overdue = drain::overdue(self.drain.phase());
+            tokio::spawn(async move {
+                match &place {
+                    Some(_) => tcp::serve(transport, arrival, overdue).await,
+                    None => tcp::refuse(&arrival),
+                }
+                drop((place, present));
+            });
+            return;
+        }
         let link = Arc::new(Link::new(self.index, client));
         let http1 = self.http1.clone();
         tokio::spawn(async move {

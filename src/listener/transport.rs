@@ -1,11 +1,11 @@
 //! A client's socket, whatever its family.
 
+use crate::tcp::{Socket, Stream};
 use std::{
     io::{self, IoSlice},
     os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd},
     pin::Pin,
     task::{Context, Poll},
-    time::Duration,
 };
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
@@ -38,16 +38,22 @@ impl Transport {
 
     /// Has the socket send a reset instead of an orderly end when it is closed.
     pub(super) fn reset_on_close(&self) {
-        if let Self::Tcp(stream) = self {
-            // A socket that refuses the option is broken already.
-            let _ = socket2::SockRef::from(stream).set_linger(Some(Duration::ZERO));
-        }
+        self.socket().reset_on_close();
     }
 
     pub(super) fn raw_fd(&self) -> RawFd {
         match self {
             Self::Tcp(stream) => stream.as_raw_fd(),
             Self::Unix(stream) => stream.as_raw_fd(),
+        }
+    }
+}
+
+impl Stream for Transport {
+    fn socket(&self) -> Socket<'_> {
+        match self {
+            Self::Tcp(stream) => Socket::Tcp(stream),
+            Self::Unix(stream) => Socket::Unix(stream),
         }
     }
 }

@@ -1,6 +1,6 @@
 //! Listeners: where connections are accepted, and what a client may cost.
 
-use super::{ListenAddress, ListenerName};
+use super::{HostPattern, ListenAddress, ListenerName, PoolName};
 use std::{num::NonZeroUsize, time::Duration};
 
 /// One entry of `listeners:`.
@@ -10,12 +10,57 @@ pub struct Listener {
     pub name: ListenerName,
     /// Where it accepts.
     pub address: ListenAddress,
+    /// What it makes of a connection.
+    pub protocol: Protocol,
     /// Connections served at a time; `None` is no limit.
     pub max_connections: Option<NonZeroUsize>,
     /// How long a client may take.
     pub timeouts: ListenerTimeouts,
     /// How much a client may send.
     pub limits: ListenerLimits,
+}
+
+impl Listener {
+    /// Where its connections go, if it passes them on as they are.
+    pub fn tcp(&self) -> Option<&Tcp> {
+        match &self.protocol {
+            Protocol::Tcp(tcp) => Some(tcp),
+            Protocol::Http => None,
+        }
+    }
+
+    /// Whether it speaks HTTP.
+    pub fn is_http(&self) -> bool {
+        self.tcp().is_none()
+    }
+}
+
+/// What a listener makes of a connection.
+#[derive(Clone, Debug)]
+pub enum Protocol {
+    /// Requests, which the routes decide on.
+    Http,
+    /// A stream of bytes, passed on as it is.
+    Tcp(Tcp),
+}
+
+/// Where the connections of a tcp listener go. There is a name or a pool.
+#[derive(Clone, Debug)]
+pub struct Tcp {
+    /// By the name that the client asks for in its TLS hello, which is not decrypted. Each pattern is
+    /// there once.
+    pub sni: Vec<(HostPattern, PoolName)>,
+    /// Every connection that no name decides on; `None` closes those.
+    pub pool: Option<PoolName>,
+    /// How long a connection may go without a byte in either direction.
+    pub idle_timeout: Duration,
+}
+
+impl Tcp {
+    /// The pools it names, some of them perhaps more than once.
+    pub fn pools(&self) -> impl Iterator<Item = &PoolName> {
+        self.sni.iter().map(|(_, pool)| pool).chain(&self.pool)
+    }
 }
 
 /// How long a client may take. Each is absolute for what it covers.

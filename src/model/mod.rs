@@ -26,7 +26,7 @@ pub use balance::{Balance, BalancePolicy, HashOn, UnknownPolicy};
 pub use fault::{Fault, Position};
 pub(crate) use framing::frames_message;
 pub use host::host_without_port;
-pub use listener::{Listener, ListenerLimits, ListenerTimeouts};
+pub use listener::{Listener, ListenerLimits, ListenerTimeouts, Protocol, Tcp};
 pub use name::{BackendName, InvalidName, ListenerName, PoolName, RouteName};
 pub use number::{OutOfRange, Percent, Weight};
 pub use path::{PathError, normal_path};
@@ -56,7 +56,7 @@ pub struct Config {
     pub trusted_proxies: Vec<IpNet>,
     /// The addresses we accept connections on, in file order; never empty.
     pub listeners: Vec<Listener>,
-    /// The routes in file order; the first that matches wins; never empty.
+    /// The routes in file order; the first that matches wins; empty only if no listener speaks HTTP.
     pub routes: Vec<Route>,
     /// The pools in file order. Every pool a route names is among them.
     pub pools: Vec<Pool>,

@@ -33,6 +33,8 @@ pub enum Reason {
     ClientTimeout,
     /// The client went away.
     ClientAborted,
+    /// A connection that is passed on as it is was silent for too long.
+    IdleTimeout,
     /// A fault of our own.
     InternalError,
 }
@@ -55,6 +57,7 @@ impl Reason {
             Self::BadRequest => "bad_request",
             Self::ClientTimeout => "client_timeout",
             Self::ClientAborted => "client_aborted",
+            Self::IdleTimeout => "idle_timeout",
             Self::InternalError => "internal_error",
         }
     }
@@ -77,7 +80,7 @@ impl Reason {
             Self::RateLimited => StatusCode::TOO_MANY_REQUESTS,
             Self::Denied => StatusCode::FORBIDDEN,
             Self::BadRequest => StatusCode::BAD_REQUEST,
-            Self::ClientTimeout => StatusCode::REQUEST_TIMEOUT,
+            Self::ClientTimeout | Self::IdleTimeout => StatusCode::REQUEST_TIMEOUT,
             // nginx's code for a client that went away; never sent, only logged.
             Self::ClientAborted => StatusCode::from_u16(499).expect("499 is a status"),
             Self::InternalError | Self::FilterPanic => StatusCode::INTERNAL_SERVER_ERROR,

@@ -71,20 +71,20 @@ impl Pool {
         }
     }
 
-    /// Picks a backend that was not tried yet after a failure of this kind, if the policy, the
-    /// attempts and the budget allow it. Retries do not wait in line.
+    /// Picks a backend that was not tried yet after a failure of this kind, the last of `made` tries, if
+    /// the policy, the attempts and the budget allow it. Retries do not wait in line.
     ///
     /// # Errors
     /// Why there is no other try.
     pub fn pick_again(
         &self,
         kind: RetryOn,
-        tries: u32,
+        made: u32,
         key: Option<u64>,
         tried: &Tried,
     ) -> Result<Lease, NoRetry> {
         let retry = &self.spec().retry;
-        let allowed = retry.on.contains(&kind) && tries <= retry.attempts;
+        let allowed = retry.on.contains(&kind) && made <= retry.attempts;
         let now = self.now();
         if !allowed || !self.core().has_untried(tried, now) {
             return Err(NoRetry::NotAllowed);

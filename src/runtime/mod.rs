@@ -1,7 +1,9 @@
 //! What runs: the compiled configuration that requests see, and the tasks that keep it alive.
 
+mod forwarding;
 mod snapshot;
 mod supervisor;
 
+pub use forwarding::Forwarding;
 pub use snapshot::{Action, Live, Route, Snapshot, WeightedPools};
 pub use supervisor::Supervisor;

@@ -1,5 +1,6 @@
 //! The compiled, immutable form of a configuration.
 
+use super::Forwarding;
 use crate::{
     filter::Chain,
     model,
@@ -18,6 +19,8 @@ use std::{collections::HashMap, net::IpAddr, sync::Arc, time::Duration};
 pub struct Snapshot {
     /// The listeners, in file order.
     pub listeners: Vec<model::Listener>,
+    /// Where the connections of each listener go, in the same order; `None` for those that speak HTTP.
+    forwardings: Vec<Option<Forwarding>>,
     /// The routes, in file order.
     pub routes: Vec<Route>,
     /// The pools, in file order.
@@ -128,6 +131,7 @@ impl Snapshot {
             pools.iter().map(|pool| (pool.spec().name.clone(), pool.clone())).collect();
         let names: Vec<_> = listeners.iter().map(|listener| listener.name.clone()).collect();
         Self {
+            forwardings: listeners.iter().map(|it| compile_listener(it, &by_name)).collect(),
             listeners,
             routes: compile_routes(config, chains, &by_name),
             pools,
@@ -142,29 +146,35 @@ impl Snapshot {
         self.table.find(facts)
     }
 
+    /// Where the connections of the listener with this index go; `None` if it speaks HTTP.
+    pub fn forwarding(&self, listener: usize) -> Option<&Forwarding> {
+        self.forwardings[listener].as_ref()
+    }
+
     /// Whether `address` is a proxy whose `X-Forwarded-*` fields are believed.
     pub fn trusts(&self, address: IpAddr) -> bool {
         self.trusted_proxies.iter().any(|network| network.contains(&address))
     }
 }
 
-fn compile_routes(
-    config: &model::Config,
-    chains: Vec<Chain>,
-    pools: &HashMap<model::PoolName, Arc<Pool>>,
-) -> Vec<Route> {
+fn compile_routes(config: &model::Config, chains: Vec<Chain>, pools: &PoolsByName) -> Vec<Route> {
     let chains = chains.into_iter().chain(std::iter::repeat_with(Chain::default));
     let routes = config.routes.iter().zip(chains);
     routes.map(|(route, filters)| Route { filters, ..compile_route(route, pools) }).collect()
 }
 
-fn compile_route(route: &model::Route, pools: &HashMap<model::PoolName, Arc<Pool>>) -> Route {
-    let pool = |name: &model::PoolName| {
-        pools
-            .get(name)
-            .expect("a validated configuration has every pool that a route names")
-            .clone()
-    };
+type PoolsByName = HashMap<model::PoolName, Arc<Pool>>;
+
+fn named(pools: &PoolsByName, name: &model::PoolName) -> Arc<Pool> {
+    pools.get(name).expect("a validated configuration has every pool that it names").clone()
+}
+
+fn compile_listener(listener: &model::Listener, pools: &PoolsByName) -> Option<Forwarding> {
+    Some(Forwarding::new(listener.tcp()?, |name| named(pools, name)))
+}
+
+fn compile_route(route: &model::Route, pools: &PoolsByName) -> Route {
+    let pool = |name: &model::PoolName| named(pools, name);
     let action = match &route.action {
         model::Action::Pool(name) => Action::Proxy(WeightedPools { pools: vec![(pool(name), 1)] }),
         model::Action::Split(model::Split(shares)) => {

@@ -60,7 +60,7 @@ fn a_message_is_one_line_whatever_the_key() {
 
 #[test]
 fn keys_of_features_that_do_not_work_yet_are_unknown() {
-    for key in ["tls", "h2c", "proxy_protocol", "proxy_protocol_from", "pool", "sni"] {
+    for key in ["tls", "h2c", "proxy_protocol", "proxy_protocol_from"] {
         let text = format!("listeners: {{ web: {{ address: '[::]:80', {key}: x }} }}\n{POOLS}");
         let start = format!("1:41: listeners.web.{key}: unknown key \"{key}\"; expected address, ");
         assert!(errors(&text).starts_with(&start), "{}", errors(&text));
@@ -222,8 +222,8 @@ fn listeners_are_checked() {
                  expected each address once; the first, listeners.web.address, is on line 3",
             ),
             (
-                "  web: { address: 0.0.0.0:80, protocol: tcp }",
-                "3:41: listeners.web.protocol: unknown protocol \"tcp\"; expected http",
+                "  web: { address: 0.0.0.0:80, protocol: udp }",
+                "3:41: listeners.web.protocol: unknown protocol \"udp\"; expected http or tcp",
             ),
             (
                 "  a b: { address: 0.0.0.0:80 }",
@@ -252,6 +252,164 @@ fn listeners_are_checked() {
             ),
         ],
         listeners,
+    );
+}
+
+#[test]
+fn tcp_listeners_are_checked() {
+    let listeners = |text: &str| {
+        errors(&format!(
+            "{POOLS}listeners:\n  pg: {{ address: 0.0.0.0:80, protocol: tcp,\n    {text} }}\n"
+        ))
+    };
+    check_all(
+        &[
+            (
+                "max_connections: 1",
+                "3:3: listeners.pg: protocol tcp without a pool; \
+                 expected pool, or sni with a pool for each name",
+            ),
+            (
+                "pool: ap",
+                "4:11: listeners.pg.pool: unknown pool \"ap\"; expected app; did you mean \"app\"?",
+            ),
+            (
+                "sni: {}",
+                "4:5: listeners.pg.sni: found an empty map; \
+                 expected a map of at least one host name to the name of a pool",
+            ),
+            (
+                "sni: [a.b]",
+                "4:5: listeners.pg.sni: found a list; \
+                 expected a map of at least one host name to the name of a pool",
+            ),
+            (
+                "sni: { a.b: ap, a..b: app }",
+                "4:17: listeners.pg.sni.a.b: unknown pool \"ap\"; expected app; \
+                 did you mean \"app\"?\n\
+                 4:21: listeners.pg.sni.a..b: found \"a..b\"; \
+                 expected a host name such as example.com or *.example.com",
+            ),
+            (
+                "sni: { 'a.b:443': app }",
+                "4:12: listeners.pg.sni.a.b:443: found \"a.b:443\"; expected a host name such as \
+                 example.com or *.example.com; did you mean \"a.b\"?",
+            ),
+            (
+                "sni: { 10.0.0.1: app }",
+                "4:12: listeners.pg.sni.10.0.0.1: found \"10.0.0.1\"; \
+                 expected a host name, as clients send no address in its place",
+            ),
+            (
+                "sni: { '*': app }",
+                "4:12: listeners.pg.sni.*: found \"*\"; \
+                 expected a host name; the key \"pool\" takes every other name",
+            ),
+            (
+                "sni: { a.b: app,\n A.b: app }",
+                "5:7: listeners.pg.sni.A.b: duplicate name \"a.b\"; \
+                 expected each name once; the first, listeners.pg.sni.a.b, is on line 4",
+            ),
+            (
+                "pool: app, idle_timeout: 0s",
+                "4:30: listeners.pg.idle_timeout: found \"0s\"; \
+                 expected a duration above zero, such as 250ms or 5s",
+            ),
+            (
+                "pool: app, limits: { headers: 1 }",
+                "4:16: listeners.pg.limits: \"limits\" beside protocol tcp, which knows no requests; \
+                 expected protocol http",
+            ),
+            (
+                "pool: app, timeouts: { write: 1s, keepalive: 1s }",
+                "4:28: listeners.pg.timeouts.write: \"write\" beside protocol tcp, which knows no \
+                 requests; expected idle_timeout beside timeouts, or protocol http\n\
+                 4:39: listeners.pg.timeouts.keepalive: \"keepalive\" beside protocol tcp, which \
+                 knows no requests; expected idle_timeout beside timeouts, or protocol http",
+            ),
+        ],
+        listeners,
+    );
+}
+
+#[test]
+fn keys_of_tcp_listeners_on_http_listeners_are_errors() {
+    for (text, key, column) in [
+        ("pool: app", "pool", 41),
+        ("sni: { a.b: app }", "sni", 41),
+        ("idle_timeout: 1s", "idle_timeout", 41),
+        ("protocol: http, pool: app", "pool", 57),
+    ] {
+        assert_eq!(
+            errors(&format!("listeners: {{ web: {{ address: '[::]:80', {text} }} }}\n{POOLS}")),
+            format!(
+                "1:{column}: listeners.web.{key}: \"{key}\" beside protocol http, where routes say \
+                 what goes where; expected protocol tcp"
+            )
+        );
+    }
+}
+
+#[test]
+fn routes_have_http_listeners_only() {
+    let text = "listeners: { web: { address: 0.0.0.0:80 }, pg: { address: 0.0.0.0:81, protocol: tcp, \
+                pool: app } }\npools: { app: { backends: [a:1] } }\nroutes:\n\
+                - { listeners: [web, pg], pool: app }\n";
+    assert_eq!(
+        errors(text),
+        "4:22: routes[0].listeners[1]: listener \"pg\" with protocol tcp, which knows no requests; \
+         expected a listener with protocol http"
+    );
+}
+
+#[test]
+fn clients_of_tcp_listeners_have_no_cookies_and_no_requests() {
+    let of_pool = |keys: &str| {
+        errors(&format!(
+            "listeners: {{ pg: {{ address: 0.0.0.0:81, protocol: tcp, pool: pg }} }}\n\
+             pools: {{ pg: {{ backends: [a:1],\n {keys} }} }}\n"
+        ))
+    };
+    check_all(
+        &[
+            (
+                "sticky: { cookie: LB }",
+                "3:2: pools.pg.sticky: \"sticky\" in a pool that tcp listeners alone use, whose \
+                 clients send no cookies; expected a policy that hashes client_ip",
+            ),
+            (
+                "balance: { policy: maglev, hash_on: path }",
+                "3:38: pools.pg.balance.hash_on: a part of a request in a pool that tcp listeners \
+                 alone use; expected client_ip",
+            ),
+            (
+                "balance: { policy: maglev, hash_on: { header: x-user } }",
+                "3:29: pools.pg.balance.hash_on: a part of a request in a pool that tcp listeners \
+                 alone use; expected client_ip",
+            ),
+        ],
+        of_pool,
+    );
+    // As soon as a route uses the pool as well, all of it makes sense.
+    let both = "listeners: { web: { address: 0.0.0.0:80 }, pg: { address: 0.0.0.0:81, protocol: tcp, \
+                pool: pg } }\npools: { pg: { backends: [a:1], sticky: { cookie: LB }, balance: { \
+                policy: maglev, hash_on: path } } }\n";
+    for routes in ["", "routes: [{ pool: pg }]", "routes: [{ split: { pg: 1 } }]"] {
+        assert!(parse(&format!("{both}{routes}")).is_ok(), "{routes}");
+    }
+}
+
+#[test]
+fn without_an_http_listener_there_is_nothing_to_route() {
+    let text = "listeners: { a: { address: 0.0.0.0:81, protocol: tcp, pool: a }, b: { address: \
+                0.0.0.0:82, protocol: tcp, pool: b } }\n\
+                pools: { a: { backends: [a:1] }, b: { backends: [b:1] } }\n";
+    assert!(parse(text).unwrap().config.routes.is_empty());
+    assert_eq!(
+        errors("listeners: { a: { address: 0.0.0.0:81, protocol: tcp, pool: a } }\n"),
+        "1:1: missing key \"pools\"; expected a map of at least one pool's name to its settings\n\
+         1:61: listeners.a.pool: unknown pool \"a\"; \
+         expected the name of a pool, of which there are none"
     );
 }
 

@@ -82,7 +82,7 @@ fn pools_with_nothing_to_do_or_to_offer_are_warnings() {
     assert_eq!(
         of_pools("  b: { backends: [{ address: b:1, backup: true, weight: 0 }] }\n"),
         [
-            "5:3: pools.b: a pool that no route uses; expected a route that does",
+            "5:3: pools.b: a pool that nothing uses; expected a route or a tcp listener that does",
             "5:3: pools.b: backups only; expected at least one backend that is not a backup",
             "5:3: pools.b: weights of 0 only; expected at least one backend with a weight above 0",
         ]
@@ -161,4 +161,98 @@ fn a_misspelt_preserve_is_a_warning() {
     for host in ["preserve", "backend", "backend1", "app.internal", "reserve.example.com"] {
         assert_eq!(of_host(host), [""; 0], "{host}");
     }
+}
+
+const TCP: &str = "listeners: { web: { address: 0.0.0.0:80 }, pg: { address: 0.0.0.0:81, protocol: tcp, pool: pg } }\n";
+
+#[test]
+fn a_pool_of_a_tcp_listener_is_used() {
+    let pools =
+        "pools: { app: { backends: [a:1] }, pg: { backends: [b:1] } }\nroutes: [{ pool: app }]\n";
+    assert_eq!(warnings(&format!("{TCP}{pools}")), [""; 0]);
+}
+
+#[test]
+fn routes_without_an_http_listener_never_match() {
+    let text = "listeners: { pg: { address: 0.0.0.0:81, protocol: tcp, pool: pg } }\n\
+                pools: { pg: { backends: [b:1] } }\nroutes:\n- { pool: pg }\n";
+    assert_eq!(
+        warnings(text),
+        ["4:3: routes[0]: a route that never matches, as no listener has protocol http; \
+          expected a listener with protocol http"]
+    );
+}
+
+#[test]
+fn tcp_listeners_are_no_listeners_that_a_route_could_match() {
+    let pools = "pools: { app: { backends: [a:1] }, pg: { backends: [b:1] } }\n";
+    let routes =
+        "routes:\n- { listeners: [web], pool: app }\n- { match: { path: /x }, pool: app }\n";
+    let found = warnings(&format!("{TCP}{pools}{routes}"));
+    assert_eq!(found.len(), 1, "{found:?}");
+    assert!(
+        found[0].starts_with("5:3: routes[1]: a route that never matches, as route"),
+        "{found:?}"
+    );
+}
+
+#[test]
+fn keys_about_requests_in_a_pool_of_streams_are_warnings() {
+    let of_pg = |keys: &str| {
+        let pools = format!(
+            "pools:\n  app: {{ backends: [a:1] }}\n  pg: {{ backends: [b:1],\n    {keys} }}\n"
+        );
+        warnings(&format!("{TCP}{pools}routes: [{{ pool: app }}]\n"))
+    };
+    for (key, place) in [
+        ("host_header: backend", "5:18: pools.pg.host_header: \"host_header\""),
+        ("reveal_backend: false", "5:21: pools.pg.reveal_backend: \"reveal_backend\""),
+        ("timeouts: { connect: 1s, read: 1s }", "5:36: pools.pg.timeouts.read: \"read\""),
+        ("timeouts: { write: 1s }", "5:24: pools.pg.timeouts.write: \"write\""),
+        ("timeouts: { idle: 1s }", "5:23: pools.pg.timeouts.idle: \"idle\""),
+    ] {
+        assert_eq!(
+            of_pg(key),
+            [format!(
+                "{place} in a pool that tcp listeners alone use, where it does nothing; \
+                 expected a route that uses the pool"
+            )],
+            "{key}"
+        );
+    }
+    assert_eq!(
+        of_pg("retry: { on: [connect_failure, timeout, 503] }"),
+        ["5:36: pools.pg.retry.on[1]", "5:45: pools.pg.retry.on[2]"].map(|place| format!(
+            "{place}: a condition on an answer in a pool that tcp listeners alone use, where it never \
+             holds; expected connect_failure or reset"
+        ))
+    );
+    for fine in [
+        "retry: { attempts: 1, on: [connect_failure, refused_stream, reset] }",
+        "timeouts: { connect: 1s }",
+        "balance: { policy: maglev, hash_on: client_ip }",
+        "sticky: off",
+        "limits: { connections_per_backend: 1, queue: 1 }",
+        "health_check: { http: { path: /health, port: 8008 } }",
+    ] {
+        assert_eq!(of_pg(fine), [""; 0], "{fine}");
+    }
+}
+
+#[test]
+fn a_time_for_a_header_that_nobody_reads_is_a_warning() {
+    let of_listener = |keys: &str| {
+        let listener = format!("{{ address: '[::]:80', protocol: tcp, pool: app,\n {keys} }}");
+        warnings(&format!(
+            "listeners: {{ pg: {listener} }}\npools: {{ app: {{ backends: [a:1] }} }}\n"
+        ))
+    };
+    assert_eq!(
+        of_listener("timeouts: { header: 1s }"),
+        [
+            "2:22: listeners.pg.timeouts.header: a time for what comes ahead of the stream, where nothing \
+          is read of that; expected sni beside timeouts"
+        ]
+    );
+    assert_eq!(of_listener("timeouts: { header: 1s }, sni: { a.b: app }"), [""; 0]);
 }

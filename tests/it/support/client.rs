@@ -24,7 +24,11 @@ impl Client {
     }
 
     pub fn try_connect(address: &Address) -> io::Result<Self> {
-        let socket = address.connect()?;
+        Self::over(address.connect()?)
+    }
+
+    /// A connection that exists.
+    pub fn over(socket: Socket) -> io::Result<Self> {
         socket.set_read_timeout(Some(SOON))?;
         socket.set_write_timeout(Some(SOON))?;
         Ok(Self { incoming: Incoming::new(socket) })
@@ -125,6 +129,16 @@ impl Client {
         let data = self.exactly(size);
         assert_eq!(self.exactly(2), b"\r\n");
         data
+    }
+
+    /// The next bytes that come, whatever they are; empty at the end of the stream.
+    pub fn try_some(&mut self) -> io::Result<Vec<u8>> {
+        self.incoming.some()
+    }
+
+    /// A second handle on the connection, to write with while this one reads.
+    pub fn writer(&self) -> Socket {
+        self.incoming.stream.try_clone().unwrap()
     }
 
     /// All that still comes, to the end of the stream.

@@ -150,6 +150,13 @@ impl Program {
     }
 }
 
+impl Program {
+    /// How many descriptors it has open.
+    pub fn descriptors(&self) -> usize {
+        fs::read_dir(format!("/proc/{}/fd", self.pid())).map_or(0, Iterator::count)
+    }
+}
+
 impl Drop for Program {
     fn drop(&mut self) {
         let _ = self.child.kill();
@@ -352,7 +359,8 @@ pub fn entries(log: &str) -> Vec<serde_json::Value> {
         })
         .enumerate()
         .filter(|(at, entry): &(usize, serde_json::Value)| {
-            entry["path"] != PROBE_PATH && !(*at == 0 && entry["reason"] == "bad_request")
+            let refused = entry["reason"] == "bad_request" && entry["protocol"] != "TCP";
+            entry["path"] != PROBE_PATH && !(*at == 0 && refused)
         })
         .map(|(_, entry)| entry)
         .collect()

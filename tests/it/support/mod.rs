@@ -8,6 +8,8 @@ pub mod lb;
 pub mod load;
 pub mod origin;
 pub mod probe;
+pub mod raw;
+pub mod tls;
 
 pub use address::{Address, FullBacklog, Reserved};
 pub use client::{Client, get, request};
@@ -16,6 +18,7 @@ pub use http::Response;
 pub use lb::{Config, Lb, Program};
 pub use load::Load;
 pub use origin::{Gate, Origin, Reply};
+pub use raw::Raw;
 
 use std::{
     thread,

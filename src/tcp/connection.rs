@@ -1,0 +1,140 @@
+//! One connection, from its arrival to its line in the access log.
+
+use super::{
+    Socket, Stream,
+    hello::{self, Beginning},
+    log_line::Story,
+    relay::{Ended, Relay, Side},
+    tries::{Connected, Tries},
+};
+use crate::{
+    model::Reason,
+    pool::{Dialed, Pool},
+    runtime::{Forwarding, Snapshot},
+};
+use std::{net::SocketAddr, sync::Arc, time::Instant};
+
+/// A connection that a tcp listener has accepted.
+#[derive(Debug)]
+pub struct Arrival {
+    /// The configuration that decides on it.
+    pub snapshot: Arc<Snapshot>,
+    /// The listener's index in the snapshot.
+    pub listener: usize,
+    /// The client's address; `None` on a unix socket.
+    pub client: Option<SocketAddr>,
+    /// When it was accepted.
+    pub accepted: Instant,
+}
+
+impl Arrival {
+    fn forwarding(&self) -> &Forwarding {
+        self.snapshot.forwarding(self.listener).expect("a tcp listener has somewhere to forward to")
+    }
+}
+
+/// Logs a connection that was one too many for its listener, and is closed.
+pub fn refuse(arrival: &Arrival) {
+    Story::of(arrival).log(Reason::Overloaded);
+}
+
+/// Serves a connection to its end. When `overdue` resolves, the process is about to end, and a client
+/// that has not said yet whom it wants is not waited for any more.
+pub async fn serve<S: Stream>(mut client: S, arrival: Arrival, overdue: impl Future<Output = ()>) {
+    let mut story = Story::of(&arrival);
+    // What it takes to get to a backend is not kept for as long as the connection lives.
+    let found = Box::pin(find(&mut client, arrival, overdue, &mut story)).await;
+    let reason = match found {
+        Ok(connected) => pass_on(client, connected, &mut story).await,
+        Err(reason) => reason,
+    };
+    story.log(reason);
+}
+
+/// Finds the connection's pool, and a backend in it that takes it.
+async fn find<S: Stream>(
+    client: &mut S,
+    arrival: Arrival,
+    overdue: impl Future<Output = ()>,
+    story: &mut Story,
+) -> Result<Connected, Reason> {
+    let forwarding = arrival.forwarding();
+    let pool = tokio::select! {
+        biased;
+        chosen = choose(client.socket(), &arrival, story) => chosen?,
+        () = overdue => return Err(Reason::ClientTimeout),
+    };
+    story.pool = Some(pool.spec().name.clone());
+    Tries::new(pool, forwarding.idle_timeout, story).connect(client).await
+}
+
+/// The pool for the connection, by the name that the client asks for where there is a choice.
+async fn choose<'a>(
+    client: Socket<'_>,
+    arrival: &'a Arrival,
+    story: &mut Story,
+) -> Result<&'a Arc<Pool>, Reason> {
+    let forwarding = arrival.forwarding();
+    if !forwarding.depends_on_name() {
+        return forwarding.choose(None).ok_or(Reason::NoRoute);
+    }
+    let header = arrival.snapshot.listeners[arrival.listener].timeouts.header;
+    match hello::read(client, arrival.accepted + header).await? {
+        Beginning::Hello(name) => {
+            story.name = name;
+            forwarding.choose(story.name.as_deref()).ok_or(Reason::NoRoute)
+        }
+        Beginning::NotTls => forwarding.choose(None).ok_or(Reason::BadRequest),
+    }
+}
+
+/// Passes on what each side sends until both have ended.
+async fn pass_on<S: Stream>(client: S, connected: Connected, story: &mut Story) -> Reason {
+    let Connected { backend, lease, began, mut relay, ended } = connected;
+    let ended = match backend {
+        Dialed::Tcp(backend) => finish(client, backend, &mut relay, ended).await,
+        Dialed::Unix(backend) => finish(client, backend, &mut relay, ended).await,
+    };
+    // The place on the backend was held until its connection was closed.
+    drop(lease);
+    story.bytes_in = relay.bytes_in();
+    story.bytes_out = relay.bytes_out();
+    let first_byte = relay.first_byte().map(tokio::time::Instant::into_std);
+    story.first_byte = first_byte.map(|at| at.saturating_duration_since(began));
+    reason(&ended, story)
+}
+
+/// Passes on the rest and closes both sides. Where one broke off, the other must see that: an orderly
+/// end would look like the end of what was to be said.
+async fn finish<C: Stream, B: Stream>(
+    mut client: C,
+    mut backend: B,
+    relay: &mut Relay,
+    ended: Option<Ended>,
+) -> Ended {
+    let ended = match ended {
+        Some(ended) => ended,
+        None => relay.run(&mut client, &mut backend).await,
+    };
+    match &ended {
+        Ended::Broken(Side::Client, _) => backend.socket().reset_on_close(),
+        Ended::Broken(Side::Backend, _) => client.socket().reset_on_close(),
+        Ended::Both | Ended::Idle => {}
+    }
+    ended
+}
+
+fn reason(ended: &Ended, story: &Story) -> Reason {
+    match ended {
+        Ended::Both => Reason::Ok,
+        Ended::Idle => Reason::IdleTimeout,
+        Ended::Broken(side, error) => {
+            log::debug!("{}: the {} broke off: {error}", story.who(), side.as_str());
+            match side {
+                Side::Client => Reason::ClientAborted,
+                Side::Backend if story.bytes_out > 0 => Reason::UpstreamTruncated,
+                Side::Backend => Reason::UpstreamReset,
+            }
+        }
+    }
+}

@@ -1,0 +1,94 @@
+//! From a connection to its line in the access log.
+
+use super::Arrival;
+use crate::{
+    model::{BackendName, ListenerName, PoolName, Reason},
+    observe::{AccessLog, AccessRecord},
+};
+use std::{
+    net::IpAddr,
+    sync::Arc,
+    time::{Duration, Instant, SystemTime},
+};
+
+/// What the access log will say of a connection. It holds on to no more of the configuration than
+/// that: connections may live for days.
+#[derive(Debug)]
+pub(super) struct Story {
+    access_log: Option<Arc<AccessLog>>,
+    listener: ListenerName,
+    pub(super) client: Option<IpAddr>,
+    time: SystemTime,
+    accepted: Instant,
+    /// The name that the client asks for.
+    pub(super) name: Option<Box<str>>,
+    pub(super) pool: Option<PoolName>,
+    pub(super) backend: Option<BackendName>,
+    pub(super) tries: u32,
+    pub(super) queue: Option<Duration>,
+    pub(super) connect: Option<Duration>,
+    /// From the beginning of the last try to the backend's first byte.
+    pub(super) first_byte: Option<Duration>,
+    /// Bytes passed on to the backend.
+    pub(super) bytes_in: u64,
+    /// Bytes passed on to the client.
+    pub(super) bytes_out: u64,
+}
+
+impl Story {
+    pub(super) fn of(arrival: &Arrival) -> Self {
+        let since = arrival.accepted.elapsed();
+        Self {
+            access_log: arrival.snapshot.access_log.clone(),
+            listener: arrival.snapshot.listeners[arrival.listener].name.clone(),
+            client: arrival.client.map(|address| address.ip()),
+            time: SystemTime::now().checked_sub(since).unwrap_or(SystemTime::UNIX_EPOCH),
+            accepted: arrival.accepted,
+            name: None,
+            pool: None,
+            backend: None,
+            tries: 0,
+            queue: None,
+            connect: None,
+            first_byte: None,
+            bytes_in: 0,
+            bytes_out: 0,
+        }
+    }
+
+    /// Writes the line.
+    pub(super) fn log(&self, reason: Reason) {
+        let Some(access_log) = &self.access_log else { return };
+        access_log.log(&AccessRecord {
+            time: self.time,
+            method: "-",
+            host: self.name.as_deref().unwrap_or("-"),
+            path: "-",
+            status: reason.status().as_u16(),
+            bytes_in: self.bytes_in,
+            bytes_out: self.bytes_out,
+            duration: self.accepted.elapsed(),
+            queue: self.queue,
+            connect: self.connect,
+            upstream: self.first_byte,
+            client_ip: self.client,
+            listener: self.listener.as_str(),
+            route: None,
+            pool: self.pool.as_ref().map(PoolName::as_str),
+            backend: self.backend.as_ref().map(BackendName::as_str),
+            tries: self.tries,
+            reason: reason.as_str(),
+            request_id: "-",
+            protocol: "TCP",
+            tls: None,
+            user_agent: None,
+            referer: None,
+        });
+    }
+
+    /// What a message about the connection begins with.
+    pub(super) fn who(&self) -> String {
+        let client = self.client.map_or_else(|| "-".to_owned(), |address| address.to_string());
+        format!("connection of {client} on listener {}", self.listener)
+    }
+}

@@ -1,0 +1,144 @@
+//! Many connections that are passed on, and large ones.
+
+use crate::support::{Client, Config, Lb, Program, Raw, SOON, eventually, within};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use socket2::Socket;
+use std::{
+    io::{Read, Write},
+    thread,
+    time::Duration,
+};
+
+fn in_front_of(backend: &Raw) -> Lb {
+    let lb = Config::pool(&[backend.entry()], "health_check: off")
+        .listener("protocol: tcp\npool: app")
+        .without_probe()
+        .start();
+    lb.wait_for_line("listening on");
+    lb
+}
+
+/// How much "much" is: ten gigabytes, or less where nobody wants to wait for them.
+fn much() -> u64 {
+    if std::env::var_os("PINGORA_LB_TEST_BIG").is_some() { 10 << 30 } else { 256 << 20 }
+}
+
+const BLOCK: usize = 256 << 10;
+
+fn pour(mut from: Socket, length: u64) {
+    let block = vec![7; BLOCK];
+    for _ in 0..length / BLOCK as u64 {
+        from.write_all(&block).expect("the balancer takes the bytes");
+    }
+    from.shutdown(std::net::Shutdown::Write).unwrap();
+}
+
+/// How many bytes come until the end.
+fn drink(mut from: Socket) -> u64 {
+    let mut block = vec![0; BLOCK];
+    let mut length = 0;
+    loop {
+        match from.read(&mut block).expect("an orderly end") {
+            0 => return length,
+            read => length += read as u64,
+        }
+    }
+}
+
+#[track_caller]
+fn assert_memory_stayed(program: &Program, before: u64) {
+    let grown = program.memory("VmHWM").saturating_sub(before);
+    assert!(grown < 8 << 20, "resident memory grew by {} KiB", grown >> 10);
+}
+
+#[test]
+fn a_stream_of_any_size_takes_little_memory() {
+    let backend = Raw::named("a");
+    let lb = in_front_of(&backend);
+    drop((lb.client(), backend.accept()));
+    let before = lb.program.memory("VmRSS");
+    // Both ways at once.
+    let (client, served) = (lb.client(), backend.accept());
+    thread::scope(|scope| {
+        let received: Vec<_> = [(&client, &served), (&served, &client)]
+            .into_iter()
+            .map(|(from, to)| {
+                let (from, to) = (from.writer(), to.writer());
+                scope.spawn(move || pour(from, much()));
+                scope.spawn(move || drink(to))
+            })
+            .collect();
+        for receiving in received {
+            assert_eq!(receiving.join().unwrap(), much());
+        }
+    });
+    assert_memory_stayed(&lb.program, before);
+}
+
+#[test]
+fn what_is_not_read_is_not_taken_either() {
+    let backend = Raw::named("a");
+    let lb = in_front_of(&backend);
+    let (client, served) = (lb.client(), backend.accept());
+    let before = lb.program.memory("VmRSS");
+    client.set_write_patience(Duration::from_millis(300));
+    let (mut writer, block) = (client.writer(), vec![7; BLOCK]);
+    let mut sent = 0;
+    while let Ok(taken) = writer.write(&block) {
+        sent += taken as u64;
+        assert!(sent < 256 << 20, "nobody reads, and the balancer goes on taking");
+    }
+    // All of this is in the kernel's buffers.
+    assert_memory_stayed(&lb.program, before);
+    writer.shutdown(std::net::Shutdown::Write).unwrap();
+    assert_eq!(drink(served.writer()), sent);
+}
+
+/// Raises the number of descriptors that this process and those it starts may have to `wanted`, if
+/// the system allows it.
+fn may_open(wanted: u64) -> bool {
+    let limit = getrlimit(Resource::Nofile);
+    let most = limit.maximum.unwrap_or(u64::MAX);
+    let current = limit.current.unwrap_or(u64::MAX);
+    let raised = Rlimit { current: Some(current.max(wanted).min(most)), ..limit };
+    setrlimit(Resource::Nofile, raised).is_ok() && most >= wanted
+}
+
+const MANY: usize = 5_000;
+/// What an idle connection may cost, in bytes.
+const IDLE: u64 = if cfg!(debug_assertions) { 8 << 10 } else { 4 << 10 };
+
+#[test]
+fn thousands_of_connections_are_open_at_once() {
+    // Each has an end here and one in the balancer, on both sides.
+    assert!(may_open(2 * MANY as u64 + 1_000), "this test needs `ulimit -Hn` above {}", 2 * MANY);
+    let backend = Raw::named("a");
+    let lb = in_front_of(&backend);
+    drop((lb.client(), backend.accept()));
+    let before = lb.program.memory("VmRSS");
+    let mut open: Vec<(Client, Client)> = Vec::new();
+    for at in 0..MANY {
+        let mut client = lb.client();
+        let mut served = backend.accept();
+        // Bytes go both ways, so that whatever a connection needs for that has been there.
+        client.send(at.to_be_bytes());
+        assert_eq!(served.exactly(8), at.to_be_bytes());
+        served.send(at.to_be_bytes());
+        assert_eq!(client.exactly(8), at.to_be_bytes());
+        open.push((client, served));
+    }
+    let each = lb.program.memory("VmRSS").saturating_sub(before) / MANY as u64;
+    println!("an idle connection takes {each} bytes of resident memory");
+    assert!(each < IDLE, "{each} bytes each");
+    for (at, (client, served)) in open.iter_mut().enumerate().step_by(17) {
+        served.send(at.to_be_bytes());
+        assert_eq!(client.exactly(8), at.to_be_bytes(), "each is still its own");
+    }
+    drop(open);
+    let gone = || lb.program.descriptors() < 100;
+    assert!(within(SOON, gone), "{} descriptors are open", lb.program.descriptors());
+    eventually("it serves", || {
+        drop(lb.client());
+        backend.accept_within(Duration::from_millis(100)).is_some()
+    });
+}
