@@ -8,10 +8,11 @@ use super::{
     names::{Names, key_name},
     reader::{Field, Keys, Once, Section},
     scalar::Hint,
+    trusted_proxies,
 };
 use crate::model::{
     AddressError, HostPattern, ListenAddress, Listener, ListenerLimits, ListenerName,
-    ListenerTimeouts, PoolName, Protocol, Tcp,
+    ListenerTimeouts, PoolName, Protocol, ProxyProtocol, Tcp,
 };
 use std::time::Duration;
 
@@ -23,6 +24,8 @@ pub(super) const KEYS: Keys = Keys {
         "pool",
         "sni",
         "idle_timeout",
+        "proxy_protocol",
+        "proxy_protocol_from",
         "max_connections",
         "timeouts",
         "limits",
@@ -70,6 +73,7 @@ fn read(
     let address = section.require("address", ADDRESS).and_then(|field| address(&field, addresses));
     let kind = section.try_or("protocol", Kind::Http, |field| field.word("protocol", &KINDS));
     let protocol = kind.and_then(|kind| protocol(&section, kind, names));
+    let proxy_protocol = proxy_protocol(&section, address.as_ref());
     let max_connections = section.optional("max_connections", Field::count).flatten();
     let timeouts = section.or("timeouts", ListenerTimeouts::default(), timeouts);
     let limits = section.or("limits", ListenerLimits::default(), limits);
@@ -77,6 +81,7 @@ fn read(
         name: name?,
         address: address?,
         protocol: protocol?,
+        proxy_protocol,
         max_connections,
         timeouts,
         limits,
@@ -124,11 +129,44 @@ fn check_tcp_timeouts(section: &Section<'_>) {
         if HTTP_TIMEOUTS.contains(&key) {
             let why = "beside protocol tcp, which knows no requests";
             refuse(Some(&field), key, why, "idle_timeout beside timeouts, or protocol http");
-        } else if key == "header" && section.get("sni").is_none() {
+        } else if key == "header" && !reads_ahead(section) {
             let found = "a time for what comes ahead of the stream, where nothing is read of that";
-            field.warning(&Fault::new(found, "sni beside timeouts"));
+            field.warning(&Fault::new(found, "sni or proxy_protocol beside timeouts"));
         }
     }
+}
+
+/// Reads whether a header comes ahead of each connection, and from where.
+fn proxy_protocol(section: &Section<'_>, address: Option<&ListenAddress>) -> Option<ProxyProtocol> {
+    let required = section.try_or("proxy_protocol", None, proxy_protocol_word);
+    let from = section.or("proxy_protocol_from", Vec::new(), trusted_proxies::read);
+    let field = section.get("proxy_protocol_from").filter(|_| !from.is_empty());
+    if let Some(field) = field {
+        let found = "networks that a PROXY header may come from";
+        if let Some(ListenAddress::Unix(_)) = address {
+            let found = format!("{found} on a unix socket, whose clients have no addresses");
+            field.error(&Fault::new(found, "an empty list; the socket's file has permissions"));
+        } else if required == Some(None) {
+            let expected = "proxy_protocol accept or require beside them";
+            field.error(&Fault::new(format!("{found} where none is read"), expected));
+        }
+    }
+    required.flatten().map(|required| ProxyProtocol { required, from })
+}
+
+#[allow(clippy::option_option, reason = "off, and unreadable, are two things")]
+fn proxy_protocol_word(field: &Field<'_>) -> Option<Option<bool>> {
+    if field.is_off() {
+        return Some(None);
+    }
+    let words = [("off", None), ("accept", Some(false)), ("require", Some(true))];
+    field.word("proxy_protocol", &words)
+}
+
+/// Whether something is read before a stream is passed on.
+fn reads_ahead(section: &Section<'_>) -> bool {
+    let header = section.get("proxy_protocol").is_some_and(|field| !field.is_off());
+    header || section.get("sni").is_some()
 }
 
 fn tcp(section: &Section<'_>, names: &Names<'_>) -> Option<Tcp> {

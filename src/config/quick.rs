@@ -46,6 +46,7 @@ pub fn quick(quick: &Quick) -> Result<Config, String> {
             name: ListenerName::try_new("web").map_err(|error| error.to_string())?,
             address: quick.listen.clone(),
             protocol: Protocol::Http,
+            proxy_protocol: None,
             max_connections: None,
             timeouts: ListenerTimeouts::default(),
             limits: ListenerLimits::default(),

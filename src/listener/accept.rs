@@ -2,17 +2,13 @@
 
 use super::{
     Drain, Phase,
+    arrival::Arrival,
     bind::{BACKLOG, Bound, Socket},
     drain,
-    http1::{Http1, serve_connection},
+    http1::Http1,
     transport::Transport,
 };
-use crate::{
-    model::ListenerName,
-    proxy::{Gateway, Link},
-    runtime::Live,
-    tcp,
-};
+use crate::{model::ListenerName, proxy::Gateway, runtime::Live};
 use pingora::server::configuration::ServerConf;
 use pingora_proxy::http_proxy;
 use std::{
@@ -200,28 +196,20 @@ impl Listener {
         }
     }
 
-    fn serve(&self, transport: Transport, client: Option<SocketAddr>) {
+    fn serve(&self, transport: Transport, peer: Option<SocketAddr>) {
         let present = self.drain.enter();
         let snapshot = self.live.load();
         let max = snapshot.listeners[self.index].max_connections;
         let place = Place::take(&self.open, max.map_or(usize::MAX, NonZeroUsize::get));
-        if snapshot.forwarding(self.index).is_some() {
-            let accepted = Instant::now();
-            let arrival = tcp::Arrival { snapshot, listener: self.index, client, accepted };
-            let overdue = drain::overdue(self.drain.phase());
-            tokio::spawn(async move {
-                match &place {
-                    Some(_) => tcp::serve(transport, arrival, overdue).await,
-                    None => tcp::refuse(&arrival),
-                }
-                drop((place, present));
-            });
-            return;
-        }
-        let link = Arc::new(Link::new(self.index, client));
-        let http1 = self.http1.clone();
+        let arrival = Arrival {
+            listener: self.index,
+            peer,
+            accepted: Instant::now(),
+            overloaded: place.is_none(),
+        };
+        let (http1, drain) = (self.http1.clone(), self.drain.clone());
         tokio::spawn(async move {
-            serve_connection(&http1, transport, link, place.is_none()).await;
+            arrival.serve(transport, snapshot, &http1, &drain).await;
             drop((place, present));
         });
     }

@@ -1,10 +1,12 @@
 //! Listeners: accepting connections and turning their bytes into requests.
 
 mod accept;
+mod arrival;
 mod bind;
 mod drain;
 mod handover;
 mod http1;
+mod proxy_header;
 mod transport;
 
 pub use accept::{Accepting, serve};

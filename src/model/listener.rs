@@ -1,7 +1,8 @@
 //! Listeners: where connections are accepted, and what a client may cost.
 
 use super::{HostPattern, ListenAddress, ListenerName, PoolName};
-use std::{num::NonZeroUsize, time::Duration};
+use ipnet::IpNet;
+use std::{net::IpAddr, num::NonZeroUsize, time::Duration};
 
 /// One entry of `listeners:`.
 #[derive(Clone, Debug)]
@@ -12,6 +13,8 @@ pub struct Listener {
     pub address: ListenAddress,
     /// What it makes of a connection.
     pub protocol: Protocol,
+    /// The header that a proxy in front sends ahead of each connection; `None` when there is none.
+    pub proxy_protocol: Option<ProxyProtocol>,
     /// Connections served at a time; `None` is no limit.
     pub max_connections: Option<NonZeroUsize>,
     /// How long a client may take.
@@ -63,10 +66,28 @@ impl Tcp {
     }
 }
 
+/// The header of the PROXY protocol, version 1 or 2, ahead of each connection to a listener.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ProxyProtocol {
+    /// Whether a connection without one is closed; else it is served as it is.
+    pub required: bool,
+    /// The networks that connections may come from; empty is every one.
+    pub from: Vec<IpNet>,
+}
+
+impl ProxyProtocol {
+    /// Whether a connection may come from `peer`, which is `None` on a unix socket.
+    pub fn may_come_from(&self, peer: Option<IpAddr>) -> bool {
+        let within = |peer: IpAddr| self.from.iter().any(|network| network.contains(&peer));
+        self.from.is_empty() || peer.is_some_and(within)
+    }
+}
+
 /// How long a client may take. Each is absolute for what it covers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ListenerTimeouts {
-    /// The whole request head, from its first byte (from the connection's start for the first).
+    /// The whole request head, from its first byte (from the connection's start for the first), and
+    /// each of what may come ahead of it.
     pub header: Duration,
     /// Between two pieces of a request body.
     pub body_idle: Duration,

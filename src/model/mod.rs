@@ -6,6 +6,7 @@
 
 mod address;
 mod balance;
+mod ends;
 pub(crate) mod fault;
 mod framing;
 mod host;
@@ -23,10 +24,11 @@ mod template;
 
 pub use address::{AddressError, BackendAddress, ListenAddress};
 pub use balance::{Balance, BalancePolicy, HashOn, UnknownPolicy};
+pub use ends::Ends;
 pub use fault::{Fault, Position};
 pub(crate) use framing::frames_message;
 pub use host::host_without_port;
-pub use listener::{Listener, ListenerLimits, ListenerTimeouts, Protocol, Tcp};
+pub use listener::{Listener, ListenerLimits, ListenerTimeouts, Protocol, ProxyProtocol, Tcp};
 pub use name::{BackendName, InvalidName, ListenerName, PoolName, RouteName};
 pub use number::{OutOfRange, Percent, Weight};
 pub use path::{PathError, normal_path};

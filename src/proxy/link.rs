@@ -5,6 +5,7 @@
 //! to make it shareable and relaxed ordering is enough.
 
 use super::Exchange;
+use crate::model::Ends;
 use http::HeaderValue;
 use std::{
     net::{IpAddr, SocketAddr},
@@ -61,9 +62,9 @@ pub enum BrokenOff {
 pub struct Link {
     /// The listener's index in the snapshot.
     listener: usize,
-    /// The client's address; `None` on a unix socket.
-    client: Option<SocketAddr>,
-    /// The same without the port, as the value of a header field: every request needs it.
+    /// Whose connection it is; there is no client's address on a unix socket.
+    ends: Ends,
+    /// The client's address without the port, as the value of a header field: every request needs it.
     client_value: Option<HeaderValue>,
     /// Instants are kept as nanoseconds since this.
     epoch: Instant,
@@ -103,12 +104,12 @@ pub struct Link {
 }
 
 impl Link {
-    /// A connection of `client` on the listener with this index.
-    pub fn new(listener: usize, client: Option<SocketAddr>) -> Self {
+    /// A connection between these ends on the listener with this index.
+    pub fn new(listener: usize, ends: Ends) -> Self {
         Self {
             listener,
-            client,
-            client_value: client.map(|address| address_value(address.ip())),
+            ends,
+            client_value: ends.client.map(|address| address_value(address.ip())),
             epoch: Instant::now(),
             begun: AtomicBool::new(false),
             fault: AtomicU8::new(Fault::None as u8),
@@ -155,7 +156,7 @@ impl Link {
 
     /// The client's address; `None` on a unix socket.
     pub fn client(&self) -> Option<SocketAddr> {
-        self.client
+        self.ends.client
     }
 
     /// The client's address as the value of a header field; `None` on a unix socket.

@@ -67,7 +67,8 @@ mod tests {
             "listeners: {{ x: {{ address: 127.0.0.1:1, protocol: tcp, {listener} }} }}\n\
              pools: {{ a: {{ backends: [a:1] }}, b: {{ backends: [b:1] }}, c: {{ backends: [c:1] }} }}"
         );
-        let config = config::parse(&text, "lb.yaml", Path::new("/"), &|_| None, &Registry::default());
+        let config =
+            config::parse(&text, "lb.yaml", Path::new("/"), &|_| None, &Registry::default());
         let config = config.unwrap().config;
         let interner = Arc::new(Interner::default());
         let pool = |name: &PoolName| {

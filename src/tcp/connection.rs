@@ -8,11 +8,11 @@ use super::{
     tries::{Connected, Tries},
 };
 use crate::{
-    model::Reason,
+    model::{Ends, Reason},
     pool::{Dialed, Pool},
     runtime::{Forwarding, Snapshot},
 };
-use std::{net::SocketAddr, sync::Arc, time::Instant};
+use std::{sync::Arc, time::Instant};
 
 /// A connection that a tcp listener has accepted.
 #[derive(Debug)]
@@ -21,8 +21,8 @@ pub struct Arrival {
     pub snapshot: Arc<Snapshot>,
     /// The listener's index in the snapshot.
     pub listener: usize,
-    /// The client's address; `None` on a unix socket.
-    pub client: Option<SocketAddr>,
+    /// Whose connection it is.
+    pub ends: Ends,
     /// When it was accepted.
     pub accepted: Instant,
 }

@@ -41,7 +41,7 @@ impl Story {
         Self {
             access_log: arrival.snapshot.access_log.clone(),
             listener: arrival.snapshot.listeners[arrival.listener].name.clone(),
-            client: arrival.client.map(|address| address.ip()),
+            client: arrival.ends.client.map(|address| address.ip()),
             time: SystemTime::now().checked_sub(since).unwrap_or(SystemTime::UNIX_EPOCH),
             accepted: arrival.accepted,
             name: None,

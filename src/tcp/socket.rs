@@ -63,6 +63,23 @@ impl Socket<'_> {
         }
     }
 
+    /// Takes the next `length` bytes off the socket, which have been seen there.
+    ///
+    /// # Errors
+    /// When they are not there any more.
+    pub fn discard(self, length: usize) -> io::Result<()> {
+        let mut bytes = vec![0; length];
+        let mut left = &mut bytes[..];
+        while !left.is_empty() {
+            let (_, taken) = recv(self.as_fd(), &mut *left, RecvFlags::empty())?;
+            if taken == 0 {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+            left = &mut left[taken..];
+        }
+        Ok(())
+    }
+
     /// Has the socket send a reset instead of an orderly end when it is closed.
     pub fn reset_on_close(self) {
         if let Self::Tcp(stream) = self {

@@ -45,6 +45,7 @@ mod layers;
 mod limits;
 mod listeners;
 mod policies;
+mod proxy_protocol;
 mod proxying;
 mod reload;
 mod retry;

@@ -60,7 +60,7 @@ fn a_message_is_one_line_whatever_the_key() {
 
 #[test]
 fn keys_of_features_that_do_not_work_yet_are_unknown() {
-    for key in ["tls", "h2c", "proxy_protocol", "proxy_protocol_from"] {
+    for key in ["tls", "h2c"] {
         let text = format!("listeners: {{ web: {{ address: '[::]:80', {key}: x }} }}\n{POOLS}");
         let start = format!("1:41: listeners.web.{key}: unknown key \"{key}\"; expected address, ");
         assert!(errors(&text).starts_with(&start), "{}", errors(&text));
@@ -330,6 +330,61 @@ fn tcp_listeners_are_checked() {
         ],
         listeners,
     );
+}
+
+#[test]
+fn where_a_header_may_come_from_is_checked() {
+    let listener = |text: &str| {
+        errors(&format!("{POOLS}listeners:\n  web: {{ address: 0.0.0.0:80,\n    {text} }}\n"))
+    };
+    check_all(
+        &[
+            (
+                "proxy_protocol: requir",
+                "4:21: listeners.web.proxy_protocol: unknown proxy_protocol \"requir\"; \
+                 expected off, accept or require; did you mean \"require\"?",
+            ),
+            (
+                "proxy_protocol: true",
+                "4:21: listeners.web.proxy_protocol: unknown proxy_protocol \"true\"; \
+                 expected off, accept or require",
+            ),
+            (
+                "proxy_protocol: accept, proxy_protocol_from: 10.0.0.0/8",
+                "4:50: listeners.web.proxy_protocol_from: found \"10.0.0.0/8\"; \
+                 expected a list of networks such as 10.0.0.0/8",
+            ),
+            (
+                "proxy_protocol: require, proxy_protocol_from: [ten]",
+                "4:52: listeners.web.proxy_protocol_from[0]: found \"ten\"; \
+                 expected a network such as 10.0.0.0/8 or fd00::/8, or an IP address",
+            ),
+            (
+                "proxy_protocol_from: [10.0.0.0/8]",
+                "4:5: listeners.web.proxy_protocol_from: networks that a PROXY header may come from \
+                 where none is read; expected proxy_protocol accept or require beside them",
+            ),
+            (
+                "proxy_protocol: off, proxy_protocol_from: [10.0.0.0/8]",
+                "4:26: listeners.web.proxy_protocol_from: networks that a PROXY header may come from \
+                 where none is read; expected proxy_protocol accept or require beside them",
+            ),
+        ],
+        listener,
+    );
+    assert_eq!(
+        errors(&format!(
+            "{POOLS}listeners: {{ web: {{ address: 'unix:/tmp/lb.sock', proxy_protocol: require,\n \
+             proxy_protocol_from: [10.0.0.0/8] }} }}\n"
+        )),
+        "3:2: listeners.web.proxy_protocol_from: networks that a PROXY header may come from on a unix \
+         socket, whose clients have no addresses; \
+         expected an empty list; the socket's file has permissions"
+    );
+    for fine in ["proxy_protocol: off, proxy_protocol_from: []", "proxy_protocol: false"] {
+        let text = format!("{POOLS}listeners: {{ web: {{ address: 0.0.0.0:80, {fine} }} }}\n");
+        assert!(parse(&text).unwrap().config.listeners[0].proxy_protocol.is_none(), "{fine}");
+    }
 }
 
 #[test]

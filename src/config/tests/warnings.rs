@@ -251,8 +251,9 @@ fn a_time_for_a_header_that_nobody_reads_is_a_warning() {
         of_listener("timeouts: { header: 1s }"),
         [
             "2:22: listeners.pg.timeouts.header: a time for what comes ahead of the stream, where nothing \
-          is read of that; expected sni beside timeouts"
+          is read of that; expected sni or proxy_protocol beside timeouts"
         ]
     );
     assert_eq!(of_listener("timeouts: { header: 1s }, sni: { a.b: app }"), [""; 0]);
+    assert_eq!(of_listener("timeouts: { header: 1s }, proxy_protocol: accept"), [""; 0]);
 }

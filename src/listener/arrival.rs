@@ -1,0 +1,104 @@
+//! What happens between accepting a connection and its protocol.
+
+use super::{
+    Drain,
+    drain::overdue,
+    http1::{Http1, serve_connection},
+    proxy_header::{Expecting, Rejected},
+    transport::Transport,
+};
+use crate::{
+    model::{Ends, Listener, ProxyProtocol},
+    proxy::Link,
+    runtime::Snapshot,
+    tcp::{self, Stream},
+};
+use std::{net::SocketAddr, sync::Arc, time::Instant};
+
+/// A connection that was accepted.
+pub(super) struct Arrival {
+    /// Its listener's index in the snapshot.
+    pub(super) listener: usize,
+    /// The address that it comes from; `None` on a unix socket.
+    pub(super) peer: Option<SocketAddr>,
+    pub(super) accepted: Instant,
+    /// Whether its listener has as many connections as it may.
+    pub(super) overloaded: bool,
+}
+
+impl Arrival {
+    /// Serves the connection to its end: first what a proxy in front says of it, then its protocol.
+    pub(super) async fn serve(
+        self,
+        transport: Transport,
+        snapshot: Arc<Snapshot>,
+        http1: &Http1,
+        drain: &Drain,
+    ) {
+        let listener = &snapshot.listeners[self.listener];
+        let ends = match listener.proxy_protocol.as_ref().filter(|_| !self.overloaded) {
+            None => self.own_ends(),
+            Some(protocol) => {
+                // Boxed, as it is long over while the connection lives.
+                let said = Box::pin(self.read_header(&transport, listener, protocol, drain)).await;
+                match said {
+                    Ok(ends) => ends.unwrap_or_else(|| self.own_ends()),
+                    Err(why) => return self.log_rejected(listener, &why),
+                }
+            }
+        };
+        if snapshot.forwarding(self.listener).is_some() {
+            self.pass_on(transport, snapshot, ends, drain).await;
+        } else {
+            drop(snapshot);
+            let link = Arc::new(Link::new(self.listener, ends));
+            serve_connection(http1, transport, link, self.overloaded).await;
+        }
+    }
+
+    async fn pass_on(
+        self,
+        transport: Transport,
+        snapshot: Arc<Snapshot>,
+        ends: Ends,
+        drain: &Drain,
+    ) {
+        let Self { listener, accepted, overloaded, .. } = self;
+        let arrival = tcp::Arrival { snapshot, listener, ends, accepted };
+        if overloaded {
+            tcp::refuse(&arrival);
+        } else {
+            tcp::serve(transport, arrival, overdue(drain.phase())).await;
+        }
+    }
+
+    /// Whose connection it is if nobody says otherwise.
+    fn own_ends(&self) -> Ends {
+        Ends { client: self.peer, server: None }
+    }
+
+    /// What the proxy in front says of the connection, if it says anything.
+    async fn read_header(
+        &self,
+        transport: &Transport,
+        listener: &Listener,
+        protocol: &ProxyProtocol,
+        drain: &Drain,
+    ) -> Result<Option<Ends>, Rejected> {
+        let expecting = Expecting {
+            socket: transport.socket(),
+            protocol,
+            peer: self.peer.map(|address| address.ip()),
+            until: (self.accepted + listener.timeouts.header).into(),
+            // A client of HTTP that says nothing wants nothing.
+            may_be_silent: !listener.is_http(),
+        };
+        expecting.read(drain).await
+    }
+
+    /// A fault of whoever connects is no error of ours, and there may be many of them.
+    fn log_rejected(&self, listener: &Listener, why: &Rejected) {
+        let peer = self.peer.map_or_else(|| "a unix socket".to_owned(), |peer| peer.to_string());
+        log::debug!("listener {}: a connection from {peer} is closed: {why}", listener.name);
+    }
+}
