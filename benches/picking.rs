@@ -45,6 +45,7 @@ fn spec(policy: BalancePolicy) -> model::Pool {
         slow_start: Duration::ZERO,
         retry: Retry::default(),
         timeouts: PoolTimeouts::default(),
+        proxy_protocol: None,
         limits: PoolLimits::default(),
         reveal_backend: true,
     }

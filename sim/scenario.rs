@@ -92,6 +92,7 @@ pub fn pool(policy: BalancePolicy) -> Pool {
         slow_start: Duration::ZERO,
         retry: Retry::default(),
         timeouts: PoolTimeouts::default(),
+        proxy_protocol: None,
         limits: PoolLimits::default(),
         reveal_backend: true,
     }

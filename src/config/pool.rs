@@ -11,7 +11,7 @@ use super::{
 };
 use crate::model::{
     Balance, BalancePolicy, Ejection, HostHeader, Percent, Pool, PoolLimits, PoolName,
-    PoolTimeouts, Retry,
+    PoolTimeouts, ProxyVersion, Retry,
 };
 use http::HeaderValue;
 use std::time::Duration;
@@ -30,6 +30,7 @@ pub(super) const KEYS: Keys = Keys {
         "slow_start",
         "retry",
         "timeouts",
+        "proxy_protocol",
         "limits",
         "reveal_backend",
     ],
@@ -90,6 +91,7 @@ fn read(name: &str, field: &Field<'_>, streams: bool) -> Option<Pool> {
         slow_start: section.or("slow_start", SLOW_START, Field::duration),
         retry: section.or("retry", Retry::default(), retry::read),
         timeouts: section.or("timeouts", PoolTimeouts::default(), timeouts),
+        proxy_protocol: section.optional("proxy_protocol", proxy_protocol).flatten(),
         limits: section.or("limits", PoolLimits::default(), limits),
         reveal_backend: section.or("reveal_backend", true, Field::switch),
         name: name?,
@@ -123,6 +125,16 @@ fn warn_of_almost_preserve(field: &Field<'_>, host: &HeaderValue) {
         let found = format!("host {}", quote(host));
         field.warning(&Fault::new(found, "preserve, backend or a host").with_nearest(meant));
     }
+}
+
+/// Reads the version of the header that backends get. The inner `None` is off.
+#[allow(clippy::option_option, reason = "off, and unreadable, are two things")]
+fn proxy_protocol(field: &Field<'_>) -> Option<Option<ProxyVersion>> {
+    if field.is_off() {
+        return Some(None);
+    }
+    let words = [("off", None), ("v1", Some(ProxyVersion::V1)), ("v2", Some(ProxyVersion::V2))];
+    field.word("proxy_protocol", &words)
 }
 
 fn timeouts(field: &Field<'_>) -> Option<PoolTimeouts> {

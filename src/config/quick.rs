@@ -74,6 +74,7 @@ fn pool(quick: &Quick) -> Result<Pool, String> {
         slow_start: SLOW_START,
         retry: Retry::with_attempts(max_retries),
         timeouts: PoolTimeouts::default(),
+        proxy_protocol: None,
         limits: PoolLimits::default(),
         reveal_backend: true,
     })

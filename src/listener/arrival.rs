@@ -37,12 +37,12 @@ impl Arrival {
     ) {
         let listener = &snapshot.listeners[self.listener];
         let ends = match listener.proxy_protocol.as_ref().filter(|_| !self.overloaded) {
-            None => self.own_ends(),
+            None => self.own_ends(&transport, &snapshot),
             Some(protocol) => {
                 // Boxed, as it is long over while the connection lives.
                 let said = Box::pin(self.read_header(&transport, listener, protocol, drain)).await;
                 match said {
-                    Ok(ends) => ends.unwrap_or_else(|| self.own_ends()),
+                    Ok(ends) => ends.unwrap_or_else(|| self.own_ends(&transport, &snapshot)),
                     Err(why) => return self.log_rejected(listener, &why),
                 }
             }
@@ -72,9 +72,11 @@ impl Arrival {
         }
     }
 
-    /// Whose connection it is if nobody says otherwise.
-    fn own_ends(&self) -> Ends {
-        Ends { client: self.peer, server: None }
+    /// Whose connection it is if nobody says otherwise. The system is asked for what the client has
+    /// connected to only if that will be told to a backend.
+    fn own_ends(&self, transport: &Transport, snapshot: &Snapshot) -> Ends {
+        let server = || transport.socket().local_address();
+        Ends { client: self.peer, server: snapshot.announces_clients().then(server).flatten() }
     }
 
     /// What the proxy in front says of the connection, if it says anything.

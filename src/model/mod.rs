@@ -34,7 +34,8 @@ pub use number::{OutOfRange, Percent, Weight};
 pub use path::{PathError, normal_path};
 pub use pool::{
     Backend, BackendState, Backoff, Budget, Ejection, HealthCheck, HostHeader, HttpProbe, Pool,
-    PoolLimits, PoolTimeouts, Probe, Retry, RetryOn, SameSite, Secure, StatusRange, Sticky,
+    PoolLimits, PoolTimeouts, Probe, ProxyVersion, Retry, RetryOn, SameSite, Secure, StatusRange,
+    Sticky,
 };
 pub use reason::Reason;
 pub use route::{

@@ -35,10 +35,22 @@ pub struct Pool {
     pub retry: Retry,
     /// How long a backend may take.
     pub timeouts: PoolTimeouts,
+    /// The version of the PROXY protocol's header that goes ahead of each connection to a backend;
+    /// `None` when there is none.
+    pub proxy_protocol: Option<ProxyVersion>,
     /// How much the backends may be asked to do at a time.
     pub limits: PoolLimits,
     /// Whether responses say which backend they come from (`X-Backend-Server`).
     pub reveal_backend: bool,
+}
+
+/// A version of the PROXY protocol's header.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ProxyVersion {
+    /// A line of text.
+    V1,
+    /// Binary.
+    V2,
 }
 
 /// One backend as configured.

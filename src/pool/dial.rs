@@ -1,8 +1,17 @@
-//! Connecting to a backend, for those who speak no HTTP over it.
+//! Connecting to a backend without Pingora: for streams, and where a PROXY header goes ahead.
 
-use pingora_core::protocols::l4::socket::SocketAddr;
+use super::Preamble;
+use async_trait::async_trait;
+use pingora_core::{
+    Error, ErrorType,
+    connectors::l4::Connect,
+    protocols::l4::{socket::SocketAddr, stream::Stream},
+};
 use std::{io, time::Duration};
-use tokio::net::{TcpStream, UnixStream};
+use tokio::{
+    io::AsyncWriteExt,
+    net::{TcpStream, UnixStream},
+};
 
 /// A connection to a backend.
 #[derive(Debug)]
@@ -13,26 +22,66 @@ pub enum Dialed {
     Unix(UnixStream),
 }
 
-/// Connects to `address` within `timeout`.
-///
-/// # Errors
-/// What the system says; [`io::ErrorKind::TimedOut`] when the time is over.
-pub async fn dial(address: &SocketAddr, timeout: Duration) -> io::Result<Dialed> {
-    let dialed = tokio::time::timeout(timeout, connect(address)).await;
-    dialed.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+/// Makes connections to backends.
+#[derive(Clone, Debug)]
+pub struct Dialer {
+    /// How long a connection may take.
+    pub timeout: Duration,
+    /// What goes ahead of each.
+    pub preamble: Option<Preamble>,
 }
 
-async fn connect(address: &SocketAddr) -> io::Result<Dialed> {
-    match address {
-        SocketAddr::Inet(address) => {
-            let stream = TcpStream::connect(address).await?;
-            // What is passed on was sent; waiting for more only adds delay.
-            stream.set_nodelay(true)?;
-            Ok(Dialed::Tcp(stream))
+impl Dialer {
+    /// Connects to `address`, and sends what goes ahead.
+    ///
+    /// # Errors
+    /// What the system says; [`io::ErrorKind::TimedOut`] when the time is over.
+    pub async fn dial(&self, address: &SocketAddr) -> io::Result<Dialed> {
+        let dialed = tokio::time::timeout(self.timeout, self.connect_to(address)).await;
+        dialed.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+    }
+
+    async fn connect_to(&self, address: &SocketAddr) -> io::Result<Dialed> {
+        let ahead = self.preamble.as_ref().map_or(&[][..], Preamble::as_bytes);
+        match address {
+            SocketAddr::Inet(address) => {
+                let mut stream = TcpStream::connect(address).await?;
+                // What is passed on was sent; waiting for more only adds delay.
+                stream.set_nodelay(true)?;
+                stream.write_all(ahead).await?;
+                Ok(Dialed::Tcp(stream))
+            }
+            SocketAddr::Unix(address) => {
+                let path = address.as_pathname().ok_or(io::ErrorKind::InvalidInput)?;
+                let mut stream = UnixStream::connect(path).await?;
+                stream.write_all(ahead).await?;
+                Ok(Dialed::Unix(stream))
+            }
         }
-        SocketAddr::Unix(address) => {
-            let path = address.as_pathname().ok_or(io::ErrorKind::InvalidInput)?;
-            UnixStream::connect(path).await.map(Dialed::Unix)
-        }
+    }
+
+    /// The same for Pingora, with its errors.
+    ///
+    /// # Errors
+    /// When no connection comes about.
+    pub async fn dial_for_pingora(&self, address: &SocketAddr) -> pingora_core::Result<Dialed> {
+        self.dial(address).await.map_err(|error| {
+            let kind = match error.kind() {
+                io::ErrorKind::TimedOut => ErrorType::ConnectTimedout,
+                io::ErrorKind::ConnectionRefused => ErrorType::ConnectRefused,
+                _ => ErrorType::ConnectError,
+            };
+            Error::because(kind, "connecting to a backend", error)
+        })
+    }
+}
+
+#[async_trait]
+impl Connect for Dialer {
+    async fn connect(&self, address: &SocketAddr) -> pingora_core::Result<Stream> {
+        Ok(match self.dial_for_pingora(address).await? {
+            Dialed::Tcp(stream) => stream.into(),
+            Dialed::Unix(stream) => stream.into(),
+        })
     }
 }

@@ -159,6 +159,11 @@ impl Link {
         self.ends.client
     }
 
+    /// Whose connection it is.
+    pub(super) fn ends(&self) -> Ends {
+        self.ends
+    }
+
     /// The client's address as the value of a header field; `None` on a unix socket.
     pub(super) fn client_value(&self) -> Option<&HeaderValue> {
         self.client_value.as_ref()

@@ -3,15 +3,19 @@
 use super::{Exchange, Reason, RequestBody, exchange::Replay, upgrade};
 use crate::{
     model::HostHeader,
-    pool::{Member, Outcome, Picked, Pool, Waited, Wanted},
+    pool::{Dialer, Member, Outcome, Picked, Pool, Preamble, Waited, Wanted},
 };
 use http::StatusCode;
 use pingora::{
     Error, ErrorType, Result,
+    connectors::l4::Connect,
     upstreams::peer::{HttpPeer, PeerOptions, Scheme},
 };
 use pingora_proxy::Session;
-use std::time::{Duration, Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 /// What Pingora's read timeout is given beyond the times that we keep ourselves, so that it is never
 /// the one that decides.
@@ -152,6 +156,8 @@ impl Exchange {
 
     fn peer(&self, member: &Member) -> HttpPeer {
         let mut options = PeerOptions::new();
+        // A connection that may become a tunnel is made for it and never pooled.
+        let mut group_key = u64::from(self.upgrade);
         if let Some(pool) = &self.pool {
             let timeouts = &pool.spec().timeouts;
             let own = pool.spec().retry.per_try_timeout;
@@ -161,9 +167,10 @@ impl Exchange {
             options.read_timeout = self.read_timeout(timeouts.read);
             options.write_timeout = Some(timeouts.write);
             options.idle_timeout = Some(timeouts.idle);
-            if self.upgrade {
-                options.custom_l4 = Some(upgrade::connector(connect));
-            }
+            let preamble = self.preamble(pool);
+            // A connection with a header is that client's, and nobody else's.
+            group_key ^= preamble.as_ref().map_or(0, Preamble::key);
+            options.custom_l4 = self.connector(Dialer { timeout: connect, preamble });
         }
         HttpPeer {
             _address: member.address().clone(),
@@ -171,10 +178,23 @@ impl Exchange {
             sni: String::new(),
             proxy: None,
             client_cert_key: None,
-            // A connection that may become a tunnel is made for it and never pooled.
-            group_key: u64::from(self.upgrade),
+            group_key,
             options,
         }
+    }
+
+    /// What goes ahead of a connection to a backend of `pool`.
+    fn preamble(&self, pool: &Pool) -> Option<Preamble> {
+        let version = pool.spec().proxy_protocol?;
+        Some(Preamble::of_client(version, self.link.ends()))
+    }
+
+    /// What connects, where Pingora does not do it by itself.
+    fn connector(&self, dialer: Dialer) -> Option<Arc<dyn Connect + Send + Sync>> {
+        if self.upgrade {
+            return Some(upgrade::connector(dialer));
+        }
+        dialer.preamble.is_some().then(|| Arc::new(dialer) as Arc<dyn Connect + Send + Sync>)
     }
 
     /// Pingora's read timeout. The time until the answer begins is ours; this is for the pieces that

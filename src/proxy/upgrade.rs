@@ -6,9 +6,10 @@
 //! therefore say "not yet" to the first read, so that the other half always goes first. They are
 //! made anew for each request and never pooled.
 
+use crate::pool::{Dialed, Dialer};
 use async_trait::async_trait;
 use pingora::{
-    Error, ErrorType, OrErr, Result,
+    Result,
     connectors::l4::Connect,
     protocols::l4::{
         socket::SocketAddr,
@@ -21,45 +22,24 @@ use std::{
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
-    time::Duration,
 };
-use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
-    net::{TcpStream, UnixStream},
-};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-/// Makes connections for upgrade requests, each within `timeout`.
-pub(super) fn connector(timeout: Duration) -> Arc<dyn Connect + Send + Sync> {
-    Arc::new(Connector { timeout })
+/// Makes connections for upgrade requests as `dialer` does.
+pub(super) fn connector(dialer: Dialer) -> Arc<dyn Connect + Send + Sync> {
+    Arc::new(Connector(dialer))
 }
 
 #[derive(Debug)]
-struct Connector {
-    timeout: Duration,
-}
+struct Connector(Dialer);
 
 #[async_trait]
 impl Connect for Connector {
     async fn connect(&self, address: &SocketAddr) -> Result<Stream> {
-        let connecting = async {
-            match address {
-                SocketAddr::Inet(address) => {
-                    let stream = TcpStream::connect(address).await?;
-                    stream.set_nodelay(true)?;
-                    Ok(Box::new(Patient { inner: stream, looked: false }) as Box<dyn VirtualSocket>)
-                }
-                SocketAddr::Unix(address) => {
-                    let path = address.as_pathname().ok_or(io::ErrorKind::InvalidInput)?;
-                    let stream = UnixStream::connect(path).await?;
-                    Ok(Box::new(Patient { inner: stream, looked: false }) as Box<dyn VirtualSocket>)
-                }
-            }
+        let socket: Box<dyn VirtualSocket> = match self.0.dial_for_pingora(address).await? {
+            Dialed::Tcp(stream) => Box::new(Patient { inner: stream, looked: false }),
+            Dialed::Unix(stream) => Box::new(Patient { inner: stream, looked: false }),
         };
-        let connected: io::Result<Box<dyn VirtualSocket>> =
-            tokio::time::timeout(self.timeout, connecting).await.map_err(|_| {
-                Error::explain(ErrorType::ConnectTimedout, "connecting for an upgrade")
-            })?;
-        let socket = connected.or_err(ErrorType::ConnectError, "connecting for an upgrade")?;
         Ok(Stream::from(VirtualSocketStream::new(socket)))
     }
 }

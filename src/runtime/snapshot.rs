@@ -28,6 +28,7 @@ pub struct Snapshot {
     /// Finds a request's route.
     table: RouteTable,
     trusted_proxies: Vec<IpNet>,
+    announces_clients: bool,
     /// Where requests are logged.
     pub access_log: Option<Arc<AccessLog>>,
 }
@@ -137,6 +138,7 @@ impl Snapshot {
             pools,
             table: RouteTable::new(&config.routes, &names),
             trusted_proxies: config.trusted_proxies.clone(),
+            announces_clients: config.pools.iter().any(|pool| pool.proxy_protocol.is_some()),
             access_log,
         }
     }
@@ -149,6 +151,11 @@ impl Snapshot {
     /// Where the connections of the listener with this index go; `None` if it speaks HTTP.
     pub fn forwarding(&self, listener: usize) -> Option<&Forwarding> {
         self.forwardings[listener].as_ref()
+    }
+
+    /// Whether a backend is told what a client has connected to.
+    pub fn announces_clients(&self) -> bool {
+        self.announces_clients
     }
 
     /// Whether `address` is a proxy whose `X-Forwarded-*` fields are believed.

@@ -3,6 +3,7 @@
 use rustix::net::{RecvFlags, recv};
 use std::{
     io,
+    net::SocketAddr,
     os::fd::{AsFd, BorrowedFd},
     time::Duration,
 };
@@ -60,6 +61,14 @@ impl Socket<'_> {
         if self.ready(Interest::PRIORITY).await.is_err() {
             // The runtime is ending, and whoever waits with it.
             std::future::pending::<()>().await;
+        }
+    }
+
+    /// Our address on this connection; `None` on a unix socket.
+    pub fn local_address(self) -> Option<SocketAddr> {
+        match self {
+            Self::Tcp(stream) => stream.local_addr().ok(),
+            Self::Unix(_) => None,
         }
     }
 

@@ -6,9 +6,10 @@ use super::{
     relay::{Ended, Relay, Side},
 };
 use crate::{
-    model::{Reason, RetryOn},
+    model::{Ends, Reason, RetryOn},
     pool::{
-        Dialed, Lease, NoRetry, Outcome, Picked, Pool, Tried, Waited, Wanted, dial, hash_address,
+        Dialed, Dialer, Lease, NoRetry, Outcome, Picked, Pool, Preamble, Tried, Waited, Wanted,
+        hash_address,
     },
 };
 use std::{
@@ -49,6 +50,8 @@ impl Failure {
 pub(super) struct Tries<'a> {
     pool: &'a Pool,
     story: &'a mut Story,
+    /// Whose connection it is.
+    ends: Ends,
     idle_timeout: Duration,
     /// What the hashing policies go by.
     key: Option<u64>,
@@ -56,10 +59,15 @@ pub(super) struct Tries<'a> {
 }
 
 impl<'a> Tries<'a> {
-    pub(super) fn new(pool: &'a Pool, idle_timeout: Duration, story: &'a mut Story) -> Self {
+    pub(super) fn new(
+        pool: &'a Pool,
+        ends: Ends,
+        idle_timeout: Duration,
+        story: &'a mut Story,
+    ) -> Self {
         let hashes = pool.spec().balance.policy.is_hashing();
         let key = story.client.filter(|_| hashes).map(hash_address);
-        Self { pool, story, idle_timeout, key, tried: Tried::default() }
+        Self { pool, story, ends, idle_timeout, key, tried: Tried::default() }
     }
 
     /// Connects to one backend after another, until one takes the connection or there is no other try.
@@ -132,13 +140,19 @@ impl<'a> Tries<'a> {
         self.story.backend = Some(lease.name().clone());
         self.story.connect = None;
         let began = Instant::now();
-        let dialed = dial(lease.address(), self.connect_timeout()).await;
+        let dialed = self.dialer().dial(lease.address()).await;
         let backend = dialed.map_err(|error| Failure { kind: RetryOn::ConnectFailure, error })?;
         let took = began.elapsed();
         self.story.connect = Some(took);
         // Enough to send it more, though it may be long until one side says something.
         lease.answered();
         Ok((backend, took))
+    }
+
+    fn dialer(&self) -> Dialer {
+        let version = self.pool.spec().proxy_protocol;
+        let preamble = version.map(|version| Preamble::of_client(version, self.ends));
+        Dialer { timeout: self.connect_timeout(), preamble }
     }
 
     /// A try has no more time than that for all of it.

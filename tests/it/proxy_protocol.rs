@@ -508,3 +508,213 @@ fn the_hello_comes_after_the_header() {
     }
     assert!(lb.wait_for_entries(2).iter().all(|entry| entry["client_ip"] == "198.51.100.7"));
 }
+
+/// What a backend is told of this connection.
+fn expected(version: &str, client: &Client, server: &Address) -> Vec<u8> {
+    let (from, port) = (client.local_address(), server.port());
+    if version == "v1" {
+        let (client_port, ip) = (from.port(), from.ip());
+        return format!("PROXY TCP4 {ip} 127.0.0.1 {client_port} {port}\r\n").into_bytes();
+    }
+    let ends = [[127, 0, 0, 1], [127, 0, 0, 1]].concat();
+    v2(1, 0x11, &[&ends[..], &from.port().to_be_bytes(), &port.to_be_bytes()].concat())
+}
+
+fn announcing(version: &str, origin: &Origin, more: &str) -> Config {
+    let keys = format!("{UNCHECKED}\nproxy_protocol: {version}\n{more}");
+    Config::pool(&[origin.entry()], &keys).access_log()
+}
+
+#[test]
+fn a_backend_is_told_whose_connection_it_is() {
+    for version in ["v1", "v2"] {
+        let origin = Origin::named("app-1").behind_a_proxy();
+        let lb = announcing(version, &origin, "").start();
+        let mut client = lb.client();
+        for path in ["/1", "/2", "/3"] {
+            assert_eq!(client.get(path).text(), "app-1", "{version}");
+            let told = origin.last_request().preamble;
+            assert_eq!(told, expected(version, &client, &lb.web()), "{version}");
+        }
+        assert_eq!(origin.connections(), 1, "a client's requests share its connection");
+        let mut other = lb.client();
+        assert_eq!(other.get("/").status, 200);
+        assert_eq!(origin.last_request().preamble, expected(version, &other, &lb.web()));
+        assert_eq!(origin.connections(), 2);
+    }
+}
+
+#[test]
+fn off_is_no_header() {
+    let origin = Origin::named("app-1");
+    for off in ["off", "false"] {
+        let lb = announcing(off, &origin, "").start();
+        assert_eq!(lb.get("/").text(), "app-1");
+    }
+}
+
+#[test]
+fn no_request_goes_over_another_clients_connection() {
+    let origin = Origin::named("app-1").behind_a_proxy();
+    let lb =
+        announcing("v1", &origin, "").listener("proxy_protocol: require").without_probe().start();
+    lb.wait_for_line("listening on");
+    thread::scope(|scope| {
+        for host in 1..=8_u8 {
+            let lb = &lb;
+            scope.spawn(move || {
+                for _ in 0..5 {
+                    let mut client = lb.client();
+                    client.send(v1_from([198, 51, 100, host]));
+                    for _ in 0..5 {
+                        assert_eq!(client.get("/").status, 200);
+                    }
+                }
+            });
+        }
+    });
+    let seen = origin.requests();
+    assert_eq!(seen.len(), 200);
+    for request in seen {
+        let real = request.headers.get("x-real-ip").unwrap();
+        // The destination is the one that the client's proxy has told us.
+        let told = format!("PROXY TCP4 {real} 192.0.2.80 4711 80\r\n");
+        assert_eq!(String::from_utf8_lossy(&request.preamble), told);
+    }
+}
+
+#[test]
+fn a_client_without_an_address_is_nobody() {
+    for (version, nobody) in [("v1", b"PROXY UNKNOWN\r\n".to_vec()), ("v2", v2(0, 0, &[]))] {
+        let origin = Origin::named("app-1").behind_a_proxy();
+        let listeners = "listeners:\n  web: { address: \"unix:@DIR@/lb.sock\" }\n";
+        let lb = announcing(version, &origin, "").and(listeners).without_probe().start();
+        lb.wait_for_line("listening on");
+        let mut client = Client::connect(&Address::Unix(lb.directory().join("lb.sock")));
+        assert_eq!(client.get("/").status, 200);
+        assert_eq!(origin.only_request().preamble, nobody, "{version}");
+    }
+}
+
+#[test]
+fn a_header_goes_to_unix_sockets_and_ahead_of_upgrades_too() {
+    let origin = Origin::unix("app-1").behind_a_proxy();
+    let lb = announcing("v2", &origin, "").start();
+    let mut client = lb.client();
+    assert_eq!(client.get("/").text(), "app-1");
+    assert_eq!(origin.last_request().preamble, expected("v2", &client, &lb.web()));
+    origin.script(|_| Reply::Upgrade);
+    let mut client = lb.client();
+    let fields = ["Connection: upgrade", "Upgrade: websocket"];
+    assert_eq!(client.ask(request("GET", "/", &fields, b"")).status, 101);
+    client.send("ping");
+    assert_eq!(client.exactly(4), b"ping");
+    assert_eq!(origin.last_request().preamble, expected("v2", &client, &lb.web()));
+}
+
+#[test]
+fn a_retry_has_its_header_as_well() {
+    let gone = crate::support::Reserved::new();
+    let origin = Origin::named("app-1").behind_a_proxy();
+    let keys = format!("{UNCHECKED}\nproxy_protocol: v1");
+    let gone_entry = format!("\"{}\"", gone.address());
+    let lb = Config::pool(&[gone_entry, origin.entry()], &keys).access_log().start();
+    for _ in 0..3 {
+        let mut client = lb.client();
+        assert_eq!(client.ask(request("POST", "/", &[], b"body")).status, 200);
+        assert_eq!(origin.last_request().preamble, expected("v1", &client, &lb.web()));
+    }
+    assert!(lb.wait_for_entries(3).iter().any(|entry| entry["tries"].as_u64() == Some(2)));
+}
+
+#[test]
+fn connecting_to_be_announced_has_its_timeout_and_its_reasons() {
+    let full = crate::support::FullBacklog::new();
+    let gone = crate::support::Reserved::new();
+    for (address, status) in [(full.address().clone(), 504), (gone.address(), 502)] {
+        let keys = format!("{UNCHECKED}\nproxy_protocol: v2\ntimeouts: {{ connect: 200ms }}");
+        let lb = Config::pool(&[format!("\"{address}\"")], &keys).start();
+        let began = Instant::now();
+        assert_eq!(lb.get("/").status, status);
+        assert!(began.elapsed() < Duration::from_secs(3), "{:?}", began.elapsed());
+    }
+}
+
+#[test]
+fn a_try_on_an_announced_connection_has_its_time_too() {
+    let origin = Origin::scripted("app-1", |_| Reply::Hang).behind_a_proxy();
+    let lb = announcing("v2", &origin, "retry: { per_try_timeout: 200ms }").start();
+    let began = Instant::now();
+    assert_eq!(lb.get("/").status, 504);
+    assert!(began.elapsed() < Duration::from_secs(3), "{:?}", began.elapsed());
+}
+
+#[test]
+fn checks_say_that_they_are_nobodys() {
+    for (version, nobody) in [("v1", b"PROXY UNKNOWN\r\n".to_vec()), ("v2", v2(0, 0, &[]))] {
+        let origin = Origin::named("app-1").behind_a_proxy();
+        let check = "health_check: { http: { path: /health } }";
+        let keys = format!("{check}\nproxy_protocol: {version}");
+        let lb = Config::pool(&[origin.entry()], &keys).start();
+        assert_eq!(lb.get("/").text(), "app-1", "its check has made it healthy");
+        let probe = &origin.requests()[0];
+        assert_eq!((probe.path(), &probe.preamble), ("/health", &nobody));
+
+        let backend = Raw::named("raw");
+        let keys = format!("health_check: {{ tcp: {{}} }}\nproxy_protocol: {version}");
+        let _lb = Config::pool(&[backend.entry()], &keys).without_probe().start();
+        assert_eq!(backend.accept().rest(), nobody, "{version}");
+    }
+    // What is on another port is another server.
+    let (origin, checked) = (Origin::named("app-1").behind_a_proxy(), Origin::named("health"));
+    let check = format!("health_check: {{ http: {{ port: {} }} }}", checked.port());
+    let lb = Config::pool(&[origin.entry()], &format!("{check}\nproxy_protocol: v2")).start();
+    assert_eq!(lb.get("/").text(), "app-1");
+    assert_eq!(checked.only_request().preamble, b"");
+}
+
+#[test]
+fn a_stream_has_its_header_ahead() {
+    for version in ["v1", "v2"] {
+        let backend = Raw::named("a");
+        let lb = tcp("", &[&backend], &format!("proxy_protocol: {version}"));
+        let mut client = lb.client();
+        // It is there before the client has said anything: the backend may be the first to speak.
+        let mut served = backend.accept();
+        let told = expected(version, &client, &lb.web());
+        assert_eq!(served.exactly(told.len()), told);
+        served.send("220 ready");
+        assert_eq!(client.exactly(9), b"220 ready");
+        client.send("hello");
+        drop(client);
+        assert_eq!(served.rest(), b"hello");
+        drop(served);
+        let entry = lb.wait_for_entries(1).remove(0);
+        assert_eq!(entry["bytes_in"].as_u64(), Some(5), "the header is none of the stream");
+    }
+}
+
+#[test]
+fn a_stream_that_goes_elsewhere_has_its_header_again() {
+    let (a, b) = (Raw::named("a"), Raw::named("b"));
+    let lb = tcp("proxy_protocol: require", &[&a, &b], "proxy_protocol: v2");
+    let mut client = lb.client();
+    client.send(v1_from(CLIENT));
+    let told = v2_from(CLIENT);
+    for round in 0..2 {
+        let mut served = None;
+        eventually("it arrives", || {
+            let look = |raw: &Raw| raw.accept_within(Duration::ZERO);
+            served = look(&a).or_else(|| look(&b));
+            served.is_some()
+        });
+        let mut served = served.unwrap();
+        assert_eq!(served.exactly(told.len()), told);
+        if round == 0 {
+            served.reset();
+        } else {
+            client.send("hello");
+            assert_eq!(served.exactly(5), b"hello");
+        }
+    }
+}

@@ -1,5 +1,5 @@
 use super::{LISTENERS, POOLS, errors, parse};
-use crate::{config::load, filter::Registry};
+use crate::{config::load, filter::Registry, model::ProxyVersion};
 use std::path::Path;
 
 /// `rest` after the smallest listeners and pools, on lines 1 and 2.
@@ -65,7 +65,7 @@ fn keys_of_features_that_do_not_work_yet_are_unknown() {
         let start = format!("1:41: listeners.web.{key}: unknown key \"{key}\"; expected address, ");
         assert!(errors(&text).starts_with(&start), "{}", errors(&text));
     }
-    for key in ["protocol", "tls", "proxy_protocol"] {
+    for key in ["protocol", "tls"] {
         let text = format!("{LISTENERS}pools: {{ app: {{ backends: [a:1], {key}: x }} }}\n");
         let start = format!("2:34: pools.app.{key}: unknown key \"{key}\"; expected backends, ");
         assert!(errors(&text).starts_with(&start), "{}", errors(&text));
@@ -402,6 +402,27 @@ fn keys_of_tcp_listeners_on_http_listeners_are_errors() {
                  what goes where; expected protocol tcp"
             )
         );
+    }
+}
+
+#[test]
+fn the_header_for_backends_has_two_versions() {
+    let of_pool = |value: &str| {
+        format!("{LISTENERS}pools: {{ app: {{ backends: [a:1], proxy_protocol: {value} }} }}\n")
+    };
+    assert_eq!(
+        errors(&of_pool("v3")),
+        "2:50: pools.app.proxy_protocol: unknown proxy_protocol \"v3\"; expected off, v1 or v2; \
+         did you mean \"v1\"?"
+    );
+    for (value, version) in [
+        ("off", None),
+        ("false", None),
+        ("v1", Some(ProxyVersion::V1)),
+        ("v2", Some(ProxyVersion::V2)),
+    ] {
+        let config = parse(&of_pool(value)).unwrap().config;
+        assert_eq!(config.pools[0].proxy_protocol, version, "{value}");
     }
 }
 

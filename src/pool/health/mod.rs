@@ -45,7 +45,11 @@ impl Pool {
             self.mark_checked();
             return;
         };
-        let probing = Arc::new(Probing { prober: Prober::new(&check), check, pool: self.clone() });
+        let probing = Arc::new(Probing {
+            prober: Prober::new(&check, self.spec().proxy_protocol),
+            check,
+            pool: self.clone(),
+        });
         let mut membership = self.membership.subscribe();
         let mut rng = SmallRng::seed_from_u64(seed);
         probing.probe_all().await;

@@ -6,16 +6,18 @@
 
 use super::ProbeReport;
 use crate::{
-    model::{HealthCheck, HttpProbe, Probe, StatusRange},
-    pool::{Member, backend::selectable},
+    model::{HealthCheck, HttpProbe, Probe, ProxyVersion, StatusRange},
+    pool::{Dialer, Member, Preamble, backend::selectable},
 };
 use pingora::http::RequestHeader;
 use pingora_core::{
-    connectors::http::Connector, protocols::http::client::HttpSession,
-    protocols::l4::socket::SocketAddr, upstreams::peer::HttpPeer,
+    connectors::{http::Connector, l4::Connect},
+    protocols::http::client::HttpSession,
+    protocols::l4::socket::SocketAddr,
+    upstreams::peer::HttpPeer,
 };
 use pingora_load_balancing::health_check::{HealthCheck as _, TcpHealthCheck};
-use std::{error::Error as StdError, fmt::Write as _, io, time::Duration};
+use std::{error::Error as StdError, fmt::Write as _, io, sync::Arc, time::Duration};
 
 /// How much of a body is searched for the expected text.
 const MAX_BODY: usize = 256 * 1024;
@@ -30,17 +32,28 @@ pub(super) enum Prober {
 pub(super) struct HttpProber {
     probe: HttpProbe,
     connector: Connector,
+    /// What connects, where something goes ahead of the request.
+    dialer: Option<Arc<dyn Connect + Send + Sync>>,
 }
 
 impl Prober {
-    pub(super) fn new(check: &HealthCheck) -> Self {
+    /// The probes of a pool whose backends get this version of the PROXY header. A backend that
+    /// expects one would take a probe without it for a fault.
+    pub(super) fn new(check: &HealthCheck, proxy_protocol: Option<ProxyVersion>) -> Self {
+        let dialer = proxy_protocol.map(|version| {
+            let preamble = Some(Preamble::of_our_own(version));
+            Arc::new(Dialer { timeout: check.timeout, preamble }) as Arc<dyn Connect + Send + Sync>
+        });
         match &check.probe {
             Probe::Tcp => {
                 let mut tcp = TcpHealthCheck::new();
                 tcp.peer_template.options.connection_timeout = Some(check.timeout);
+                tcp.peer_template.options.custom_l4 = dialer;
                 Self::Tcp(tcp)
             }
             Probe::Http(probe) => Self::Http(Box::new(HttpProber {
+                // What is on another port is another server.
+                dialer: dialer.filter(|_| probe.port.is_none()),
                 probe: probe.clone(),
                 connector: Connector::new(None),
             })),
@@ -121,6 +134,7 @@ impl HttpProber {
         // Built from a placeholder because Pingora's constructors would resolve or unwrap.
         let mut peer = HttpPeer::new("0.0.0.0:1", false, String::new());
         peer._address = member.address().clone();
+        peer.options.custom_l4.clone_from(&self.dialer);
         if let (Some(port), SocketAddr::Inet(address)) = (self.probe.port, &mut peer._address) {
             address.set_port(port);
         }

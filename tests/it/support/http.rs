@@ -50,6 +50,8 @@ impl Fields {
 /// A request as it reached an origin.
 #[derive(Clone, Debug, Default)]
 pub struct Request {
+    /// The PROXY header that its connection began with.
+    pub preamble: Vec<u8>,
     /// The head's bytes, the empty line included.
     pub raw_head: Vec<u8>,
     pub method: String,
@@ -207,6 +209,21 @@ impl<R: Read> Incoming<R> {
             all.extend_from_slice(&piece);
         }
         all
+    }
+
+    /// A header of the PROXY protocol, version 1 or 2. An error if there is none.
+    pub fn proxy_header(&mut self) -> io::Result<Vec<u8>> {
+        let mut header = self.exactly(1)?;
+        match header[0] {
+            b'P' => header.extend(self.until(b"\r\n")?.ok_or(io::ErrorKind::UnexpectedEof)?),
+            b'\r' => {
+                header.extend(self.exactly(15)?);
+                let length = u16::from_be_bytes([header[14], header[15]]);
+                header.extend(self.exactly(usize::from(length))?);
+            }
+            _ => return Err(io::Error::other("no PROXY header")),
+        }
+        Ok(header)
     }
 
     /// A head: its bytes, the words of its first line, its fields.

@@ -12,7 +12,7 @@ use std::{
     net::Shutdown,
     sync::{
         Arc, Condvar, Mutex,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     thread::{self, JoinHandle},
     time::{Duration, Instant},
@@ -130,6 +130,8 @@ type Script = Arc<dyn Fn(&Request) -> Reply + Send + Sync>;
 /// What outlives a stop: the script and the memory.
 struct Memory {
     script: Mutex<Script>,
+    /// Whether each connection begins with a header of the PROXY protocol.
+    proxied: AtomicBool,
     requests: Mutex<Vec<Request>>,
     accepted: AtomicUsize,
     connections: AtomicUsize,
@@ -198,6 +200,7 @@ impl Origin {
     ) -> Self {
         let memory = Arc::new(Memory {
             script: Mutex::new(script),
+            proxied: AtomicBool::new(false),
             requests: Mutex::default(),
             accepted: AtomicUsize::new(0),
             connections: AtomicUsize::new(0),
@@ -238,6 +241,14 @@ impl Origin {
     pub fn entry_with(&self, keys: &str) -> String {
         format!("{{ address: \"{}\", name: {}, {keys} }}", self.address, self.name)
             .replace(",  }", " }")
+    }
+
+    /// Expects a header of the PROXY protocol on each connection from here on. Requests have it as
+    /// their preamble; a connection without one is closed.
+    #[must_use]
+    pub fn behind_a_proxy(self) -> Self {
+        self.memory.proxied.store(true, Ordering::SeqCst);
+        self
     }
 
     /// Replaces what it does from the next request on.
@@ -451,10 +462,16 @@ impl<'a> Connection<'a> {
 
     fn serve(mut self) -> io::Result<()> {
         let mut first = true;
+        let preamble = if self.memory.proxied.load(Ordering::SeqCst) {
+            self.incoming.proxy_header()?
+        } else {
+            Vec::new()
+        };
         while let Some(mut request) = self.incoming.request_head()? {
             if self.stop.is_set() {
                 return Ok(());
             }
+            request.preamble.clone_from(&preamble);
             if std::mem::take(&mut first) {
                 self.memory.connections.fetch_add(1, Ordering::Relaxed);
             }
