@@ -134,6 +134,9 @@ fn fixed_listeners(before: &Config, after: &Config) -> Vec<String> {
             Some(new) if new.address != old.address => {
                 fixed.push(format!("listeners.{}.address", old.name));
             }
+            Some(new) if new.is_http() != old.is_http() => {
+                fixed.push(format!("listeners.{}.protocol", old.name));
+            }
             Some(_) => {}
         }
     }

@@ -24,6 +24,7 @@ pub(super) fn yaml(outline: &Outline, server: &Server, filters: &Registry) -> St
         return String::new();
     };
     complete_server(&mut file, server);
+    fit_listeners(&mut file);
     // A tree of texts, lists and maps can always be written.
     serde_saphyr::to_string(&Value::Map(file)).unwrap_or_default()
 }
@@ -68,6 +69,28 @@ fn complete_server(file: &mut [(String, Value)], server: &Server) {
     ] {
         if !section.iter().any(|(given, _)| given == key) {
             section.push((key.to_owned(), Value::Text(value)));
+        }
+    }
+}
+
+/// Takes the defaults of http listeners off those that pass connections on, for which they are
+/// errors.
+fn fit_listeners(file: &mut [(String, Value)]) {
+    let listeners = file.iter_mut().find(|(key, _)| key == "listeners");
+    let Some((_, Value::Map(listeners))) = listeners else { return };
+    for (_, listener) in listeners {
+        let Value::Map(keys) = listener else { continue };
+        let protocol = keys.iter().find(|(key, _)| key == "protocol");
+        if !protocol.is_some_and(|(_, value)| *value == Value::Text("tcp".to_owned())) {
+            continue;
+        }
+        keys.retain(|(key, _)| key != "limits");
+        if !keys.iter().any(|(key, _)| key == "idle_timeout") {
+            keys.push(("idle_timeout".to_owned(), Value::Text("1h".to_owned())));
+        }
+        let timeouts = keys.iter_mut().find(|(key, _)| key == "timeouts");
+        if let Some((_, Value::Map(timeouts))) = timeouts {
+            timeouts.retain(|(key, _)| key == "header");
         }
     }
 }
@@ -160,6 +183,8 @@ mod tests {
             "listeners: { web: { address: 0.0.0.0:80, limits: { header_bytes: 2KiB } } }\n\
              pools: { app: { backends: [a:1], ejection: { base_time: 400s }, \
              retry: { backoff: { base: 1s } }, sticky: { cookie: c } } }",
+            "listeners: { pg: { address: 0.0.0.0:80, protocol: tcp, pool: app } }\n\
+             pools: { app: { backends: [a:1] } }",
         ] {
             let yaml = effective(text);
             // A mask is as long as a secret has to be for this.

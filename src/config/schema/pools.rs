@@ -48,6 +48,12 @@ pub(super) fn pool() -> Value {
             .default("0s"),
             key("retry", retry(), "When a request is tried again.").default(json!({})),
             key("timeouts", timeouts(), "How long a backend may take.").default(json!({})),
+            key(
+                "proxy_protocol",
+                any_of(&[words(&["off", "v1", "v2"]), json!({ "const": false })]),
+                "Whether backends are told whose connection it is, by the PROXY protocol.",
+            )
+            .default("off"),
             key("limits", limits(), "What a backend may be asked at a time, and who waits.")
                 .default(json!({})),
             key("reveal_backend", switch(), "Whether responses have X-Backend-Server.")

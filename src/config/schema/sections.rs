@@ -87,7 +87,34 @@ fn listener() -> Value {
         &listener::KEYS,
         vec![
             key("address", text(), "ip:port, [ipv6]:port or unix:/path.").required(),
-            key("protocol", words(&["http"]), "What is spoken.").default("http"),
+            key(
+                "protocol",
+                words(&["http", "tcp"]),
+                "http, or tcp for connections that are passed on as they are.",
+            )
+            .default("http"),
+            key("pool", text(), "With protocol tcp: the pool that gets the connections."),
+            key(
+                "sni",
+                map_of(&text()),
+                "With protocol tcp: host names with the pools that get their TLS connections.",
+            ),
+            key(
+                "idle_timeout",
+                duration(),
+                "With protocol tcp: how long a connection may go without a byte. Default: 1h.",
+            ),
+            key(
+                "proxy_protocol",
+                any_of(&[words(&["off", "accept", "require"]), json!({ "const": false })]),
+                "Whether a header of the PROXY protocol comes ahead of each connection.",
+            )
+            .default("off"),
+            key(
+                "proxy_protocol_from",
+                list_of(&text(), 0),
+                "The networks and addresses that connections may come from then. Default: anywhere.",
+            ),
             key("max_connections", count(), "Connections served at a time; 0 is no limit.")
                 .default(0),
             key("timeouts", listener_timeouts(), "How long clients may take.").default(json!({})),
