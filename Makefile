@@ -5,7 +5,7 @@ CARGO ?= cargo
 LOCKED := --locked
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint build sim bench-balance clean prerequisites
+.PHONY: help demo test lint build sim bench-balance bench-filters clean prerequisites
 
 help: ## say what can be made
 	@echo 'make TARGET, where TARGET is one of'
@@ -35,6 +35,10 @@ bench-balance: build ## measure the policies beside nginx and HAProxy, some ten 
 	        apt-get install -y -q --no-install-recommends $$server </dev/null || exit 1; }; \
 	done
 	PATH=$$PATH:/usr/sbin $(CARGO) run $(LOCKED) --release --example compare_balancing
+
+bench-filters: prerequisites ## measure what filters cost a request, some two minutes
+	@command -v wrk >/dev/null || { echo "Missing: wrk. Install it: sudo apt-get install wrk" >&2; exit 1; }
+	$(CARGO) run $(LOCKED) --release --example filter_cost
 
 sim: prerequisites ## simulate every balancing policy; writes the tables and plots of docs/balancing.md
 	$(CARGO) run $(LOCKED) --release --example simulate

@@ -263,12 +263,12 @@ impl Ended<'_> {
         self.tries
     }
 
-    /// The bytes of the request's body.
+    /// The bytes of the request's body that were read; 0 where the route's timeout ended the request.
     pub fn bytes_in(&self) -> u64 {
         self.bytes_in
     }
 
-    /// The bytes of the response's body.
+    /// The bytes of the response's body that were sent.
     pub fn bytes_out(&self) -> u64 {
         self.bytes_out
     }
