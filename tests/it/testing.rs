@@ -224,10 +224,12 @@ fn counts_threads() {
     // Pingora's clock, which a process has once, starts here.
     once();
     let before = threads();
-    once();
-    once();
-    // The system takes a moment to forget a thread that was joined.
-    eventually("the threads have ended", || threads() == before);
+    for _ in 0..4 {
+        once();
+    }
+    // The system takes a moment to forget a thread that was joined, so `before` may count one that
+    // was about to go. Four that stayed would show all the same.
+    eventually("the threads have ended", || threads() <= before);
 }
 
 #[test]
