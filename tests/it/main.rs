@@ -29,6 +29,7 @@ mod examples;
 mod filter_basic_auth;
 mod filter_bodies;
 mod filter_body_limit;
+mod filter_chains;
 mod filter_compress;
 mod filter_concurrency_limit;
 mod filter_cors;

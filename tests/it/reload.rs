@@ -1,6 +1,8 @@
 //! Reloading the configuration: all of it or nothing, and nobody notices.
 
-use crate::support::{Config, Gate, Lb, Load, Origin, Reply, eventually, lb::answers, request};
+use crate::support::{
+    Config, Gate, Lb, Load, Origin, Raw, Reply, eventually, filtered, lb::answers, request,
+};
 use rustix::process::Signal;
 use std::fs;
 
@@ -273,4 +275,48 @@ fn a_reload_while_draining_is_refused() {
     assert!(lb.reload().contains("not reloaded: it is not serving, or not any more"));
     gate.open();
     assert_eq!(client.response().status, 200);
+}
+
+#[test]
+fn what_filters_count_outlives_a_reload() {
+    let a = Origin::named("a");
+    let filters = [
+        "rate_limit: { requests: 1, per: 10h, burst: 2 }",
+        "response_headers: { set: { x-made: before } }",
+    ];
+    let lb = filtered(&[&a], "", &filters).start();
+    let mut client = lb.client();
+    assert_eq!(client.get("/").headers.get("x-made"), Some("before"));
+    lb.edit("x-made: before", "x-made: after");
+    lb.edit("burst: 2", "burst: 3");
+    let told = lb.reload();
+    assert!(told.contains("route main: filters "), "{told}");
+    // One was taken out, so two are left in a bucket for three; a new one would have all three.
+    let second = client.get("/");
+    assert_eq!((second.status, second.headers.get("x-made")), (200, Some("after")));
+    assert_eq!((client.get("/").status, client.get("/").status), (200, 429));
+}
+
+#[test]
+fn connections_that_are_passed_on_stay_where_they_are() {
+    let (a, b) = (Raw::named("a"), Raw::named("b"));
+    let lb = Config::pool(&[a.entry()], "health_check: off")
+        .listener("protocol: tcp\npool: app")
+        .without_probe()
+        .start();
+    lb.wait_for_line("listening on");
+    let mut old = lb.client();
+    let mut with_a = a.accept();
+    lb.edit(&a.entry(), &b.entry());
+    assert!(lb.reload().contains("pool app: -a, +b"));
+    let mut new = lb.client();
+    let mut with_b = b.accept();
+    for (client, backend) in [(&mut old, &mut with_a), (&mut new, &mut with_b)] {
+        client.send("ping");
+        assert_eq!(backend.exactly(4), b"ping");
+        backend.send("pong");
+        assert_eq!(client.exactly(4), b"pong");
+    }
+    lb.edit("protocol: tcp\n    pool: app", "protocol: http");
+    assert!(lb.reload().contains("not reloaded: listeners.web.protocol cannot change"));
 }
