@@ -3,13 +3,13 @@
 use super::{
     Answer, Failure, FieldError, PoolRef,
     facts::{Facts, Slots, Variables, keeps_state, knows_its_request, split_target},
-    fields::{settable, settable_name},
+    fields::{has_fields, text_of},
     flow::Result,
     settings::Template,
 };
 use crate::model::normal_path;
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, HeaderValue, Method, header};
+use http::{Method, header};
 use pingora::{BError, http::RequestHeader};
 use std::{borrow::Cow, future::Future, pin::Pin};
 
@@ -51,8 +51,17 @@ pub struct Request<'r> {
 
 knows_its_request!(Request);
 keeps_state!(Request);
+has_fields!(Request);
 
 impl Request<'_> {
+    fn head(&self) -> &RequestHeader {
+        self.incoming.head()
+    }
+
+    fn head_mut(&mut self) -> &mut RequestHeader {
+        self.incoming.head_mut()
+    }
+
     /// The method.
     pub fn method(&self) -> &Method {
         &self.incoming.head().method
@@ -81,16 +90,6 @@ impl Request<'_> {
         host_of(self.incoming.head())
     }
 
-    /// The header fields.
-    pub fn headers(&self) -> &HeaderMap {
-        &self.incoming.head().headers
-    }
-
-    /// The value of a header field if it is there and is text. Of several, the first.
-    pub fn header(&self, name: &str) -> Option<&str> {
-        text_of(self.headers(), name)
-    }
-
     /// The value of a cookie if it is there and is text. Of several, the first.
     pub fn cookie(&self, name: &str) -> Option<&str> {
         let fields = self.headers().get_all(header::COOKIE).into_iter();
@@ -98,28 +97,6 @@ impl Request<'_> {
         pairs
             .filter_map(|pair| pair.trim().split_once('='))
             .find_map(|(key, value)| (key == name).then_some(value))
-    }
-
-    /// Sets a header field, in the place of those of that name. Later filters and the backend see
-    /// it.
-    ///
-    /// # Errors
-    /// When the name or the value is not one, or the field frames the message.
-    pub fn set_header<N, V>(&mut self, name: N, value: V) -> Result<(), FieldError>
-    where
-        N: TryInto<HeaderName>,
-        V: TryInto<HeaderValue>,
-    {
-        set(self.incoming.head_mut(), name, value)
-    }
-
-    /// Removes the header fields of that name.
-    ///
-    /// # Errors
-    /// When the name is not one, or the field frames the message.
-    pub fn remove_header<N: TryInto<HeaderName>>(&mut self, name: N) -> Result<(), FieldError> {
-        self.incoming.head_mut().remove_header(&settable_name(name)?);
-        Ok(())
     }
 
     /// Sets the path and the query that later filters and the backend see, the path in normal form.
@@ -252,8 +229,17 @@ pub struct UpstreamRequest<'r> {
 
 knows_its_request!(UpstreamRequest);
 keeps_state!(UpstreamRequest);
+has_fields!(UpstreamRequest);
 
 impl UpstreamRequest<'_> {
+    fn head(&self) -> &RequestHeader {
+        self.head
+    }
+
+    fn head_mut(&mut self) -> &mut RequestHeader {
+        self.head
+    }
+
     /// The method.
     pub fn method(&self) -> &Method {
         &self.head.method
@@ -279,51 +265,6 @@ impl UpstreamRequest<'_> {
         self.tries
     }
 
-    /// The header fields that the backend will see.
-    pub fn headers(&self) -> &HeaderMap {
-        &self.head.headers
-    }
-
-    /// The value of a header field if it is there and is text. Of several, the first.
-    pub fn header(&self, name: &str) -> Option<&str> {
-        text_of(self.headers(), name)
-    }
-
-    /// Sets a header field, in the place of those of that name.
-    ///
-    /// # Errors
-    /// When the name or the value is not one, or the field frames the message.
-    pub fn set_header<N, V>(&mut self, name: N, value: V) -> Result<(), FieldError>
-    where
-        N: TryInto<HeaderName>,
-        V: TryInto<HeaderValue>,
-    {
-        set(self.head, name, value)
-    }
-
-    /// Adds a header field to those of that name.
-    ///
-    /// # Errors
-    /// When the name or the value is not one, or the field frames the message.
-    pub fn add_header<N, V>(&mut self, name: N, value: V) -> Result<(), FieldError>
-    where
-        N: TryInto<HeaderName>,
-        V: TryInto<HeaderValue>,
-    {
-        let (name, value) = settable(name, value)?;
-        self.head.append_header(name, value).map_err(|_| FieldError::Name)?;
-        Ok(())
-    }
-
-    /// Removes the header fields of that name.
-    ///
-    /// # Errors
-    /// When the name is not one, or the field frames the message.
-    pub fn remove_header<N: TryInto<HeaderName>>(&mut self, name: N) -> Result<(), FieldError> {
-        self.head.remove_header(&settable_name(name)?);
-        Ok(())
-    }
-
     /// The text of a template for this request.
     pub fn render(&self, template: &Template) -> String {
         let variables = Variables {
@@ -336,19 +277,6 @@ impl UpstreamRequest<'_> {
         };
         variables.render(&template.0)
     }
-}
-
-fn set<N, V>(head: &mut RequestHeader, name: N, value: V) -> Result<(), FieldError>
-where
-    N: TryInto<HeaderName>,
-    V: TryInto<HeaderValue>,
-{
-    let (name, value) = settable(name, value)?;
-    head.insert_header(name, value).map_err(|_| FieldError::Name)
-}
-
-pub(crate) fn text_of<'h>(headers: &'h HeaderMap, name: &str) -> Option<&'h str> {
-    headers.get(name)?.to_str().ok()
 }
 
 /// The target of a request: what it was rewritten to, or what the client sent.

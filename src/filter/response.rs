@@ -3,13 +3,13 @@
 use super::{
     Answer, FieldError,
     facts::{Facts, Slots, Variables, keeps_state, knows_its_request, split_target},
-    fields::{settable, settable_name},
-    request::{host_of, text_of},
+    fields::{has_fields, text_of},
+    request::host_of,
     settings::Template,
 };
 use crate::model::{Reason, frames_message};
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
+use http::{HeaderMap, HeaderName, Method, StatusCode, header};
 use pingora::http::{RequestHeader, ResponseHeader};
 use std::{cell::Cell, time::Duration};
 
@@ -38,8 +38,17 @@ pub struct Response<'r> {
 
 knows_its_request!(Response);
 keeps_state!(Response);
+has_fields!(Response);
 
 impl Response<'_> {
+    fn head(&self) -> &ResponseHeader {
+        self.head
+    }
+
+    fn head_mut(&mut self) -> &mut ResponseHeader {
+        self.head
+    }
+
     /// The status.
     pub fn status(&self) -> StatusCode {
         self.head.status
@@ -49,52 +58,6 @@ impl Response<'_> {
     pub fn set_status(&mut self, status: StatusCode) {
         // Every `StatusCode` is one that Pingora takes.
         let _ = self.head.set_status(status);
-    }
-
-    /// The header fields.
-    pub fn headers(&self) -> &HeaderMap {
-        &self.head.headers
-    }
-
-    /// The value of a header field if it is there and is text. Of several, the first.
-    pub fn header(&self, name: &str) -> Option<&str> {
-        text_of(self.headers(), name)
-    }
-
-    /// Sets a header field, in the place of those of that name.
-    ///
-    /// # Errors
-    /// When the name or the value is not one, or the field frames the message.
-    pub fn set_header<N, V>(&mut self, name: N, value: V) -> Result<(), FieldError>
-    where
-        N: TryInto<HeaderName>,
-        V: TryInto<HeaderValue>,
-    {
-        let (name, value) = settable(name, value)?;
-        self.head.insert_header(name, value).map_err(|_| FieldError::Name)
-    }
-
-    /// Adds a header field to those of that name.
-    ///
-    /// # Errors
-    /// When the name or the value is not one, or the field frames the message.
-    pub fn add_header<N, V>(&mut self, name: N, value: V) -> Result<(), FieldError>
-    where
-        N: TryInto<HeaderName>,
-        V: TryInto<HeaderValue>,
-    {
-        let (name, value) = settable(name, value)?;
-        self.head.append_header(name, value).map_err(|_| FieldError::Name)?;
-        Ok(())
-    }
-
-    /// Removes the header fields of that name.
-    ///
-    /// # Errors
-    /// When the name is not one, or the field frames the message.
-    pub fn remove_header<N: TryInto<HeaderName>>(&mut self, name: N) -> Result<(), FieldError> {
-        self.head.remove_header(&settable_name(name)?);
-        Ok(())
     }
 
     /// The method of the request.
