@@ -47,6 +47,7 @@ fn spec(policy: BalancePolicy) -> model::Pool {
         timeouts: PoolTimeouts::default(),
         proxy_protocol: None,
         limits: PoolLimits::default(),
+        tls: None,
         reveal_backend: true,
     }
 }

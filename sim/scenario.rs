@@ -94,6 +94,7 @@ pub fn pool(policy: BalancePolicy) -> Pool {
         timeouts: PoolTimeouts::default(),
         proxy_protocol: None,
         limits: PoolLimits::default(),
+        tls: None,
         reveal_backend: true,
     }
 }

@@ -26,6 +26,7 @@
 //! | [`proxy`] | Pingora's hooks, header fields, retries, failures to answers |
 //! | [`tcp`] | connections that are passed on as they are |
 //! | [`runtime`] | the compiled configuration and its background tasks |
+//! | [`tls`] | certificates and keys, and what listeners and pools make of them |
 //! | [`observe`] | access log and error log |
 //! | [`filter`] | what users extend: the trait, and the filters that come with the library |
 //! | [`testing`] | filters without a socket, and a whole balancer inside of a test |
@@ -44,6 +45,7 @@ pub mod route;
 pub mod runtime;
 pub mod tcp;
 pub mod testing;
+pub mod tls;
 
 pub use app::{App, Mode, StartError};
 /// The version of Pingora that this library is built on, so that a program that uses both agrees

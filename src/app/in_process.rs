@@ -91,7 +91,8 @@ async fn serve(
 ) -> Result<(), StartError> {
     let config = &checked.config;
     let (chains, interner) = (checked.filters.clone(), Arc::default());
-    let (snapshot, supervisor) = warm_up(config, chains, &interner, access_log).await;
+    let (snapshot, supervisor) =
+        warm_up(config, chains, &interner, access_log, &Arc::default()).await;
     let accepting = Accepting {
         live: Arc::new(Live::new(snapshot)),
         drain: Drain::default(),

@@ -22,6 +22,7 @@ use crate::{
     observe::{AccessLog, error_log},
     pool::Interner,
     runtime::Snapshot,
+    tls,
 };
 use pingora::server::{RunArgs, Server, configuration::ServerConf};
 use service::{Service, Sockets, Start};
@@ -177,6 +178,8 @@ fn server_conf(config: &Config, daemon: bool) -> ServerConf {
         graceful_shutdown_timeout_seconds: Some(0),
         upstream_keepalive_pool_size: UPSTREAM_POOL,
         max_retries: MAX_TRIES,
+        // Whom to believe is said for each backend; see `tls::PeerTls`.
+        ca_file: Some(tls::NO_AUTHORITIES.to_owned()),
         ..ServerConf::default()
     }
 }

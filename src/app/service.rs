@@ -17,6 +17,7 @@ use pingora::{
     services,
 };
 use std::{collections::HashMap, os::fd::OwnedFd, sync::Arc, time::Duration};
+use tokio::sync::Notify;
 
 /// How long a successor waits for the running instance to be told to hand over.
 const HAND_OVER_PATIENCE: Duration = Duration::from_secs(120);
@@ -73,7 +74,8 @@ async fn run(start: Start) -> Result<(), StartError> {
     control.set_access_log(access_log.clone());
     let interner = Arc::new(Interner::default());
     let chains = std::mem::take(&mut checked.filters);
-    let (snapshot, supervisor) = warm_up(&config, chains, &interner, access_log).await;
+    let (snapshot, supervisor) =
+        warm_up(&config, chains, &interner, access_log, control.reread()).await;
     let (sockets, predecessor) = match sockets {
         Sockets::Bound(sockets) => (sockets, None),
         Sockets::TakenOver(successor) => {
@@ -115,9 +117,10 @@ pub(super) async fn warm_up(
     chains: Vec<Chain>,
     interner: &Arc<Interner>,
     access_log: Option<Arc<AccessLog>>,
+    reread: &Arc<Notify>,
 ) -> (Snapshot, Supervisor) {
     let snapshot = Snapshot::compile(config, chains, interner, access_log);
-    let mut supervisor = Supervisor::default();
+    let mut supervisor = Supervisor::new(reread.clone());
     supervisor.watch(&snapshot);
     supervisor.wait_until_checked().await;
     (snapshot, supervisor)

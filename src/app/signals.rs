@@ -1,4 +1,5 @@
-//! Signals, and what they set in motion: draining, handing over, reopening logs.
+//! Signals, and what they set in motion: draining, handing over, reopening logs, reading certificates
+//! again.
 
 use super::{StartError, files, service};
 use crate::{
@@ -46,6 +47,8 @@ pub(super) struct Control {
     upgrade_sock: PathBuf,
     error_log: ErrorLog,
     access_log: Mutex<Option<Arc<AccessLog>>>,
+    /// Notified when certificates are to be read again.
+    reread: Arc<Notify>,
     /// Second handles on the listening sockets, to hand over. Dropped when draining begins: while
     /// one is open, the kernel goes on accepting.
     sockets: Mutex<Sockets>,
@@ -92,6 +95,7 @@ impl Control {
             upgrade_sock: config.server.upgrade_sock.clone(),
             error_log,
             access_log: Mutex::new(None),
+            reread: Arc::default(),
             sockets: Mutex::new(Vec::new()),
             stage: Mutex::new(stage),
             listening: watch::Sender::new(false),
@@ -113,6 +117,11 @@ impl Control {
 
     pub(super) fn drain(&self) -> &Drain {
         &self.drain
+    }
+
+    /// Notified when certificates are to be read again.
+    pub(super) fn reread(&self) -> &Arc<Notify> {
+        &self.reread
     }
 
     pub(super) fn set_access_log(&self, log: Option<Arc<AccessLog>>) {
@@ -181,7 +190,7 @@ impl Control {
     }
 
     /// Reopens the logs whenever one of these signals arrives, and after the first of them has the
-    /// configuration read again.
+    /// certificates and the configuration read again.
     async fn heed(&self, mut hang_up: Signal, mut user_1: Signal) -> Infallible {
         loop {
             let reload = tokio::select! {
@@ -190,6 +199,7 @@ impl Control {
             };
             self.reopen_logs();
             if reload {
+                self.reread.notify_one();
                 self.reload.notify_one();
             }
         }

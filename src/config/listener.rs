@@ -8,7 +8,7 @@ use super::{
     names::{Names, key_name},
     reader::{Field, Keys, Once, Section},
     scalar::Hint,
-    trusted_proxies,
+    tls, trusted_proxies,
 };
 use crate::model::{
     AddressError, HostPattern, ListenAddress, Listener, ListenerLimits, ListenerName,
@@ -24,6 +24,7 @@ pub(super) const KEYS: Keys = Keys {
         "pool",
         "sni",
         "idle_timeout",
+        "tls",
         "proxy_protocol",
         "proxy_protocol_from",
         "max_connections",
@@ -31,8 +32,10 @@ pub(super) const KEYS: Keys = Keys {
         "limits",
     ],
 };
-pub(super) const TIMEOUTS: Keys =
-    Keys { section: "listeners.*.timeouts", names: &["header", "body_idle", "keepalive", "write"] };
+pub(super) const TIMEOUTS: Keys = Keys {
+    section: "listeners.*.timeouts",
+    names: &["header", "body_idle", "keepalive", "write", "tls_handshake"],
+};
 pub(super) const LIMITS: Keys = Keys {
     section: "listeners.*.limits",
     names: &["header_bytes", "headers", "uri_bytes", "requests_per_connection"],
@@ -47,7 +50,7 @@ const SNI_NAME: &str = "a host name such as example.com or *.example.com";
 const IDLE_TIMEOUT: Duration = Duration::from_secs(3600);
 /// The keys that say where connections go, and those of `timeouts` that are about requests.
 const TCP_KEYS: [&str; 3] = ["pool", "sni", "idle_timeout"];
-const HTTP_TIMEOUTS: [&str; 3] = ["body_idle", "keepalive", "write"];
+const HTTP_TIMEOUTS: [&str; 4] = ["body_idle", "keepalive", "write", "tls_handshake"];
 
 /// Reads every listener.
 pub(super) fn read_all(field: &Field<'_>, names: &Names<'_>) -> Option<Vec<Listener>> {
@@ -73,6 +76,7 @@ fn read(
     let address = section.require("address", ADDRESS).and_then(|field| address(&field, addresses));
     let kind = section.try_or("protocol", Kind::Http, |field| field.word("protocol", &KINDS));
     let protocol = kind.and_then(|kind| protocol(&section, kind, names));
+    let tls = section.try_or("tls", None, |field| tls::listener(field).map(Some));
     let proxy_protocol = proxy_protocol(&section, address.as_ref());
     let max_connections = section.optional("max_connections", Field::count).flatten();
     let timeouts = section.or("timeouts", ListenerTimeouts::default(), timeouts);
@@ -81,6 +85,7 @@ fn read(
         name: name?,
         address: address?,
         protocol: protocol?,
+        tls: tls?,
         proxy_protocol,
         max_connections,
         timeouts,
@@ -109,7 +114,9 @@ fn protocol(section: &Section<'_>, kind: Kind, names: &Names<'_>) -> Option<Prot
         }
         Kind::Tcp => {
             let why = "beside protocol tcp, which knows no requests";
-            refuse(section.get("limits").as_ref(), "limits", why, "protocol http");
+            for key in ["limits", "tls"] {
+                refuse(section.get(key).as_ref(), key, why, "protocol http");
+            }
             check_tcp_timeouts(section);
             tcp(section, names).map(Protocol::Tcp)
         }
@@ -249,6 +256,7 @@ fn timeouts(field: &Field<'_>) -> Option<ListenerTimeouts> {
         body_idle: or("body_idle", defaults.body_idle),
         keepalive: or("keepalive", defaults.keepalive),
         write: or("write", defaults.write),
+        tls_handshake: or("tls_handshake", defaults.tls_handshake),
     })
 }
 

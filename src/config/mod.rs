@@ -35,6 +35,7 @@ mod schema;
 mod server;
 mod sticky;
 mod streams;
+mod tls;
 mod tree;
 mod trusted_proxies;
 mod warnings;

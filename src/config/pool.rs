@@ -7,7 +7,7 @@ use super::{
     http::{HOST_AND_PORT, host_and_port},
     names::key_name,
     reader::{Field, Keys, Section},
-    retry, sticky, streams,
+    retry, sticky, streams, tls,
 };
 use crate::model::{
     Balance, BalancePolicy, Ejection, HostHeader, Percent, Pool, PoolLimits, PoolName,
@@ -21,6 +21,7 @@ pub(super) const KEYS: Keys = Keys {
     names: &[
         "backends",
         "resolve_interval",
+        "tls",
         "host_header",
         "balance",
         "sticky",
@@ -58,12 +59,18 @@ pub(super) fn read_all(field: &Field<'_>, streams: impl Fn(&str) -> bool) -> Opt
         field.error(&Fault::new("found an empty map", EXPECTED));
         return None;
     }
-    let read = |(name, field): &(&str, Field<'_>)| read(name, field, streams(name));
+    let system = tls::SystemAuthorities::default();
+    let read = |(name, field): &(&str, Field<'_>)| read(name, field, streams(name), &system);
     let pools: Vec<Option<Pool>> = entries.iter().map(read).collect();
     pools.into_iter().collect()
 }
 
-fn read(name: &str, field: &Field<'_>, streams: bool) -> Option<Pool> {
+fn read(
+    name: &str,
+    field: &Field<'_>,
+    streams: bool,
+    system: &tls::SystemAuthorities,
+) -> Option<Pool> {
     let name = key_name(name, field, PoolName::try_new);
     let section = field.section(&KEYS)?;
     if streams {
@@ -71,6 +78,7 @@ fn read(name: &str, field: &Field<'_>, streams: bool) -> Option<Pool> {
     }
     let backends = section.require("backends", backend::EXPECTED);
     let backends = backends.and_then(|field| backend::read_all(&field));
+    let tls = section.try_or("tls", None, |field| tls::pool(field, system).map(Some));
     // Fields are read in this order, so what is missing stops nothing that comes before it.
     Some(Pool {
         resolve_interval: section.or(
@@ -96,6 +104,7 @@ fn read(name: &str, field: &Field<'_>, streams: bool) -> Option<Pool> {
         reveal_backend: section.or("reveal_backend", true, Field::switch),
         name: name?,
         backends: backends?,
+        tls: tls?,
     })
 }
 

@@ -46,6 +46,7 @@ pub fn quick(quick: &Quick) -> Result<Config, String> {
             name: ListenerName::try_new("web").map_err(|error| error.to_string())?,
             address: quick.listen.clone(),
             protocol: Protocol::Http,
+            tls: None,
             proxy_protocol: None,
             max_connections: None,
             timeouts: ListenerTimeouts::default(),
@@ -76,6 +77,7 @@ fn pool(quick: &Quick) -> Result<Pool, String> {
         timeouts: PoolTimeouts::default(),
         proxy_protocol: None,
         limits: PoolLimits::default(),
+        tls: None,
         reveal_backend: true,
     })
 }

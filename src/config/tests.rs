@@ -3,6 +3,7 @@
 mod errors;
 mod files;
 mod fuzz;
+mod tls;
 mod values;
 mod warnings;
 

@@ -445,6 +445,7 @@ mod tests {
         let facts = Facts {
             client_ip: None,
             scheme: "http",
+            tls: None,
             listener: "web",
             route: "route-1",
             request_id: &request_id,

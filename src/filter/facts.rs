@@ -1,6 +1,9 @@
 //! What every hook knows of its request, and what a filter keeps for it.
 
-use crate::model::{Template, Variable};
+use crate::{
+    model::{Template, Variable},
+    tls::TlsFacts,
+};
 use http::{HeaderValue, Method};
 use std::{any::Any, net::IpAddr, time::Instant};
 
@@ -9,6 +12,8 @@ use std::{any::Any, net::IpAddr, time::Instant};
 pub(crate) struct Facts<'r> {
     pub(crate) client_ip: Option<IpAddr>,
     pub(crate) scheme: &'static str,
+    /// What is known of the client's own connection; `None` in clear text.
+    pub(crate) tls: Option<&'r TlsFacts>,
     pub(crate) listener: &'r str,
     pub(crate) route: &'r str,
     pub(crate) request_id: &'r HeaderValue,
@@ -103,6 +108,12 @@ macro_rules! knows_its_request {
             /// `http` or `https`: what the client uses, once trusted proxies are taken at their word.
             pub fn scheme(&self) -> &'static str {
                 self.facts.scheme
+            }
+
+            /// The version, the cipher, the name asked for and the client's certificate, where the
+            /// client's connection to us is TLS; `None` in clear text, whatever a proxy in front says.
+            pub fn tls(&self) -> Option<&$crate::tls::TlsFacts> {
+                self.facts.tls
             }
 
             /// The name of the listener that the request came in on.

@@ -6,7 +6,7 @@ use super::{
     bind::{BACKLOG, Bound, Socket},
     drain,
     http1::Http1,
-    transport::Transport,
+    transport::ClientSocket,
 };
 use crate::{model::ListenerName, proxy::Gateway, runtime::Live};
 use pingora::server::configuration::ServerConf;
@@ -95,7 +95,7 @@ impl Listening {
             }
             Self::Unix(listener) => {
                 let (stream, _) = listener.accept().await?;
-                Ok((Transport::Unix(stream), None))
+                Ok((stream.into(), None))
             }
         }
     }
@@ -110,7 +110,7 @@ impl Listening {
 }
 
 /// A client's connection, and its address where it has one.
-type Client = (Transport, Option<SocketAddr>);
+type Client = (ClientSocket, Option<SocketAddr>);
 
 /// The next connection, if one waits.
 fn accept_now(socket: &Socket) -> io::Result<Client> {
@@ -123,7 +123,7 @@ fn accept_now(socket: &Socket) -> io::Result<Client> {
         Socket::Unix(listener) => {
             let (stream, _) = listener.accept()?;
             stream.set_nonblocking(true)?;
-            Ok((Transport::Unix(UnixStream::from_std(stream)?), None))
+            Ok((UnixStream::from_std(stream)?.into(), None))
         }
     }
 }
@@ -131,7 +131,7 @@ fn accept_now(socket: &Socket) -> io::Result<Client> {
 fn tcp_client(stream: TcpStream, client: SocketAddr) -> io::Result<Client> {
     // Responses go out in as few writes as they need; waiting for more only adds delay.
     stream.set_nodelay(true)?;
-    Ok((Transport::Tcp(stream), Some(client)))
+    Ok((stream.into(), Some(client)))
 }
 
 /// What accepts on one socket.
@@ -182,9 +182,9 @@ impl Listener {
 
     async fn accepted(&mut self, accepted: io::Result<Client>) {
         match accepted {
-            Ok((transport, client)) => {
+            Ok((socket, client)) => {
                 self.exhaustion.accepted();
-                self.serve(transport, client);
+                self.serve(socket, client);
             }
             Err(error) if is_of_one_connection(&error) => {
                 log::debug!("a connection was gone before it was accepted: {error}");
@@ -196,7 +196,7 @@ impl Listener {
         }
     }
 
-    fn serve(&self, transport: Transport, peer: Option<SocketAddr>) {
+    fn serve(&self, socket: ClientSocket, peer: Option<SocketAddr>) {
         let present = self.drain.enter();
         let snapshot = self.live.load();
         let max = snapshot.listeners[self.index].max_connections;
@@ -209,7 +209,7 @@ impl Listener {
         };
         let (http1, drain) = (self.http1.clone(), self.drain.clone());
         tokio::spawn(async move {
-            arrival.serve(transport, snapshot, &http1, &drain).await;
+            arrival.serve(socket, snapshot, &http1, &drain).await;
             drop((place, present));
         });
     }

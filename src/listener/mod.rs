@@ -7,6 +7,7 @@ mod drain;
 mod handover;
 mod http1;
 mod proxy_header;
+mod tls;
 mod transport;
 
 pub use accept::{Accepting, serve};

@@ -1,6 +1,6 @@
 //! Listeners: where connections are accepted, and what a client may cost.
 
-use super::{HostPattern, ListenAddress, ListenerName, PoolName};
+use super::{HostPattern, ListenAddress, ListenerName, ListenerTls, PoolName};
 use ipnet::IpNet;
 use std::{net::IpAddr, num::NonZeroUsize, time::Duration};
 
@@ -15,6 +15,8 @@ pub struct Listener {
     pub protocol: Protocol,
     /// The header that a proxy in front sends ahead of each connection; `None` when there is none.
     pub proxy_protocol: Option<ProxyProtocol>,
+    /// How it speaks TLS; `None` when it does not.
+    pub tls: Option<ListenerTls>,
     /// Connections served at a time; `None` is no limit.
     pub max_connections: Option<NonZeroUsize>,
     /// How long a client may take.
@@ -95,6 +97,8 @@ pub struct ListenerTimeouts {
     pub keepalive: Duration,
     /// Without any progress while we send to the client.
     pub write: Duration,
+    /// The whole TLS handshake.
+    pub tls_handshake: Duration,
 }
 
 impl Default for ListenerTimeouts {
@@ -104,6 +108,7 @@ impl Default for ListenerTimeouts {
             body_idle: Duration::from_secs(30),
             keepalive: Duration::from_secs(75),
             write: Duration::from_secs(30),
+            tls_handshake: Duration::from_secs(10),
         }
     }
 }

@@ -21,6 +21,7 @@ pub(crate) mod scalar;
 mod server;
 mod settings;
 mod template;
+mod tls;
 
 pub use address::{AddressError, BackendAddress, ListenAddress};
 pub use balance::{Balance, BalancePolicy, HashOn, UnknownPolicy};
@@ -45,6 +46,10 @@ pub use route::{
 pub use server::{AccessLog, AccessLogFormat, LogTarget, Server};
 pub use settings::{Settings, SettingsValue};
 pub use template::{Template, TemplateError, Variable};
+pub use tls::{
+    Alpn, Authorities, ClientAuth, Identity, ListenerTls, PoolTls, Source, Stamp, TlsVersion,
+    Validity,
+};
 
 use ipnet::IpNet;
 

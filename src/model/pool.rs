@@ -1,6 +1,6 @@
 //! Pools: sets of backends that can serve the same traffic, with their policy.
 
-use super::{BackendAddress, BackendName, Balance, Percent, PoolName, Weight};
+use super::{BackendAddress, BackendName, Balance, Percent, PoolName, PoolTls, Weight};
 use http::{HeaderName, HeaderValue, Method};
 use std::{
     num::{NonZeroU32, NonZeroUsize},
@@ -16,6 +16,8 @@ pub struct Pool {
     pub backends: Vec<Backend>,
     /// How often host names are resolved again.
     pub resolve_interval: Duration,
+    /// How its backends are met in TLS; `None` is clear text.
+    pub tls: Option<PoolTls>,
     /// What `Host` a backend sees.
     pub host_header: HostHeader,
     /// How a backend is chosen.
@@ -323,7 +325,7 @@ impl Default for Ejection {
 /// How long a backend may take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PoolTimeouts {
-    /// To accept a connection.
+    /// To accept a connection, the TLS handshake included.
     pub connect: Duration,
     /// Between two reads from it, the first byte of its answer included.
     pub read: Duration,

@@ -2,7 +2,8 @@
 //!
 //! Lines look like `2026-11-20T11:26:00.123Z INFO  message`; those of level debug and trace name
 //! their module too. Pingora speaks of much that is no concern of an operator, a client that goes
-//! away for one, so of its messages only errors are shown unless the level is debug or trace.
+//! away for one, so of its messages only errors are shown unless the level is debug or trace, and
+//! rustls, which warns of clients that speak TLS badly, is not heard at all.
 //!
 //! At first each line is written where it is logged, because a process that may yet become a daemon
 //! has no threads: they do not survive the fork. From [`ErrorLog::start`] on, lines go through the
@@ -77,7 +78,9 @@ impl ErrorLog {
 }
 
 fn builder(level: LevelFilter, shared: &Arc<Shared>) -> Builder {
-    let pingora = if level >= LevelFilter::Debug { level } else { level.min(LevelFilter::Error) };
+    let detailed = level >= LevelFilter::Debug;
+    let pingora = if detailed { level } else { level.min(LevelFilter::Error) };
+    let rustls = if detailed { level } else { LevelFilter::Off };
     let mut builder = Builder::new();
     builder
         .filter_level(level)
@@ -85,6 +88,7 @@ fn builder(level: LevelFilter, shared: &Arc<Shared>) -> Builder {
         // covers all of Pingora's crates, and us as well but for the second.
         .filter_module("pingora", pingora)
         .filter_module("pingora_lb", level)
+        .filter_module("rustls", rustls)
         .format(|line, record| write_line(line, Timestamp::now(), record))
         .target(Target::Pipe(Box::new(Pipe(Arc::clone(shared)))));
     builder
@@ -278,6 +282,9 @@ mod tests {
             (LevelFilter::Info, "pingora::x", Info, false),
             (LevelFilter::Info, "hyper", Info, true),
             (LevelFilter::Debug, "pingora_core", Debug, true),
+            (LevelFilter::Info, "rustls::check", Warn, false),
+            (LevelFilter::Info, "rustls::common_state", Error, false),
+            (LevelFilter::Debug, "rustls::check", Warn, true),
             (LevelFilter::Warn, "pingora_lb::pool", Info, false),
             (LevelFilter::Off, "pingora_core", Error, false),
             (LevelFilter::Off, "pingora_lb", Error, false),

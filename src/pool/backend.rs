@@ -197,6 +197,8 @@ pub struct Member {
     pub(super) key: String,
     /// What a backend expects as `Host` when it is to see its own address.
     pub(super) authority: HeaderValue,
+    /// The host name that it is configured by; `None` if that is an address.
+    pub(super) host_name: Option<Box<str>>,
     pub(super) weight: Weight,
     pub(super) backup: bool,
     pub(super) admission: Admission,
@@ -240,6 +242,11 @@ impl Member {
     /// The backend's address as it is written in the configuration, as a `Host`.
     pub fn authority(&self) -> &HeaderValue {
         &self.authority
+    }
+
+    /// The host name that the configuration gives it by; `None` if that is an address.
+    pub fn host_name(&self) -> Option<&str> {
+        self.host_name.as_deref()
     }
 
     /// Its share of traffic: as set at run time, else as configured.
@@ -359,6 +366,7 @@ impl MemberSpec {
             address: SocketAddr::Inet(address),
             key: self.name,
             authority: value,
+            host_name: None,
             weight: self.weight,
             backup: self.backup,
             admission: Admission::Active,

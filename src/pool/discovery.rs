@@ -97,6 +97,10 @@ impl Discovery {
         let backend = &self.backends[order];
         let key = address_key(&address);
         let state: Arc<BackendState> = self.interner.state(&self.pool, &key);
+        let host_name = match &backend.address {
+            BackendAddress::Host { host, .. } => Some(host.as_str().into()),
+            BackendAddress::Ip(_) | BackendAddress::Unix(_) => None,
+        };
         let authority = match &backend.address {
             BackendAddress::Unix(_) => "localhost".to_owned(),
             other => other.to_string(),
@@ -107,6 +111,7 @@ impl Discovery {
             name,
             address,
             authority: header_value(&authority),
+            host_name,
             key,
             weight: backend.weight,
             admission: backend.state,

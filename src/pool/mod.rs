@@ -41,7 +41,7 @@ pub use ticket::{Tag, Ticket, Tickets};
 pub use time::{Clock, Time};
 pub use waiting::{NoRetry, Waited};
 
-use crate::model;
+use crate::{model, tls::PeerTls};
 use pingora_load_balancing::Backends;
 use std::{
     collections::HashMap,
@@ -50,8 +50,8 @@ use std::{
 };
 use tokio::sync::{Notify, watch};
 
-/// The states of backends, shared between the configurations that name them: a backend keeps its
-/// counters and its health when a new configuration mentions it again.
+/// What pools share, with those of other configurations too: above all the states of backends. A backend
+/// keeps its counters and its health when a new configuration mentions it again.
 #[derive(Debug)]
 pub struct Interner {
     /// The clock that the times in the states come from.
@@ -63,6 +63,8 @@ pub struct Interner {
     resolved: Mutex<HashMap<String, discovery::Answer>>,
     /// What tickets are signed with where the configuration gives no secret.
     secret: [u8; 32],
+    /// What probes connect through.
+    connectors: Arc<health::Connectors>,
 }
 
 impl Default for Interner {
@@ -73,6 +75,7 @@ impl Default for Interner {
             pools: Mutex::default(),
             resolved: Mutex::default(),
             secret: rand::random(),
+            connectors: Arc::default(),
         }
     }
 }
@@ -106,6 +109,10 @@ pub struct Pool {
     clock: Clock,
     backends: Backends,
     tickets: Tickets,
+    /// How its backends are met in TLS; `None` is clear text.
+    tls: Option<Arc<PeerTls>>,
+    /// What its probes connect through.
+    connectors: Arc<health::Connectors>,
     /// Changes whenever discovery has run.
     membership: watch::Sender<()>,
     /// Whether every backend known at the start has been probed once.
@@ -124,12 +131,16 @@ impl Pool {
         let secret = secret.map_or(&interner.secret[..], String::as_bytes);
         let tickets = Tickets::new(spec.name.as_str(), secret);
         let shared = interner.shared(&spec);
+        let tls = spec.tls.clone().map(|tls| Arc::new(PeerTls::new(spec.name.clone(), tls)));
+        let connectors = interner.connectors.clone();
         let backends = Backends::new(Box::new(Discovery::new(&spec, interner)));
         Arc::new(Self {
             core: Core::with(spec, shared),
             clock,
             backends,
             tickets,
+            tls,
+            connectors,
             membership: watch::Sender::new(()),
             checked: watch::Sender::new(false),
             ejected: Notify::new(),
@@ -161,6 +172,11 @@ impl Pool {
     /// Makes and reads what clients stay with a backend by.
     pub fn tickets(&self) -> &Tickets {
         &self.tickets
+    }
+
+    /// How its backends are met in TLS; `None` is clear text.
+    pub fn tls(&self) -> Option<&Arc<PeerTls>> {
+        self.tls.as_ref()
     }
 
     /// Picks a backend.

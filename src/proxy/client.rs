@@ -7,7 +7,7 @@ use std::net::IpAddr;
 pub(super) const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 pub(super) const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 pub(super) const HTTP: &str = "http";
-const HTTPS: &str = "https";
+pub(super) const HTTPS: &str = "https";
 
 /// The client's address: that of the connection, or if that is a trusted proxy's, the last address
 /// in `X-Forwarded-For` that is not one.

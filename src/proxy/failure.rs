@@ -1,7 +1,7 @@
 //! The one place that turns a failure into an answer.
 
 use super::{Fault, Reason, exchange::Context};
-use crate::filter::Answer;
+use crate::{filter::Answer, tls};
 use http::{StatusCode, header};
 use pingora::{Error, ErrorSource, ErrorType, http::ResponseHeader};
 use pingora_proxy::{FailToProxy, Session};
@@ -167,6 +167,9 @@ fn log_failure(error: &Error, reason: Reason, context: &Context) {
 /// sent, secrets included.
 pub(super) fn brief(error: &Error) -> String {
     const ENOUGH: usize = 160;
+    if let Some(why) = tls::failure(error) {
+        return format!("TLS handshake: {why}").chars().take(ENOUGH).collect();
+    }
     let kind = error.etype().as_str();
     let cause = error.root_cause();
     if let Some(io) = cause.downcast_ref::<std::io::Error>() {

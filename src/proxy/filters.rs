@@ -88,6 +88,7 @@ impl Exchange {
         let facts = Facts {
             client_ip: self.client,
             scheme: self.scheme,
+            tls: self.link.tls(),
             listener: self.snapshot.listeners[self.link.listener()].name.as_str(),
             route: route.name.as_str(),
             request_id: &self.request_id,

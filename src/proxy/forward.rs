@@ -11,6 +11,10 @@ use pingora::{Result, http::RequestHeader};
 
 const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 const X_REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
+const X_CLIENT_CERT_VERIFIED: HeaderName = HeaderName::from_static("x-client-cert-verified");
+const X_CLIENT_CERT_SUBJECT: HeaderName = HeaderName::from_static("x-client-cert-subject");
+const X_CLIENT_CERT_SAN: HeaderName = HeaderName::from_static("x-client-cert-san");
+const TRUE: HeaderValue = HeaderValue::from_static("true");
 
 /// Makes the request that a backend sees out of the one the client sent. Pingora has taken the
 /// hop-by-hop fields out.
@@ -20,6 +24,7 @@ pub(super) fn prepare(request: &mut RequestHeader, context: &Context) -> Result<
     }
     remove_ambiguous_names(request);
     set_forwarded(request, context)?;
+    set_client_certificate(request, context)?;
     request.insert_header(X_REQUEST_ID, &context.request_id)?;
     set_host(request, context)
 }
@@ -65,6 +70,25 @@ fn set_forwarded(request: &mut RequestHeader, context: &Context) -> Result<()> {
     }
     if let Some(host) = host.filter(|_| !request.headers.contains_key(X_FORWARDED_HOST)) {
         request.insert_header(X_FORWARDED_HOST, host)?;
+    }
+    Ok(())
+}
+
+/// Says who the client is by the certificate that it showed. Nobody else may say so, a trusted proxy
+/// neither: one that does not know these fields passes on what its clients make up.
+fn set_client_certificate(request: &mut RequestHeader, context: &Context) -> Result<()> {
+    for name in [X_CLIENT_CERT_VERIFIED, X_CLIENT_CERT_SUBJECT, X_CLIENT_CERT_SAN] {
+        request.remove_header(&name);
+    }
+    let Some(client) = context.link.tls().and_then(|tls| tls.client.as_ref()) else {
+        return Ok(());
+    };
+    request.insert_header(X_CLIENT_CERT_VERIFIED, TRUE)?;
+    if let Some(subject) = &client.subject {
+        request.insert_header(X_CLIENT_CERT_SUBJECT, subject)?;
+    }
+    if let Some(san) = &client.san {
+        request.insert_header(X_CLIENT_CERT_SAN, san)?;
     }
     Ok(())
 }

@@ -5,7 +5,7 @@
 //! to make it shareable and relaxed ordering is enough.
 
 use super::Exchange;
-use crate::model::Ends;
+use crate::{model::Ends, tls::TlsFacts};
 use http::HeaderValue;
 use std::{
     net::{IpAddr, SocketAddr},
@@ -66,6 +66,8 @@ pub struct Link {
     ends: Ends,
     /// The client's address without the port, as the value of a header field: every request needs it.
     client_value: Option<HeaderValue>,
+    /// What the TLS handshake came to; `None` in clear text.
+    tls: Option<Box<TlsFacts>>,
     /// Instants are kept as nanoseconds since this.
     epoch: Instant,
     /// Whether the exchange has reached our hooks. Written by the proxy, read by the loop.
@@ -104,12 +106,14 @@ pub struct Link {
 }
 
 impl Link {
-    /// A connection between these ends on the listener with this index.
-    pub fn new(listener: usize, ends: Ends) -> Self {
+    /// A connection between these ends on the listener with this index, over TLS if there are facts of
+    /// it.
+    pub fn new(listener: usize, ends: Ends, tls: Option<Box<TlsFacts>>) -> Self {
         Self {
             listener,
             ends,
             client_value: ends.client.map(|address| address_value(address.ip())),
+            tls,
             epoch: Instant::now(),
             begun: AtomicBool::new(false),
             fault: AtomicU8::new(Fault::None as u8),
@@ -167,6 +171,11 @@ impl Link {
     /// The client's address as the value of a header field; `None` on a unix socket.
     pub(super) fn client_value(&self) -> Option<&HeaderValue> {
         self.client_value.as_ref()
+    }
+
+    /// What the TLS handshake came to; `None` in clear text.
+    pub fn tls(&self) -> Option<&TlsFacts> {
+        self.tls.as_deref()
     }
 
     /// The exchange has reached our hooks: whatever becomes of it, it is logged there.

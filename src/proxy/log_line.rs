@@ -81,6 +81,7 @@ fn record(exchange: &Exchange, status: StatusCode, reason: Reason) -> AccessReco
         pool: exchange.pool.as_ref().map(|pool| pool.spec().name.as_str()),
         backend: exchange.lease.as_ref().map(|lease| lease.name().as_str()),
         tries: exchange.tries,
+        tls: exchange.link.tls().map(|tls| tls.version),
         ..blank(exchange.listener().name.as_str(), status, reason, &exchange.request_id)
     }
 }
@@ -99,6 +100,8 @@ pub struct Refused<'a> {
     pub listener: usize,
     /// The address of the connection.
     pub client: Option<IpAddr>,
+    /// The version of TLS, if it was used.
+    pub tls: Option<&'a str>,
     /// When its first byte was seen.
     pub began: Instant,
     /// The id it was answered with.
@@ -123,6 +126,7 @@ pub fn log_refused(snapshot: &Snapshot, refused: &Refused<'_>) {
         path: refused.target,
         duration,
         client_ip: refused.client,
+        tls: refused.tls,
         ..blank(
             snapshot.listeners[refused.listener].name.as_str(),
             refused.status,

@@ -62,7 +62,7 @@ pub(super) async fn prepare(
     }
     // A backend may speak HTTP/1.0; what we say is HTTP/1.1.
     response.set_version(Version::HTTP_11);
-    context.keep_client(false, response)?;
+    context.keep_client(response)?;
     if let (Some(pool), Some(lease)) = (&context.pool, &context.lease)
         && pool.spec().reveal_backend
     {

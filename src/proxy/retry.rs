@@ -6,7 +6,8 @@ use super::{
 };
 use crate::{
     model::RetryOn,
-    pool::{Member, NoRetry},
+    pool::{Member, NoRetry, Outcome},
+    tls,
 };
 use http::StatusCode;
 use pingora::{Error, ErrorSource, ErrorType};
@@ -16,7 +17,12 @@ impl Context {
     /// After a connection failed. No byte of the request was sent on it, so any method may go to
     /// another backend, as long as what an earlier try consumed of the body is still there.
     pub(super) fn after_connect_failure(&mut self, session: &Session, error: &mut Error) {
-        self.report_failure();
+        if tls::is_wrong_name(error) && self.client_chose_name() {
+            // A client could have every backend ejected by asking for hosts that they do not have.
+            self.report(Outcome::Unknown);
+        } else {
+            self.report_failure();
+        }
         let whole = !session.as_ref().retry_buffer_truncated();
         let again = whole && self.move_on(RetryOn::ConnectFailure, error);
         error.set_retry(again);

@@ -67,6 +67,9 @@ impl Exchange {
         let peer = self.link.client().map(|address| address.ip());
         self.from_trusted = peer.is_some_and(|peer| self.snapshot.trusts(peer));
         self.client = client::address(peer, &request.headers, &self.snapshot);
+        if self.link.tls().is_some() {
+            self.scheme = client::HTTPS;
+        }
         if let Some(scheme) =
             client::forwarded_scheme(&request.headers).filter(|_| self.from_trusted)
         {
@@ -112,6 +115,7 @@ impl Exchange {
         let facts = Facts {
             client_ip: self.client,
             scheme: self.scheme,
+            tls: self.link.tls(),
             listener: self.listener().name.as_str(),
             route: self.matched().map_or("", |route| route.name.as_str()),
             request_id: &self.request_id,

@@ -1,6 +1,6 @@
 //! The cookie by which a client stays with a backend.
 
-use super::Exchange;
+use super::{Exchange, client::HTTPS};
 use crate::{
     model::{SameSite, Secure, Sticky},
     pool::{Lease, Member, Pool, Tag, Ticket},
@@ -59,7 +59,7 @@ impl Kept {
 
 impl Exchange {
     /// Has the client stay with the backend that it is on, if it does not know that already.
-    pub(super) fn keep_client(&self, tls: bool, response: &mut ResponseHeader) -> Result<()> {
+    pub(super) fn keep_client(&self, response: &mut ResponseHeader) -> Result<()> {
         let (Some(pool), Some(member)) = (&self.pool, self.backend()) else { return Ok(()) };
         let Some(sticky) = &pool.spec().sticky else { return Ok(()) };
         let tag = pool.tickets().tag(member);
@@ -68,7 +68,8 @@ impl Exchange {
         }
         let expires = seconds(SystemTime::now()) + sticky.ttl.as_secs();
         let value = pool.tickets().issue(Ticket { tag, expires });
-        response.append_header(header::SET_COOKIE, attributes(sticky, &value, tls))?;
+        response
+            .append_header(header::SET_COOKIE, attributes(sticky, &value, self.scheme == HTTPS))?;
         Ok(())
     }
 

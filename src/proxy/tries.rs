@@ -2,17 +2,21 @@
 
 use super::{Exchange, Reason, RequestBody, exchange::Replay, upgrade};
 use crate::{
-    model::HostHeader,
+    filter::host_of,
+    model::{HostHeader, host_without_port},
     pool::{Dialer, Member, Outcome, Picked, Pool, Preamble, Waited, Wanted},
 };
 use http::StatusCode;
 use pingora::{
     Error, ErrorType, Result,
     connectors::l4::Connect,
+    http::RequestHeader,
+    protocols::l4::socket::SocketAddr,
     upstreams::peer::{HttpPeer, PeerOptions, Scheme},
 };
 use pingora_proxy::Session;
 use std::{
+    borrow::Cow,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -76,7 +80,7 @@ impl Exchange {
     }
 
     /// Begins a try on the picked backend, after the pause that a retry makes.
-    pub(super) async fn begin_try(&mut self) -> Result<Box<HttpPeer>> {
+    pub(super) async fn begin_try(&mut self, request: &RequestHeader) -> Result<Box<HttpPeer>> {
         // An answer that is not passed on has ended the route's deadline; it covers the pause as well.
         self.link.set_deadline(self.route_deadline);
         let pause = std::mem::take(&mut self.pause);
@@ -96,7 +100,7 @@ impl Exchange {
         self.reported = false;
         self.connect_time = None;
         self.upstream_time = None;
-        Ok(Box::new(self.peer(lease)))
+        Ok(Box::new(self.peer(lease, request)))
     }
 
     /// The backend is connected. From here on the try has its own time until the answer begins.
@@ -154,7 +158,7 @@ impl Exchange {
         // Whether any other answer is a success shows when it is whole.
     }
 
-    fn peer(&self, member: &Member) -> HttpPeer {
+    fn peer(&self, member: &Member, request: &RequestHeader) -> HttpPeer {
         let mut options = PeerOptions::new();
         // A connection that may become a tunnel is made for it and never pooled.
         let mut group_key = u64::from(self.upgrade);
@@ -172,7 +176,7 @@ impl Exchange {
             group_key ^= preamble.as_ref().map_or(0, Preamble::key);
             options.custom_l4 = self.connector(Dialer { timeout: connect, preamble });
         }
-        HttpPeer {
+        let mut peer = HttpPeer {
             _address: member.address().clone(),
             scheme: Scheme::HTTP,
             sni: String::new(),
@@ -180,7 +184,37 @@ impl Exchange {
             client_cert_key: None,
             group_key,
             options,
+        };
+        if let Some(tls) = self.pool.as_ref().and_then(|pool| pool.tls()) {
+            let configured = tls.server_name();
+            let name = configured.map_or_else(|| self.server_name(member, request), Cow::Owned);
+            tls.secure(&mut peer, Some(&name));
         }
+        peer
+    }
+
+    /// The name that the backend must have a certificate for where the configuration gives none: the
+    /// host that it is asked for. It always has one, as any certificate would do without.
+    fn server_name<'a>(&'a self, member: &'a Member, request: &'a RequestHeader) -> Cow<'a, str> {
+        let host = match self.host_header() {
+            Some(host) => Cow::Borrowed(host_without_port(host.to_str().unwrap_or(""))),
+            None => host_of(request),
+        };
+        if !host.is_empty() {
+            return without_brackets(host);
+        }
+        match (member.host_name(), member.address()) {
+            (Some(name), _) => Cow::Borrowed(name),
+            (None, SocketAddr::Inet(address)) => Cow::Owned(address.ip().to_string()),
+            (None, SocketAddr::Unix(_)) => Cow::Borrowed("localhost"),
+        }
+    }
+
+    /// Whether the name that the present try's backend must have a certificate for is the client's
+    /// choice, who may choose one that no backend has.
+    pub(super) fn client_chose_name(&self) -> bool {
+        let tls = self.pool.as_ref().and_then(|pool| pool.tls());
+        tls.is_some_and(|tls| tls.server_name().is_none()) && self.host_header().is_none()
     }
 
     /// What goes ahead of a connection to a backend of `pool`.
@@ -192,7 +226,8 @@ impl Exchange {
     /// What connects, where Pingora does not do it by itself.
     fn connector(&self, dialer: Dialer) -> Option<Arc<dyn Connect + Send + Sync>> {
         if self.upgrade {
-            return Some(upgrade::connector(dialer));
+            let tls = self.pool.as_ref().is_some_and(|pool| pool.tls().is_some());
+            return Some(upgrade::connector(dialer, tls));
         }
         dialer.preamble.is_some().then(|| Arc::new(dialer) as Arc<dyn Connect + Send + Sync>)
     }
@@ -219,5 +254,13 @@ impl Exchange {
             HostHeader::Backend => Some(lease.authority()),
             HostHeader::Preserve => None,
         }
+    }
+}
+
+/// An IPv6 address as it is in a certificate rather than in a URL.
+fn without_brackets(host: Cow<'_, str>) -> Cow<'_, str> {
+    match host.strip_prefix('[').and_then(|host| host.strip_suffix(']')) {
+        Some(address) => Cow::Owned(address.to_owned()),
+        None => host,
     }
 }

@@ -3,8 +3,9 @@
 //! Pingora 0.9.1 ends a fresh tunnel at once if the backend's 101 is there before Pingora has noted
 //! that the request has no body, which happens with a backend nearby on a busy machine: two halves of
 //! one task race, and the first look at the backend's socket may win. Connections for upgrade requests
-//! therefore say "not yet" to the first read, so that the other half always goes first. They are
-//! made anew for each request and never pooled.
+//! therefore say "not yet" to the first read, so that the other half always goes first. Under TLS that
+//! would be a read of the handshake, and how many of those there are is not ours to know: there, the
+//! first read after each write is put off. They are made anew for each request and never pooled.
 
 use crate::pool::{Dialed, Dialer};
 use async_trait::async_trait;
@@ -25,20 +26,29 @@ use std::{
 };
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-/// Makes connections for upgrade requests as `dialer` does.
-pub(super) fn connector(dialer: Dialer) -> Arc<dyn Connect + Send + Sync> {
-    Arc::new(Connector(dialer))
+/// Makes connections for upgrade requests as `dialer` does; with `tls`, Pingora will speak it on them.
+pub(super) fn connector(dialer: Dialer, tls: bool) -> Arc<dyn Connect + Send + Sync> {
+    Arc::new(Connector { dialer, tls })
 }
 
 #[derive(Debug)]
-struct Connector(Dialer);
+struct Connector {
+    dialer: Dialer,
+    tls: bool,
+}
+
+impl Connector {
+    fn patient<S>(&self, inner: S) -> Patient<S> {
+        Patient { inner, looked: false, after_each_write: self.tls }
+    }
+}
 
 #[async_trait]
 impl Connect for Connector {
     async fn connect(&self, address: &SocketAddr) -> Result<Stream> {
-        let socket: Box<dyn VirtualSocket> = match self.0.dial_for_pingora(address).await? {
-            Dialed::Tcp(stream) => Box::new(Patient { inner: stream, looked: false }),
-            Dialed::Unix(stream) => Box::new(Patient { inner: stream, looked: false }),
+        let socket: Box<dyn VirtualSocket> = match self.dialer.dial_for_pingora(address).await? {
+            Dialed::Tcp(stream) => Box::new(self.patient(stream)),
+            Dialed::Unix(stream) => Box::new(self.patient(stream)),
         };
         Ok(Stream::from(VirtualSocketStream::new(socket)))
     }
@@ -49,6 +59,7 @@ impl Connect for Connector {
 struct Patient<S> {
     inner: S,
     looked: bool,
+    after_each_write: bool,
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin + Send + Sync + std::fmt::Debug> VirtualSocket
@@ -81,7 +92,11 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Patient<S> {
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.get_mut().inner).poll_write(cx, bytes)
+        let this = self.get_mut();
+        if this.after_each_write {
+            this.looked = false;
+        }
+        Pin::new(&mut this.inner).poll_write(cx, bytes)
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -7,6 +7,7 @@ use crate::{
     observe::AccessLog,
     pool::{Interner, Pool},
     route::{Facts, RouteTable},
+    tls::{Acceptor, Watch, Watched},
 };
 use arc_swap::ArcSwap;
 use ipnet::IpNet;
@@ -21,6 +22,8 @@ pub struct Snapshot {
     pub listeners: Vec<model::Listener>,
     /// Where the connections of each listener go, in the same order; `None` for those that speak HTTP.
     forwardings: Vec<Option<Forwarding>>,
+    /// What each listener, in the same order, meets its clients with; `None` is clear text.
+    acceptors: Vec<Option<Arc<Acceptor>>>,
     /// The routes, in file order.
     pub routes: Vec<Route>,
     /// The pools, in file order.
@@ -89,7 +92,8 @@ impl Snapshot {
         access_log: Option<Arc<AccessLog>>,
     ) -> Self {
         let pools = config.pools.iter().map(|pool| Pool::new(pool.clone(), interner.clone()));
-        Self::assemble(config, config.listeners.clone(), pools.collect(), chains, access_log)
+        let listeners = config.listeners.iter().map(|it| (it.clone(), acceptor(it))).collect();
+        Self::assemble(config, listeners, pools.collect(), chains, access_log)
     }
 
     /// Compiles `config` to come into force after this one. Pools of which nothing has changed are
@@ -108,6 +112,16 @@ impl Snapshot {
         };
         let mut listeners = config.listeners.clone();
         listeners.sort_by_key(place);
+        // An acceptor that knew the one before knows the sessions that clients want to resume.
+        let listeners = listeners.into_iter().map(|listener| {
+            let before = place(&listener).and_then(|at| self.acceptors[at].as_ref());
+            let acceptor = match (before, &listener.tls) {
+                (Some(before), Some(tls)) => Some(Arc::new(before.succeed(tls.clone()))),
+                _ => acceptor(&listener),
+            };
+            (listener, acceptor)
+        });
+        let listeners = listeners.collect();
         let pool = |spec: &model::Pool| {
             let known = self.pools.iter().find(|known| known.spec() == spec);
             known.cloned().unwrap_or_else(|| Pool::new(spec.clone(), interner.clone()))
@@ -123,16 +137,18 @@ impl Snapshot {
 
     fn assemble(
         config: &model::Config,
-        listeners: Vec<model::Listener>,
+        listeners: Vec<(model::Listener, Option<Arc<Acceptor>>)>,
         pools: Vec<Arc<Pool>>,
         chains: Vec<Chain>,
         access_log: Option<Arc<AccessLog>>,
     ) -> Self {
         let by_name: HashMap<_, _> =
             pools.iter().map(|pool| (pool.spec().name.clone(), pool.clone())).collect();
+        let (listeners, acceptors): (Vec<_>, Vec<_>) = listeners.into_iter().unzip();
         let names: Vec<_> = listeners.iter().map(|listener| listener.name.clone()).collect();
         Self {
             forwardings: listeners.iter().map(|it| compile_listener(it, &by_name)).collect(),
+            acceptors,
             listeners,
             routes: compile_routes(config, chains, &by_name),
             pools,
@@ -158,6 +174,18 @@ impl Snapshot {
         self.announces_clients
     }
 
+    /// What the listener with this index meets its clients with, if it speaks TLS.
+    pub fn acceptor(&self, listener: usize) -> Option<&Arc<Acceptor>> {
+        self.acceptors[listener].as_ref()
+    }
+
+    /// Everything in it that is made of certificates and follows their files.
+    pub fn watch(&self) -> Watch {
+        let acceptors = self.acceptors.iter().flatten().cloned().map(|it| it as Arc<dyn Watched>);
+        let peers = self.pools.iter().filter_map(|pool| pool.tls().cloned());
+        Watch::new(acceptors.chain(peers.map(|it| it as Arc<dyn Watched>)))
+    }
+
     /// Whether `address` is a proxy whose `X-Forwarded-*` fields are believed.
     pub fn trusts(&self, address: IpAddr) -> bool {
         self.trusted_proxies.iter().any(|network| network.contains(&address))
@@ -174,6 +202,11 @@ type PoolsByName = HashMap<model::PoolName, Arc<Pool>>;
 
 fn named(pools: &PoolsByName, name: &model::PoolName) -> Arc<Pool> {
     pools.get(name).expect("a validated configuration has every pool that it names").clone()
+}
+
+fn acceptor(listener: &model::Listener) -> Option<Arc<Acceptor>> {
+    let tls = listener.tls.clone()?;
+    Some(Arc::new(Acceptor::new(listener.name.clone(), tls)))
 }
 
 fn compile_listener(listener: &model::Listener, pools: &PoolsByName) -> Option<Forwarding> {

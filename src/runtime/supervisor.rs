@@ -1,18 +1,34 @@
-//! The tasks that keep a snapshot's pools alive: name resolution and health checks.
+//! The tasks that keep a snapshot alive: name resolution, health checks, and certificates that follow
+//! their files.
 
 use super::Snapshot;
-use crate::pool::Pool;
+use crate::{pool::Pool, tls::Watch};
 use std::{sync::Arc, time::Duration};
-use tokio::task::{AbortHandle, JoinSet};
+use tokio::{
+    sync::Notify,
+    task::{AbortHandle, JoinSet},
+};
 
-/// Owns the background tasks of every pool; dropping it ends them.
+/// How often it is looked whether a file of certificates has changed.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// Owns the background tasks of a snapshot; dropping it ends them.
 #[derive(Debug, Default)]
 pub struct Supervisor {
     tasks: JoinSet<()>,
     watched: Vec<(Arc<Pool>, AbortHandle)>,
+    /// What follows the files of certificates.
+    following: Option<AbortHandle>,
+    /// Notified when certificates are to be read again, whether or not their files seem to have changed.
+    reread: Arc<Notify>,
 }
 
 impl Supervisor {
+    /// A supervisor of nothing yet, which has certificates read again whenever `reread` is notified.
+    pub fn new(reread: Arc<Notify>) -> Self {
+        Self { reread, ..Self::default() }
+    }
+
     /// Starts the tasks of the pools of `snapshot` that have none yet, on the current runtime.
     pub fn watch(&mut self, snapshot: &Snapshot) {
         for pool in &snapshot.pools {
@@ -20,6 +36,20 @@ impl Supervisor {
                 let task = self.tasks.spawn(keep(pool.clone()));
                 self.watched.push((pool.clone(), task));
             }
+        }
+        if self.following.is_none() {
+            self.follow(snapshot);
+        }
+    }
+
+    /// Follows the certificates of `snapshot`, and of no other.
+    fn follow(&mut self, snapshot: &Snapshot) {
+        if let Some(before) = self.following.take() {
+            before.abort();
+        }
+        let watch = snapshot.watch();
+        if !watch.is_empty() {
+            self.following = Some(self.tasks.spawn(follow(watch, self.reread.clone())));
         }
     }
 
@@ -32,6 +62,7 @@ impl Supervisor {
             }
             stays
         });
+        self.follow(snapshot);
         while self.tasks.try_join_next().is_some() {}
     }
 
@@ -54,6 +85,22 @@ async fn wait_for(pool: Arc<Pool>) {
     let checked = tokio::time::timeout(patience + GRACE, pool.wait_until_checked()).await;
     if checked.is_err() {
         log::warn!("pool {} is not checked yet; serving begins all the same", pool.spec().name);
+    }
+}
+
+/// Keeps certificates up to date with their files. The file system may be slow, so a thread for that
+/// waits for it.
+async fn follow(mut watch: Watch, reread: Arc<Notify>) {
+    loop {
+        let all = tokio::time::timeout(LOOK_EVERY, reread.notified()).await.is_ok();
+        let looked = tokio::task::spawn_blocking(move || {
+            watch.look(all);
+            watch
+        });
+        watch = match looked.await {
+            Ok(watch) => watch,
+            Err(error) => return log::error!("certificates are not followed any more: {error}"),
+        };
     }
 }
 

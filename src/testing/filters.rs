@@ -298,6 +298,7 @@ impl<'r> Run<'r> {
             facts: Facts {
                 client_ip: self.request.client.or(Some(localhost)),
                 scheme: "http",
+                tls: None,
                 listener: self.request.listener.as_deref().unwrap_or(LISTENER),
                 route: ROUTE,
                 request_id: &REQUEST_ID,

@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! main -> cli, testing -> app -> { listener, admin } -> { proxy, tcp } -> runtime -> { route, pool, filter } -> model
-//!                app -> config -> filter -> model  observe: imported by anyone, imports only model
+//!                app -> config -> { filter, tls } -> model  observe: imported by anyone, imports only model
+//! tls: imported by all that is between app and model, except route
 //! ```
 
 use std::{
@@ -21,18 +22,22 @@ const ALLOWED: &[(&str, &[&str])] = &[
         "app",
         &[
             "config", "listener", "admin", "proxy", "tcp", "runtime", "route", "pool", "filter",
-            "model", "observe",
+            "tls", "model", "observe",
         ],
     ),
-    ("admin", &["runtime", "route", "pool", "filter", "model", "observe"]),
-    ("listener", &["proxy", "tcp", "runtime", "route", "pool", "filter", "model", "observe"]),
-    ("proxy", &["runtime", "route", "pool", "filter", "model", "observe"]),
-    ("tcp", &["runtime", "pool", "model", "observe"]),
-    ("runtime", &["route", "pool", "filter", "model", "observe"]),
+    ("admin", &["runtime", "route", "pool", "filter", "tls", "model", "observe"]),
+    (
+        "listener",
+        &["proxy", "tcp", "runtime", "route", "pool", "filter", "tls", "model", "observe"],
+    ),
+    ("proxy", &["runtime", "route", "pool", "filter", "tls", "model", "observe"]),
+    ("tcp", &["runtime", "pool", "tls", "model", "observe"]),
+    ("runtime", &["route", "pool", "filter", "tls", "model", "observe"]),
     ("route", &["model", "observe"]),
-    ("pool", &["model", "observe"]),
-    ("filter", &["model", "observe"]),
-    ("config", &["filter", "model", "observe"]),
+    ("pool", &["tls", "model", "observe"]),
+    ("filter", &["tls", "model", "observe"]),
+    ("config", &["filter", "tls", "model", "observe"]),
+    ("tls", &["model", "observe"]),
     ("observe", &["model"]),
     ("model", &[]),
 ];

@@ -62,3 +62,5 @@ mod strictness;
 mod support_tests;
 mod tcp;
 mod testing;
+mod tls;
+mod tls_backends;

@@ -1,8 +1,8 @@
 //! The PROXY protocol: whose connection it is, as a proxy in front says.
 
 use crate::support::{
-    Address, Client, Config, Lb, Origin, Raw, Reply, SOON, eventually, lb::server, request, tally,
-    tls::client_hello,
+    Address, Client, Config, Lb, Origin, Raw, Reply, SOON, eventually, hello::client_hello,
+    lb::server, request, tally,
 };
 use rustix::process::Signal;
 use std::{

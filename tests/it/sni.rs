@@ -2,7 +2,7 @@
 
 use crate::support::{
     Client, Config, Lb, Raw, SOON, eventually,
-    tls::{client_hello, handshake_record, hello_message},
+    hello::{client_hello, handshake_record, hello_message},
 };
 use rustix::process::Signal;
 use serde_json::Value;

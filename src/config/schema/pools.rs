@@ -7,7 +7,7 @@ use super::{
     },
     sections::{fields, host_and_port},
 };
-use crate::config::{backend, balance, ejection, health_check, pool, retry, sticky};
+use crate::config::{backend, balance, ejection, health_check, pool, retry, sticky, tls};
 use serde_json::{Value, json};
 
 const POLICIES: [&str; 7] =
@@ -27,6 +27,7 @@ pub(super) fn pool() -> Value {
                 "The Host a backend sees: preserve (the client's), backend (its address), or a host.",
             )
             .default("preserve"),
+            key("tls", tls(), "How backends are met in TLS. Absent: clear text."),
             key("balance", balance(), "How a backend is chosen.").default("round_robin"),
             key("sticky", unless_off(sticky()), "Whether clients stay with a backend by a cookie.")
                 .default("off"),
@@ -81,6 +82,23 @@ fn backend() -> Value {
                 "Draining: only sticky clients and what is in flight; disabled: none.",
             )
             .default("active"),
+        ],
+    )
+}
+
+fn tls() -> Value {
+    section(
+        &tls::POOL,
+        vec![
+            key("sni", text(), "The name that a backend must have a certificate for."),
+            key("verify", switch(), "Whether its certificate is verified.").default(true),
+            key(
+                "ca",
+                text(),
+                "The PEM file of those who may have signed it. Default: the system's.",
+            ),
+            key("client_cert", text(), "The PEM file of what is shown to backends that ask."),
+            key("client_key", text(), "The PEM file of its private key."),
         ],
     )
 }

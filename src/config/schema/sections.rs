@@ -8,7 +8,7 @@ use super::{
     pools, routes,
 };
 use crate::{
-    config::{access_log, document, listener, server},
+    config::{access_log, document, listener, server, tls},
     filter::Registry,
 };
 use serde_json::{Value, json};
@@ -105,6 +105,11 @@ fn listener() -> Value {
                 "With protocol tcp: how long a connection may go without a byte. Default: 1h.",
             ),
             key(
+                "tls",
+                listener_tls(),
+                "Certificates, and whether clients show theirs. Absent: clear text.",
+            ),
+            key(
                 "proxy_protocol",
                 any_of(&[words(&["off", "accept", "require"]), json!({ "const": false })]),
                 "Whether a header of the PROXY protocol comes ahead of each connection.",
@@ -123,6 +128,45 @@ fn listener() -> Value {
     )
 }
 
+fn listener_tls() -> Value {
+    let certificate = section(
+        &tls::CERTIFICATE,
+        vec![
+            key(
+                "cert",
+                text(),
+                "The PEM file of the certificate and those that lead to its authority.",
+            )
+            .required(),
+            key("key", text(), "The PEM file of its private key.").required(),
+        ],
+    );
+    section(
+        &tls::LISTENER,
+        vec![
+            key(
+                "certificates",
+                list_of(&certificate, 1),
+                "Chosen by the name that a client asks for; the first is the default.",
+            )
+            .required(),
+            key("min_version", json!({ "enum": [1.2, 1.3] }), "The oldest version.").default("1.2"),
+            key("alpn", list_of(&words(&["http/1.1"]), 1), "The protocols that may be chosen.")
+                .default(json!(["http/1.1"])),
+            key(
+                "client_ca",
+                text(),
+                "The PEM file of those who may have signed clients' certificates.",
+            ),
+            key(
+                "client_auth",
+                words(&["required", "optional"]),
+                "Whether a client without a certificate is refused.",
+            ),
+        ],
+    )
+}
+
 fn listener_timeouts() -> Value {
     section(
         &listener::TIMEOUTS,
@@ -132,6 +176,8 @@ fn listener_timeouts() -> Value {
             key("keepalive", duration(), "Between two requests on a connection.").default("75s"),
             key("write", duration(), "Without any progress while sending to the client.")
                 .default("30s"),
+            key("tls_handshake", duration(), "For the whole TLS handshake, where there is one.")
+                .default("10s"),
         ],
     )
 }

@@ -1,18 +1,20 @@
 use crate::config::{
     access_log, action, backend, balance, document, ejection, health_check, listener, load,
-    matches, pool, reader::Keys, retry, route, server, sticky, tree,
+    matches, pool, reader::Keys, retry, route, server, sticky, tls, tree,
 };
 use crate::filter::Registry;
 use std::{fs, path::PathBuf};
 
 /// Every section with its keys.
-const SECTIONS: [&Keys; 26] = [
+const SECTIONS: [&Keys; 29] = [
     &document::KEYS,
     &server::KEYS,
     &access_log::KEYS,
     &listener::KEYS,
     &listener::TIMEOUTS,
     &listener::LIMITS,
+    &tls::LISTENER,
+    &tls::CERTIFICATE,
     &route::KEYS,
     &matches::KEYS,
     &matches::VALUE,
@@ -22,6 +24,7 @@ const SECTIONS: [&Keys; 26] = [
     &pool::KEYS,
     &pool::TIMEOUTS,
     &pool::LIMITS,
+    &tls::POOL,
     &backend::KEYS,
     &balance::KEYS,
     &balance::HASH_ON,

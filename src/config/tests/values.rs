@@ -56,7 +56,8 @@ fn the_smallest_file_gets_the_defaults() {
 fn listener_values_are_read() {
     let config = config(&format!(
         "{POOLS}listeners:\n  web:\n    address: unix:run/web.sock\n    protocol: http\n    \
-         max_connections: 7\n    timeouts: {{ header: 1s, body_idle: 2s, keepalive: 3s, write: 4s }}\n    \
+         max_connections: 7\n    timeouts: {{ header: 1s, body_idle: 2s, keepalive: 3s, write: 4s, \
+         tls_handshake: 5s }}\n    \
          limits: {{ header_bytes: 4KiB, headers: 5, requests_per_connection: 6 }}\n"
     ));
     let listener = &config.listeners[0];
@@ -65,6 +66,7 @@ fn listener_values_are_read() {
     let timeouts = listener.timeouts;
     assert_eq!((timeouts.header, timeouts.body_idle), (SECOND, 2 * SECOND));
     assert_eq!((timeouts.keepalive, timeouts.write), (3 * SECOND, 4 * SECOND));
+    assert_eq!(timeouts.tls_handshake, 5 * SECOND);
     let limits = listener.limits;
     assert_eq!((limits.header_bytes, limits.headers), (4096, 5));
     // The default would be 8KiB, more than the whole head.

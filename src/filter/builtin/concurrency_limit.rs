@@ -256,6 +256,7 @@ mod tests {
             let facts = Facts {
                 client_ip: None,
                 scheme: "http",
+                tls: None,
                 listener: "web",
                 route: "api",
                 request_id: &HeaderValue::from_static("id"),

@@ -25,7 +25,7 @@ use pingora_proxy::HttpProxy;
 use std::{
     future::poll_fn,
     io,
-    pin::Pin,
+    pin::{Pin, pin},
     sync::{Arc, PoisonError},
     task::Poll,
     time::Duration,
@@ -42,8 +42,8 @@ const READ: usize = 4 * 1024;
 /// this long, however much it is: closing at once would reset the connection and could take the
 /// answer with it.
 const LINGER: Duration = Duration::from_secs(2);
-/// The same for a connection that was one too many: a crowd of them should not pile up.
-const LINGER_OVERLOADED: Duration = Duration::from_millis(200);
+/// The same for a connection that was never served: a crowd of them should not pile up.
+const LINGER_REFUSED: Duration = Duration::from_millis(200);
 /// The same once draining has begun, when somebody waits for us to be gone.
 const LINGER_DRAINING: Duration = Duration::from_millis(50);
 
@@ -66,12 +66,12 @@ impl Http1 {
     }
 }
 
-/// Serves one connection to its end, or tells it at once that its listener has too many.
+/// Serves one connection to its end, or tells it at once why it is not served.
 pub(in crate::listener) async fn serve_connection(
     http1: &Http1,
     transport: Transport,
     link: Arc<Link>,
-    overloaded: bool,
+    refusal: Option<Refusal>,
 ) {
     let snapshot = http1.live.load();
     let listener = &snapshot.listeners[link.listener()];
@@ -85,9 +85,9 @@ pub(in crate::listener) async fn serve_connection(
         served: 0,
         linger: LINGER,
     };
-    if overloaded {
-        connection.linger = LINGER_OVERLOADED;
-        connection.refuse(&snapshot, TOO_MANY, Instant::now()).await;
+    if let Some(refusal) = refusal {
+        connection.linger = LINGER_REFUSED;
+        connection.refuse(&snapshot, refusal, Instant::now()).await;
         return;
     }
     drop(snapshot);
@@ -142,10 +142,18 @@ impl From<io::Error> for NoRequest {
     }
 }
 
-const TOO_MANY: Refusal = Refusal {
+/// What one connection too many is told.
+pub(in crate::listener) const TOO_MANY: Refusal = Refusal {
     status: StatusCode::SERVICE_UNAVAILABLE,
     reason: Reason::Overloaded,
     why: "the listener has as many connections as it may",
+};
+
+/// What a client is told that speaks HTTP in the clear where TLS is spoken.
+pub(in crate::listener) const IN_THE_CLEAR: Refusal = Refusal {
+    status: StatusCode::BAD_REQUEST,
+    reason: Reason::BadRequest,
+    why: "HTTP in the clear where TLS is spoken",
 };
 
 const TOO_SLOW: Refusal = Refusal {
@@ -162,6 +170,10 @@ impl Connection<'_> {
     /// Serves the next request.
     async fn serve_one(&mut self) -> After {
         if !self.wait_for_bytes().await {
+            if self.socket().transport.is_tls() {
+                // In clear text, the end of the stream is all there is to say.
+                self.close(false).await;
+            }
             return After::Closed;
         }
         let began = Instant::now();
@@ -339,6 +351,7 @@ impl Connection<'_> {
             &Refused {
                 listener: self.link.listener(),
                 client: self.link.client().map(|address| address.ip()),
+                tls: self.link.tls().map(|tls| tls.version),
                 began: began.into_std(),
                 request_id: &id,
                 method: "-",
@@ -375,6 +388,7 @@ impl Connection<'_> {
         let refused = Refused {
             listener: self.link.listener(),
             client: self.link.client().map(|address| address.ip()),
+            tls: self.link.tls().map(|tls| tls.version),
             began: began.into_std(),
             request_id: &id,
             method: &method,
@@ -401,33 +415,31 @@ impl Connection<'_> {
     async fn close(&mut self, may_be_sending: bool) {
         let (phase, linger) = (self.http1.drain.phase(), self.linger);
         let socket = self.socket();
-        if socket.transport.shutdown().await.is_err() || !may_be_sending || socket.ended {
-            return;
-        }
+        let waits = may_be_sending && !socket.ended;
         tokio::select! {
-            () = discard(&mut socket.transport) => {}
+            biased;
+            () = take_leave(&mut socket.transport, waits) => {}
             () = tokio::time::sleep(linger) => {}
             () = draining_for(phase, |_| Some(LINGER_DRAINING)) => {}
         }
     }
 }
 
-/// Reads what comes next, and holds a buffer only once there is something to read. A socket that is
-/// said to be readable may turn out not to be.
+/// Reads what comes next, and holds a buffer only once there is something to read.
 async fn read_some(socket: &mut Socket) -> io::Result<()> {
-    loop {
-        socket.inbound.reserve(READ);
-        match socket.transport.try_read_buf(&mut socket.inbound) {
-            Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
-            Ok(_) => return Ok(()),
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-            Err(error) => return Err(error),
+    let Socket { transport, inbound, .. } = socket;
+    let read = poll_fn(|cx| {
+        inbound.reserve(READ);
+        let read = pin!(transport.read_buf(inbound)).poll(cx);
+        if read.is_pending() && inbound.is_empty() {
+            *inbound = BytesMut::new();
         }
-        if socket.inbound.is_empty() {
-            socket.inbound = BytesMut::new();
-        }
-        socket.transport.readable().await?;
+        read
+    });
+    if read.await? == 0 {
+        return Err(io::ErrorKind::UnexpectedEof.into());
     }
+    Ok(())
 }
 
 /// Takes empty lines off the input, and says whether there is more than the beginning of one.
@@ -461,8 +473,12 @@ async fn read_rest_of_head(
     }
 }
 
-/// Reads and throws away what a client still sends.
-async fn discard(transport: &mut Transport) {
+/// Says that nothing more comes, which in TLS waits for room to say it. With `waits`, reads and throws
+/// away what the client still sends.
+async fn take_leave(transport: &mut Transport, waits: bool) {
+    if transport.shutdown().await.is_err() || !waits {
+        return;
+    }
     let mut piece = [0; 4096];
     while let Ok(1..) = transport.read(&mut piece).await {}
 }

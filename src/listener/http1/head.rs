@@ -34,7 +34,7 @@ pub(super) struct Head {
 
 /// Why a head is refused. The connection is closed after the answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Refusal {
+pub(in crate::listener) struct Refusal {
     pub(super) status: StatusCode,
     pub(super) reason: Reason,
     /// What is wrong, for the log.

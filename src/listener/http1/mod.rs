@@ -10,4 +10,4 @@ mod connection;
 mod head;
 mod stream;
 
-pub(super) use connection::{Http1, serve_connection};
+pub(super) use connection::{Http1, IN_THE_CLEAR, TOO_MANY, serve_connection};

@@ -78,6 +78,8 @@ pub(super) struct Socket {
     reading: Option<Pin<Box<Sleep>>>,
     /// Set while the client does not take what we send.
     writing: Option<Pin<Box<Sleep>>>,
+    /// How much it had taken when that was set.
+    taken: u64,
     /// Whether a read has waited since something was gathered.
     yielded: bool,
     /// Whether the client has closed its side.
@@ -95,6 +97,7 @@ impl Socket {
             timeouts,
             reading: None,
             writing: None,
+            taken: 0,
             yielded: false,
             ended: false,
         }
@@ -243,23 +246,45 @@ impl Socket {
         self.poll_written(cx, written)
     }
 
-    /// Watches over a write: a socket that takes nothing for the write timeout is a fault of the
-    /// client's.
     fn poll_written(
         &mut self,
         cx: &mut Context<'_>,
         written: Poll<io::Result<usize>>,
     ) -> Poll<io::Result<usize>> {
-        match written {
-            Poll::Ready(Ok(0)) => {
-                Poll::Ready(Err(self.disconnected(io::ErrorKind::WriteZero.into())))
-            }
-            Poll::Ready(Ok(written)) => {
+        let written = ready!(self.poll_taken(cx, written))?;
+        if written == 0 {
+            return Poll::Ready(Err(self.disconnected(io::ErrorKind::WriteZero.into())));
+        }
+        Poll::Ready(Ok(written))
+    }
+
+    /// Sends what was gathered, and what the transport holds back. Ready when the system has it all.
+    fn poll_send(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(self.poll_write_through(cx, &[]))?;
+        if self.transport.holds_back() {
+            let flushed = Pin::new(&mut self.transport).poll_flush(cx);
+            ready!(self.poll_taken(cx, flushed))?;
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// Watches over a client that is to take something: one that takes nothing for the write timeout
+    /// is at fault.
+    fn poll_taken<T>(
+        &mut self,
+        cx: &mut Context<'_>,
+        taken: Poll<io::Result<T>>,
+    ) -> Poll<io::Result<T>> {
+        match taken {
+            Poll::Ready(Ok(value)) => {
                 self.writing = None;
-                Poll::Ready(Ok(written))
+                Poll::Ready(Ok(value))
             }
             Poll::Ready(Err(error)) => Poll::Ready(Err(self.disconnected(error))),
             Poll::Pending => {
+                if std::mem::replace(&mut self.taken, self.transport.sent()) != self.taken {
+                    self.writing = None;
+                }
                 ready!(poll_timer(&mut self.writing, self.timeouts.write, cx));
                 let what = "the client does not take its response";
                 Poll::Ready(Err(self.fault(Fault::WriteTimeout, io::ErrorKind::TimedOut, what)))
@@ -288,7 +313,7 @@ impl Socket {
 
     /// Sends what was gathered.
     pub(super) async fn flush(&mut self) -> io::Result<()> {
-        std::future::poll_fn(|cx| self.poll_write_through(cx, &[])).await.map(drop)
+        std::future::poll_fn(|cx| self.poll_send(cx)).await
     }
 
     /// Sends what was gathered once there is nothing else to do. Pingora reads from the client while
@@ -296,7 +321,7 @@ impl Socket {
     /// only yields, as the rest of a short response is mostly there already and then goes out with
     /// its head in one write.
     fn flush_when_idle(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
-        if self.outbound.is_empty() {
+        if self.outbound.is_empty() && !self.transport.holds_back() {
             self.yielded = false;
             return Ok(());
         }
@@ -304,8 +329,8 @@ impl Socket {
             cx.waker().wake_by_ref();
             return Ok(());
         }
-        match self.poll_write_through(cx, &[]) {
-            Poll::Ready(flushed) => flushed.map(drop),
+        match self.poll_send(cx) {
+            Poll::Ready(sent) => sent,
             Poll::Pending => Ok(()),
         }
     }
@@ -386,9 +411,7 @@ impl AsyncWrite for RequestStream {
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let socket = self.get_mut().socket();
-        ready!(socket.poll_write_through(cx, &[]))?;
-        Poll::Ready(Ok(()))
+        self.get_mut().socket().poll_send(cx)
     }
 
     /// Only flushes: closing is the connection loop's business.
@@ -402,7 +425,7 @@ impl Shutdown for RequestStream {
     async fn shutdown(&mut self) {
         let socket = self.socket();
         // Whether it arrives or not, the loop decides what becomes of the connection.
-        let _ = std::future::poll_fn(|cx| socket.poll_write_through(cx, &[])).await;
+        let _ = std::future::poll_fn(|cx| socket.poll_send(cx)).await;
     }
 }
 

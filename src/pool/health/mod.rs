@@ -11,6 +11,7 @@ pub(super) use state::HealthState;
 
 use super::{Member, Pool};
 use crate::model::HealthCheck;
+pub(super) use probe::Connectors;
 use probe::Prober;
 use rand::{Rng, SeedableRng, rngs::SmallRng};
 use std::{collections::HashMap, sync::Arc, time::Duration};
@@ -45,11 +46,8 @@ impl Pool {
             self.mark_checked();
             return;
         };
-        let probing = Arc::new(Probing {
-            prober: Prober::new(&check, self.spec().proxy_protocol),
-            check,
-            pool: self.clone(),
-        });
+        let probing =
+            Arc::new(Probing { prober: Prober::new(&check, &self), check, pool: self.clone() });
         let mut membership = self.membership.subscribe();
         let mut rng = SmallRng::seed_from_u64(seed);
         probing.probe_all().await;

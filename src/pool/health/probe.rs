@@ -1,95 +1,171 @@
-//! The probes: a TCP handshake, and an HTTP request whose answer is judged.
+//! The probes: a connection, and an HTTP request whose answer is judged.
 //!
-//! Connections are Pingora's. Its `TcpHealthCheck` serves as it is; its `HttpHealthCheck` has no
-//! view of the body and no deadline for the whole, so the HTTP probe drives Pingora's HTTP client
-//! itself.
+//! Connections are Pingora's, made by connectors of ours: its `TcpHealthCheck` and `HttpHealthCheck`
+//! make their own, which read the system's authorities each time, and the second has no view of the
+//! body and no deadline for the whole. In a pool that speaks TLS, a probe does as requests do, so a
+//! backend whose certificate is not good is down.
 
 use super::ProbeReport;
 use crate::{
-    model::{HealthCheck, HttpProbe, Probe, ProxyVersion, StatusRange},
-    pool::{Dialer, Member, Preamble, backend::selectable},
+    model::{HealthCheck, HttpProbe, Probe, StatusRange},
+    pool::{Dialer, Member, Pool, Preamble},
+    tls::{self, PeerTls},
 };
+use http::HeaderValue;
 use pingora::http::RequestHeader;
 use pingora_core::{
-    connectors::{http::Connector, l4::Connect},
+    connectors::{TransportConnector, http::Connector, l4::Connect},
     protocols::http::client::HttpSession,
     protocols::l4::socket::SocketAddr,
     upstreams::peer::HttpPeer,
 };
-use pingora_load_balancing::health_check::{HealthCheck as _, TcpHealthCheck};
-use std::{error::Error as StdError, fmt::Write as _, io, sync::Arc, time::Duration};
+use std::{
+    error::Error as StdError,
+    fmt::Write as _,
+    io,
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
 /// How much of a body is searched for the expected text.
 const MAX_BODY: usize = 256 * 1024;
+/// A probe makes a connection of its own, so there is nothing to keep; Pingora wants room for one.
+const NONE_KEPT: usize = 1;
 
-/// Probes the backends of one pool.
-pub(super) enum Prober {
-    Tcp(Box<TcpHealthCheck>),
-    Http(Box<HttpProber>),
+/// What probes connect through, made on first use and shared by all pools: one for HTTP takes some
+/// 45 KiB, most of it for TLS.
+#[derive(Default)]
+pub(in crate::pool) struct Connectors {
+    tcp: OnceLock<TransportConnector>,
+    http: OnceLock<Connector>,
 }
 
-/// An HTTP probe and the connector it goes through.
-pub(super) struct HttpProber {
-    probe: HttpProbe,
-    connector: Connector,
-    /// What connects, where something goes ahead of the request.
+impl Connectors {
+    fn tcp(&self) -> &TransportConnector {
+        let new = || TransportConnector::new(Some(tls::connector_options(NONE_KEPT)));
+        self.tcp.get_or_init(new)
+    }
+
+    fn http(&self) -> &Connector {
+        self.http.get_or_init(|| Connector::new(Some(tls::connector_options(NONE_KEPT))))
+    }
+}
+
+impl std::fmt::Debug for Connectors {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Connectors").finish_non_exhaustive()
+    }
+}
+
+/// Probes the backends of one pool.
+pub(super) struct Prober {
+    probe: Probe,
+    tls: Option<Arc<PeerTls>>,
+    connectors: Arc<Connectors>,
+    /// What connects, where something goes ahead of the probe.
     dialer: Option<Arc<dyn Connect + Send + Sync>>,
 }
 
 impl Prober {
-    /// The probes of a pool whose backends get this version of the PROXY header. A backend that
-    /// expects one would take a probe without it for a fault.
-    pub(super) fn new(check: &HealthCheck, proxy_protocol: Option<ProxyVersion>) -> Self {
-        let dialer = proxy_protocol.map(|version| {
+    /// The probes of a pool. A backend that expects a PROXY header would take a probe without it for
+    /// a fault.
+    pub(super) fn new(check: &HealthCheck, pool: &Pool) -> Self {
+        let dialer = pool.spec().proxy_protocol.map(|version| {
             let preamble = Some(Preamble::of_our_own(version));
             Arc::new(Dialer { timeout: check.timeout, preamble }) as Arc<dyn Connect + Send + Sync>
         });
-        match &check.probe {
-            Probe::Tcp => {
-                let mut tcp = TcpHealthCheck::new();
-                tcp.peer_template.options.connection_timeout = Some(check.timeout);
-                tcp.peer_template.options.custom_l4 = dialer;
-                Self::Tcp(tcp)
-            }
-            Probe::Http(probe) => Self::Http(Box::new(HttpProber {
-                // What is on another port is another server.
-                dialer: dialer.filter(|_| probe.port.is_none()),
-                probe: probe.clone(),
-                connector: Connector::new(None),
-            })),
+        Self {
+            probe: check.probe.clone(),
+            tls: pool.tls().cloned(),
+            connectors: pool.connectors.clone(),
+            dialer,
         }
     }
 
     /// Probes `member`; the whole probe ends by `timeout`.
     pub(super) async fn probe(&self, member: &Member, timeout: Duration) -> ProbeReport {
-        let probe = async {
-            match self {
-                Self::Tcp(check) => {
-                    let target = selectable(member.address().clone());
-                    check.check(&target).await.map_err(|error| reason(&error))
-                }
-                Self::Http(prober) => prober.probe(member).await,
+        let peer = self.peer(member);
+        let probing = async {
+            match &self.probe {
+                Probe::Tcp => connect(self.connectors.tcp(), &peer).await,
+                Probe::Http(probe) => ask(self.connectors.http(), probe, member, &peer).await,
             }
         };
-        match tokio::time::timeout(timeout, probe).await {
+        match tokio::time::timeout(timeout, probing).await {
             Ok(Ok(())) => ProbeReport::success(),
             Ok(Err(reason)) => ProbeReport::failure(reason),
             Err(_) => ProbeReport::failure(format!("timed out after {timeout:?}")),
         }
     }
-}
 
-impl HttpProber {
-    async fn probe(&self, member: &Member) -> Result<(), String> {
-        let peer = self.peer(member);
-        let request = self.request(member).map_err(|error| reason(&error))?;
-        let (mut session, _) =
-            self.connector.get_http_session(&peer).await.map_err(|error| reason(&error))?;
-        let judged = self.converse(&mut session, request).await;
-        session.shutdown().await;
-        judged
+    fn peer(&self, member: &Member) -> HttpPeer {
+        // Built from a placeholder because Pingora's constructors would resolve or unwrap.
+        let mut peer = HttpPeer::new("0.0.0.0:1", false, String::new());
+        peer._address = member.address().clone();
+        if let (Some(port), SocketAddr::Inet(address)) = (self.port(), &mut peer._address) {
+            // What is on another port is another server.
+            address.set_port(port);
+        } else {
+            peer.options.custom_l4.clone_from(&self.dialer);
+        }
+        if let Some(tls) = &self.tls {
+            tls.secure(&mut peer, self.server_name(tls, member).as_deref());
+        }
+        peer
     }
 
+    /// A port other than the backend's own.
+    fn port(&self) -> Option<u16> {
+        match &self.probe {
+            Probe::Tcp => None,
+            Probe::Http(probe) => probe.port,
+        }
+    }
+
+    /// The name that the backend must have a certificate for. Where requests bring it along and the
+    /// configuration does not tell it, a probe cannot know it.
+    fn server_name(&self, tls: &PeerTls, member: &Member) -> Option<String> {
+        let asked = || match &self.probe {
+            Probe::Tcp => None,
+            Probe::Http(probe) => probe.host.as_ref().and_then(host_without_port),
+        };
+        let of_backend = || member.host_name().map(str::to_owned);
+        tls.server_name().or_else(asked).or_else(of_backend)
+    }
+}
+
+/// A `Host` without its port, and without the brackets of an address.
+fn host_without_port(host: &HeaderValue) -> Option<String> {
+    let authority: http::uri::Authority = host.to_str().ok()?.parse().ok()?;
+    Some(authority.host().trim_matches(['[', ']']).to_owned())
+}
+
+/// Connects, speaks TLS where the pool does, and closes.
+async fn connect(connector: &TransportConnector, peer: &HttpPeer) -> Result<(), String> {
+    let mut stream = connector.new_stream(peer).await.map_err(|error| reason(&error))?;
+    if peer.is_tls() {
+        // Left without a word, many a backend would log it as a fault.
+        stream.shutdown().await;
+    }
+    Ok(())
+}
+
+/// Sends the request and judges the answer.
+async fn ask(
+    connector: &Connector,
+    probe: &HttpProbe,
+    member: &Member,
+    peer: &HttpPeer,
+) -> Result<(), String> {
+    let request = probe.request(member).map_err(|error| reason(&error))?;
+    let (mut session, _) =
+        connector.get_http_session(peer).await.map_err(|error| reason(&error))?;
+    let judged = probe.converse(&mut session, request).await;
+    session.shutdown().await;
+    judged
+}
+
+impl HttpProbe {
     async fn converse(
         &self,
         session: &mut HttpSession,
@@ -101,7 +177,7 @@ impl HttpProber {
         session.read_response_header().await.map_err(failed)?;
         let status = session.response_header().ok_or("no answer")?.status.as_u16();
         self.judge_status(status)?;
-        let Some(text) = &self.probe.expect_body else { return Ok(()) };
+        let Some(text) = &self.expect_body else { return Ok(()) };
         let body = read_body(session).await?;
         if memchr::memmem::find(&body, text.as_bytes()).is_none() {
             return Err(format!("the body does not contain {text:?}"));
@@ -110,7 +186,7 @@ impl HttpProber {
     }
 
     fn judge_status(&self, status: u16) -> Result<(), String> {
-        let expected = &self.probe.expect_status;
+        let expected = &self.expect_status;
         if expected.iter().any(|range| (range.from..=range.to).contains(&status)) {
             return Ok(());
         }
@@ -118,27 +194,15 @@ impl HttpProber {
     }
 
     fn request(&self, member: &Member) -> pingora::Result<RequestHeader> {
-        let probe = &self.probe;
-        let mut request = RequestHeader::build(probe.method.clone(), probe.path.as_bytes(), None)?;
-        let host = probe.host.as_ref().unwrap_or_else(|| member.authority());
+        let mut request = RequestHeader::build(self.method.clone(), self.path.as_bytes(), None)?;
+        let host = self.host.as_ref().unwrap_or_else(|| member.authority());
         request.insert_header("Host", host)?;
         request.insert_header("User-Agent", "pingora-lb-health-check")?;
         request.insert_header("Connection", "close")?;
-        for (name, value) in &probe.headers {
+        for (name, value) in &self.headers {
             request.insert_header(name.clone(), value)?;
         }
         Ok(request)
-    }
-
-    fn peer(&self, member: &Member) -> HttpPeer {
-        // Built from a placeholder because Pingora's constructors would resolve or unwrap.
-        let mut peer = HttpPeer::new("0.0.0.0:1", false, String::new());
-        peer._address = member.address().clone();
-        peer.options.custom_l4.clone_from(&self.dialer);
-        if let (Some(port), SocketAddr::Inet(address)) = (self.probe.port, &mut peer._address) {
-            address.set_port(port);
-        }
-        peer
     }
 }
 
@@ -170,6 +234,9 @@ fn ranges(ranges: &[StatusRange]) -> String {
 /// Why a probe failed, in a few words: the system's own for what the system refused, else
 /// Pingora's name for it.
 fn reason(error: &pingora::BError) -> String {
+    if let Some(why) = tls::failure(error) {
+        return format!("TLS handshake failed: {why}");
+    }
     let mut cause: Option<&(dyn StdError + 'static)> = Some(error.root_cause());
     while let Some(inner) = cause {
         if let Some(io) = inner.downcast_ref::<io::Error>() {

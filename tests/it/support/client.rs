@@ -4,17 +4,59 @@ use super::{
     SOON,
     address::Address,
     http::{Framing, Incoming, KEPT_BODY, Response},
+    tls::TlsClient,
 };
+use rustls::{ClientConnection, StreamOwned};
 use socket2::Socket;
 use std::{
-    io::{self, Write},
+    io::{self, Read, Write},
     net::Shutdown,
     time::Duration,
 };
 
 /// One connection.
 pub struct Client {
-    incoming: Incoming<Socket>,
+    incoming: Incoming<Stream>,
+}
+
+/// What a connection's bytes go over.
+pub enum Stream {
+    Clear(Socket),
+    Tls(Box<StreamOwned<ClientConnection, Socket>>),
+}
+
+impl Stream {
+    fn socket(&self) -> &Socket {
+        match self {
+            Self::Clear(socket) => socket,
+            Self::Tls(stream) => stream.get_ref(),
+        }
+    }
+}
+
+impl Read for Stream {
+    fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Self::Clear(socket) => socket.read(bytes),
+            Self::Tls(stream) => stream.read(bytes),
+        }
+    }
+}
+
+impl Write for Stream {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match self {
+            Self::Clear(socket) => socket.write(bytes),
+            Self::Tls(stream) => stream.write(bytes),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        match self {
+            Self::Clear(socket) => socket.flush(),
+            Self::Tls(stream) => stream.flush(),
+        }
+    }
 }
 
 impl Client {
@@ -29,28 +71,52 @@ impl Client {
 
     /// A connection that exists.
     pub fn over(socket: Socket) -> io::Result<Self> {
-        socket.set_read_timeout(Some(SOON))?;
-        socket.set_write_timeout(Some(SOON))?;
-        Ok(Self { incoming: Incoming::new(socket) })
+        let stream = Stream::Clear(patient(socket)?);
+        Ok(Self { incoming: Incoming::new(stream) })
+    }
+
+    /// Connects and speaks TLS, asking for `name`; an error is that of the handshake.
+    pub fn try_connect_tls(address: &Address, tls: &TlsClient, name: &str) -> io::Result<Self> {
+        let mut stream = StreamOwned::new(tls.connection(name), patient(address.connect()?)?);
+        while stream.conn.is_handshaking() {
+            stream.conn.complete_io(&mut stream.sock)?;
+        }
+        Ok(Self { incoming: Incoming::new(Stream::Tls(Box::new(stream))) })
+    }
+
+    #[track_caller]
+    pub fn connect_tls(address: &Address, tls: &TlsClient, name: &str) -> Self {
+        Self::try_connect_tls(address, tls, name)
+            .unwrap_or_else(|error| panic!("TLS with {address} as {name}: {error}"))
+    }
+
+    /// The TLS session.
+    #[track_caller]
+    pub fn tls(&self) -> &ClientConnection {
+        match &self.incoming.stream {
+            Stream::Tls(stream) => &stream.conn,
+            Stream::Clear(_) => panic!("a connection in the clear"),
+        }
     }
 
     /// How long a read may wait; `SOON` unless told.
     pub fn set_patience(&self, patience: Duration) {
-        self.incoming.stream.set_read_timeout(Some(patience)).unwrap();
+        self.incoming.stream.socket().set_read_timeout(Some(patience)).unwrap();
     }
 
     /// How long a write may wait; `SOON` unless told.
     pub fn set_write_patience(&self, patience: Duration) {
-        self.incoming.stream.set_write_timeout(Some(patience)).unwrap();
+        self.incoming.stream.socket().set_write_timeout(Some(patience)).unwrap();
     }
 
     /// Our end of the connection.
     pub fn local_address(&self) -> std::net::SocketAddr {
-        self.incoming.stream.local_addr().unwrap().as_socket().unwrap()
+        self.incoming.stream.socket().local_addr().unwrap().as_socket().unwrap()
     }
 
     pub fn try_send(&mut self, bytes: &[u8]) -> io::Result<()> {
-        self.incoming.stream.write_all(bytes)
+        self.incoming.stream.write_all(bytes)?;
+        self.incoming.stream.flush()
     }
 
     #[track_caller]
@@ -136,14 +202,26 @@ impl Client {
         self.incoming.some()
     }
 
-    /// A second handle on the connection, to write with while this one reads.
+    /// A second handle on the connection in the clear, to write with while this one reads.
     pub fn writer(&self) -> Socket {
-        self.incoming.stream.try_clone().unwrap()
+        self.incoming.stream.socket().try_clone().unwrap()
     }
 
     /// All that still comes, to the end of the stream.
     pub fn rest(&mut self) -> Vec<u8> {
         self.incoming.rest()
+    }
+
+    /// All that still comes, up to an end that was said; an error is an end that was not. Over TLS, a
+    /// stream that is cut off can be told from one that has ended.
+    pub fn until_the_end(&mut self) -> io::Result<Vec<u8>> {
+        let mut all = Vec::new();
+        loop {
+            match self.incoming.some()? {
+                piece if piece.is_empty() => return Ok(all),
+                piece => all.extend(piece),
+            }
+        }
     }
 
     /// Whether the other side has closed; waits for it up to the client's patience.
@@ -154,15 +232,29 @@ impl Client {
         }
     }
 
+    /// Says over TLS that nothing more will be sent, and goes on reading.
+    pub fn say_end(&mut self) {
+        let Stream::Tls(stream) = &mut self.incoming.stream else { panic!("it is in the clear") };
+        stream.conn.send_close_notify();
+        stream.flush().unwrap();
+    }
+
     /// Says that nothing more will be sent, and goes on reading.
     pub fn half_close(&self) {
-        self.incoming.stream.shutdown(Shutdown::Write).unwrap();
+        self.incoming.stream.socket().shutdown(Shutdown::Write).unwrap();
     }
 
     /// Closes with a reset.
     pub fn reset(self) {
-        self.incoming.stream.set_linger(Some(Duration::ZERO)).unwrap();
+        self.incoming.stream.socket().set_linger(Some(Duration::ZERO)).unwrap();
     }
+}
+
+/// The socket with a limit to how long anything on it may take.
+fn patient(socket: Socket) -> io::Result<Socket> {
+    socket.set_read_timeout(Some(SOON))?;
+    socket.set_write_timeout(Some(SOON))?;
+    Ok(socket)
 }
 
 /// A request with a Host of `test.example`, unless `fields` has one, and a Content-Length if

@@ -192,12 +192,19 @@ pub struct Config {
     text: String,
     listener: String,
     files: Vec<(String, Vec<u8>)>,
+    environment: Vec<(String, String)>,
     probe: bool,
 }
 
 impl Config {
     pub fn new(text: impl Into<String>) -> Self {
-        Self { text: text.into(), listener: String::new(), files: Vec::new(), probe: true }
+        Self {
+            text: text.into(),
+            listener: String::new(),
+            files: Vec::new(),
+            environment: Vec::new(),
+            probe: true,
+        }
     }
 
     /// One pool `app` of these backends, with further keys one a line.
@@ -231,6 +238,20 @@ impl Config {
     #[must_use]
     pub fn access_log(self) -> Self {
         self.and("access_log: { path: access.log, format: json }")
+    }
+
+    /// Puts a certificate and its key beside the configuration, as `name.pem` and `name.key`.
+    #[must_use]
+    pub fn certificate(self, name: &str, certificate: &super::Certificate) -> Self {
+        self.file(&format!("{name}.pem"), certificate.pem.clone())
+            .file(&format!("{name}.key"), certificate.key.clone())
+    }
+
+    /// Sets a variable in the process's environment, in which `@DIR@` is the directory of the file.
+    #[must_use]
+    pub fn environment(mut self, name: &str, value: &str) -> Self {
+        self.environment.push((name.to_owned(), value.to_owned()));
+        self
     }
 
     /// Starts without asking whether it serves yet.
@@ -270,9 +291,13 @@ impl Config {
     /// Writes the file and runs the balancer on it until it serves.
     #[track_caller]
     pub fn start(self) -> Lb {
-        let probe = self.probe;
+        let (probe, environment) = (self.probe, self.environment.clone());
         let files = self.write();
-        let program = Program::start([OsStr::new("-c"), files.path.as_os_str()]);
+        let mut command = Program::command([OsStr::new("-c"), files.path.as_os_str()]);
+        let directory = files.directory().to_str().unwrap();
+        let value = |value: &str| value.replace("@DIR@", directory);
+        command.envs(environment.iter().map(|(name, text)| (name, value(text))));
+        let program = Program::spawn(&mut command);
         let mut lb = Lb { program, files };
         if probe {
             lb.wait_until_it_serves();
@@ -328,6 +353,13 @@ impl Files {
     /// The address that `@2@` to `@4@` stand for.
     pub fn extra(&self, number: usize) -> Address {
         self.ports[number - 1].address()
+    }
+
+    /// Replaces a file beside the configuration, as a tool does that wants nobody to see half of it.
+    pub fn replace(&self, name: &str, content: &str) {
+        let new = self.directory().join(format!("{name}.new"));
+        fs::write(&new, content).unwrap();
+        fs::rename(new, self.directory().join(name)).unwrap();
     }
 
     /// What the process wrote to a file beside the configuration; empty if there is none.

@@ -5,6 +5,7 @@ use super::{
     client::{Client, request},
     eventually,
     http::Response,
+    tls::TlsClient,
 };
 use std::{
     io,
@@ -48,6 +49,34 @@ impl Load {
         Self { shared, threads }
     }
 
+    /// Starts `clients` that GET `path` over TLS, asking for `name`, each time on a new connection.
+    pub fn start_tls(
+        address: &Address,
+        clients: usize,
+        path: &str,
+        tls: &TlsClient,
+        name: &str,
+    ) -> Self {
+        let shared = Arc::new(Shared::default());
+        let threads = (0..clients)
+            .map(|_| {
+                let (shared, address) = (Arc::clone(&shared), address.clone());
+                let (tls, name) = (tls.clone(), name.to_owned());
+                let request = request("GET", path, &["Connection: close"], b"");
+                let ask = move || {
+                    let mut client = Client::try_connect_tls(&address, &tls, &name)?;
+                    exchange(&mut client, &request)
+                };
+                thread::spawn(move || {
+                    while !shared.stop.load(Ordering::Relaxed) {
+                        shared.take(ask());
+                    }
+                })
+            })
+            .collect();
+        Self { shared, threads }
+    }
+
     /// Requests that were answered with 200 so far.
     pub fn done(&self) -> usize {
         self.shared.done.load(Ordering::Relaxed)
@@ -76,25 +105,30 @@ impl Load {
     }
 }
 
+impl Shared {
+    /// Takes in how a request ended; whether it did well.
+    fn take(&self, asked: io::Result<Response>) -> bool {
+        let problem = match asked {
+            Ok(response) if response.status == 200 && response.complete => {
+                self.done.fetch_add(1, Ordering::Relaxed);
+                return true;
+            }
+            Ok(response) => format!("{} {}", response.status, response.text()),
+            Err(error) => error.to_string(),
+        };
+        self.failures.lock().unwrap().push(problem);
+        false
+    }
+}
+
 fn run(shared: &Shared, address: &Address, request: &[u8]) {
     let mut connection = None;
     while !shared.stop.load(Ordering::Relaxed) {
-        match ask(shared, address, request, &mut connection) {
-            Ok(response) if response.status == 200 && response.complete => {
-                shared.done.fetch_add(1, Ordering::Relaxed);
-                if response.headers.lists("connection", "close") {
-                    connection = None;
-                }
-            }
-            Ok(response) => {
-                let text = format!("{} {}", response.status, response.text());
-                shared.failures.lock().unwrap().push(text);
-                connection = None;
-            }
-            Err(error) => {
-                shared.failures.lock().unwrap().push(error.to_string());
-                connection = None;
-            }
+        let asked = ask(shared, address, request, &mut connection);
+        let ends = |response: &Response| response.headers.lists("connection", "close");
+        let goes_on = asked.as_ref().is_ok_and(|response| !ends(response));
+        if !(shared.take(asked) && goes_on) {
+            connection = None;
         }
     }
 }

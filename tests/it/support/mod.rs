@@ -3,6 +3,7 @@
 pub mod address;
 pub mod client;
 pub mod filtered;
+pub mod hello;
 pub mod http;
 pub mod lb;
 pub mod load;
@@ -19,6 +20,7 @@ pub use lb::{Config, Lb, Program};
 pub use load::Load;
 pub use origin::{Gate, Origin, Reply};
 pub use raw::Raw;
+pub use tls::{Authority, Certificate, TlsClient, TlsFront};
 
 use std::{
     thread,
