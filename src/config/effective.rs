@@ -84,7 +84,7 @@ fn fit_listeners(file: &mut [(String, Value)]) {
         if !protocol.is_some_and(|(_, value)| *value == Value::Text("tcp".to_owned())) {
             continue;
         }
-        keys.retain(|(key, _)| key != "limits");
+        keys.retain(|(key, _)| key != "limits" && key != "h2c");
         if !keys.iter().any(|(key, _)| key == "idle_timeout") {
             keys.push(("idle_timeout".to_owned(), Value::Text("1h".to_owned())));
         }

@@ -14,13 +14,14 @@ use crate::model::{
     AddressError, HostPattern, ListenAddress, Listener, ListenerLimits, ListenerName,
     ListenerTimeouts, PoolName, Protocol, ProxyProtocol, Tcp,
 };
-use std::time::Duration;
+use std::{num::NonZeroU32, time::Duration};
 
 pub(super) const KEYS: Keys = Keys {
     section: "listeners.*",
     names: &[
         "address",
         "protocol",
+        "h2c",
         "pool",
         "sni",
         "idle_timeout",
@@ -38,7 +39,7 @@ pub(super) const TIMEOUTS: Keys = Keys {
 };
 pub(super) const LIMITS: Keys = Keys {
     section: "listeners.*.limits",
-    names: &["header_bytes", "headers", "uri_bytes", "requests_per_connection"],
+    names: &["header_bytes", "headers", "uri_bytes", "requests_per_connection", "h2_streams"],
 };
 
 /// What `listeners:` holds, for messages.
@@ -48,6 +49,8 @@ const SNI: &str = "a map of at least one host name to the name of a pool";
 const SNI_NAME: &str = "a host name such as example.com or *.example.com";
 /// How long a connection that is passed on may be silent.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(3600);
+/// The keys that are about requests.
+const HTTP_KEYS: [&str; 3] = ["h2c", "limits", "tls"];
 /// The keys that say where connections go, and those of `timeouts` that are about requests.
 const TCP_KEYS: [&str; 3] = ["pool", "sni", "idle_timeout"];
 const HTTP_TIMEOUTS: [&str; 4] = ["body_idle", "keepalive", "write", "tls_handshake"];
@@ -77,6 +80,7 @@ fn read(
     let kind = section.try_or("protocol", Kind::Http, |field| field.word("protocol", &KINDS));
     let protocol = kind.and_then(|kind| protocol(&section, kind, names));
     let tls = section.try_or("tls", None, |field| tls::listener(field).map(Some));
+    let h2c = section.or("h2c", false, Field::switch);
     let proxy_protocol = proxy_protocol(&section, address.as_ref());
     let max_connections = section.optional("max_connections", Field::count).flatten();
     let timeouts = section.or("timeouts", ListenerTimeouts::default(), timeouts);
@@ -86,6 +90,7 @@ fn read(
         address: address?,
         protocol: protocol?,
         tls: tls?,
+        h2c,
         proxy_protocol,
         max_connections,
         timeouts,
@@ -113,8 +118,8 @@ fn protocol(section: &Section<'_>, kind: Kind, names: &Names<'_>) -> Option<Prot
             Some(Protocol::Http)
         }
         Kind::Tcp => {
-            let why = "beside protocol tcp, which knows no requests";
-            for key in ["limits", "tls"] {
+            for key in HTTP_KEYS {
+                let why = "beside protocol tcp, which knows no requests";
                 refuse(section.get(key).as_ref(), key, why, "protocol http");
             }
             check_tcp_timeouts(section);
@@ -272,12 +277,17 @@ fn limits(field: &Field<'_>) -> Option<ListenerLimits> {
         requests_per_connection: section
             .optional("requests_per_connection", Field::count)
             .flatten(),
+        h2_streams: section.or("h2_streams", defaults.h2_streams, h2_streams),
     })
 }
 
 fn header_bytes(field: &Field<'_>) -> Option<usize> {
     let size = field.size(&(1024..=1024 * 1024), "a size from 1KiB to 1MiB")?;
     usize::try_from(size).ok()
+}
+
+fn h2_streams(field: &Field<'_>) -> Option<NonZeroU32> {
+    NonZeroU32::new(u32::try_from(field.integer(1..=1_000)?).ok()?)
 }
 
 /// The longest target that the `http` crate takes.

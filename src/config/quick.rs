@@ -47,6 +47,7 @@ pub fn quick(quick: &Quick) -> Result<Config, String> {
             address: quick.listen.clone(),
             protocol: Protocol::Http,
             tls: None,
+            h2c: false,
             proxy_protocol: None,
             max_connections: None,
             timeouts: ListenerTimeouts::default(),

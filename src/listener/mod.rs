@@ -6,9 +6,11 @@ mod bind;
 mod drain;
 mod handover;
 mod http1;
+mod http2;
 mod proxy_header;
 mod tls;
 mod transport;
+mod watchdog;
 
 pub use accept::{Accepting, serve};
 pub use bind::{BindError, Bound, bind_all};

@@ -2,7 +2,11 @@
 
 use super::{HostPattern, ListenAddress, ListenerName, ListenerTls, PoolName};
 use ipnet::IpNet;
-use std::{net::IpAddr, num::NonZeroUsize, time::Duration};
+use std::{
+    net::IpAddr,
+    num::{NonZeroU32, NonZeroUsize},
+    time::Duration,
+};
 
 /// One entry of `listeners:`.
 #[derive(Clone, Debug)]
@@ -13,6 +17,8 @@ pub struct Listener {
     pub address: ListenAddress,
     /// What it makes of a connection.
     pub protocol: Protocol,
+    /// Whether clients may speak HTTP/2 in clear text, by prior knowledge, beside HTTP/1.
+    pub h2c: bool,
     /// The header that a proxy in front sends ahead of each connection; `None` when there is none.
     pub proxy_protocol: Option<ProxyProtocol>,
     /// How it speaks TLS; `None` when it does not.
@@ -89,11 +95,12 @@ impl ProxyProtocol {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ListenerTimeouts {
     /// The whole request head, from its first byte (from the connection's start for the first), and
-    /// each of what may come ahead of it.
+    /// each of what may come ahead of it. On HTTP/2 also what begins the connection, and any frame
+    /// other than DATA.
     pub header: Duration,
     /// Between two pieces of a request body.
     pub body_idle: Duration,
-    /// Between two requests on a connection.
+    /// Between two requests on a connection; on HTTP/2, while it has none.
     pub keepalive: Duration,
     /// Without any progress while we send to the client.
     pub write: Duration,
@@ -124,6 +131,8 @@ pub struct ListenerLimits {
     pub uri_bytes: usize,
     /// Requests on one connection; `None` is no limit.
     pub requests_per_connection: Option<NonZeroUsize>,
+    /// Requests in flight on one HTTP/2 connection.
+    pub h2_streams: NonZeroU32,
 }
 
 impl Default for ListenerLimits {
@@ -133,6 +142,7 @@ impl Default for ListenerLimits {
             headers: 100,
             uri_bytes: 8 * 1024,
             requests_per_connection: None,
+            h2_streams: const { NonZeroU32::new(100).unwrap() },
         }
     }
 }

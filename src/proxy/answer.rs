@@ -33,12 +33,18 @@ pub(super) fn render(
     Ok((response, body))
 }
 
-/// An error as bytes, for a connection that is closed after it and a request that came to no
-/// exchange.
+/// An error, for a request that came to no exchange.
+pub fn refusal(
+    answer: Answer,
+    request_id: &HeaderValue,
+) -> pingora::Result<(ResponseHeader, Bytes)> {
+    render(answer, request_id, false)
+}
+
+/// The same as bytes, for a connection that is closed after it.
 pub fn closing_refusal(answer: Answer, request_id: &HeaderValue) -> Vec<u8> {
     // What an error of ours has in it is valid.
-    render(answer, request_id, false)
-        .map_or_else(|_| Vec::new(), |(head, body)| closing(&head, &body))
+    refusal(answer, request_id).map_or_else(|_| Vec::new(), |(head, body)| closing(&head, &body))
 }
 
 /// A whole response as bytes, for a connection that is closed after it.

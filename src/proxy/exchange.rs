@@ -8,12 +8,15 @@ use crate::{
 };
 use bytes::Bytes;
 use http::{HeaderValue, Method, StatusCode, header};
-use pingora::{Result, http::RequestHeader};
+use pingora::{
+    Result,
+    http::{RequestHeader, ResponseHeader},
+};
 use pingora_proxy::Session;
 use std::{
     net::IpAddr,
     ops::{Deref, DerefMut},
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant, SystemTime},
 };
 
@@ -87,6 +90,11 @@ pub struct Exchange {
     /// What an exchange that may be given up is logged with: its session is gone by then.
     pub(super) sketch: Option<Box<Sketch>>,
 }
+
+/// An exchange on its way through Pingora. Heads are cloned, exchanges are not: the first who asks
+/// gets it.
+#[derive(Clone, Debug)]
+struct Traveller(Arc<Mutex<Option<Box<Exchange>>>>);
 
 /// A request is repeated once on the same backend after a pooled connection turned out stale.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -162,23 +170,37 @@ impl Exchange {
         &self.request_id
     }
 
-    /// The answer to an exchange whose session is gone, as bytes; the connection is closed after it.
-    pub async fn closing_answer(&mut self, answer: Answer) -> Vec<u8> {
+    /// Has the exchange travel to the first hook in the request's head, where there is no user
+    /// context of a connection to travel in.
+    pub fn travel_in(self, head: &mut RequestHeader) {
+        head.extensions_mut().insert(Traveller(Arc::new(Mutex::new(Some(Box::new(self))))));
+    }
+
+    /// The exchange that has travelled in a head, once.
+    pub(super) fn arrived_in(head: &mut RequestHeader) -> Option<Box<Self>> {
+        let Traveller(seat) = head.extensions_mut().remove::<Traveller>()?;
+        seat.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    /// The answer to an exchange whose session is gone.
+    pub async fn last_answer(&mut self, answer: Answer) -> Result<(ResponseHeader, Bytes)> {
         let sketch = self.sketch.take();
         let head = sketch.as_ref().and_then(|sketch| sketch.head.as_deref());
         let prefers_json = sketch.as_ref().is_some_and(|sketch| sketch.prefers_json);
         let to_head = sketch.as_ref().is_some_and(|sketch| sketch.method == Method::HEAD);
         let response = self.own_response(head, answer, prefers_json).await;
         self.sketch = sketch;
-        match response {
-            Ok((head, body)) => {
-                let body = if to_head { Bytes::new() } else { body };
-                self.own_status = Some(head.status);
-                self.own_bytes = body.len() as u64;
-                answer::closing(&head, &body)
-            }
-            Err(_) => Vec::new(),
-        }
+        let (head, body) = response?;
+        let body = if to_head { Bytes::new() } else { body };
+        self.own_status = Some(head.status);
+        self.own_bytes = body.len() as u64;
+        Ok((head, body))
+    }
+
+    /// The same as bytes, for a connection that is closed after it.
+    pub async fn closing_answer(&mut self, answer: Answer) -> Vec<u8> {
+        let answer = self.last_answer(answer).await;
+        answer.map_or_else(|_| Vec::new(), |(head, body)| answer::closing(&head, &body))
     }
 
     /// The route that matched.

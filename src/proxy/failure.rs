@@ -22,6 +22,11 @@ pub(super) async fn answer(
         keep_downstream(session, context);
         return FailToProxy { error_code: 0, can_reuse_downstream: false };
     }
+    if context.link.is_whole() {
+        // The client has its answer, and may break off what it was still sending.
+        log::debug!("a request ended before its body: {}", brief(error));
+        return FailToProxy { error_code: 0, can_reuse_downstream: false };
+    }
     let begun = session.response_written().is_some_and(is_final);
     let refusal = context.filtering.refusal.take();
     let reason = match &refusal {

@@ -57,7 +57,7 @@ pub enum BrokenOff {
     Reset,
 }
 
-/// One client connection.
+/// One client connection, or one stream of an HTTP/2 connection.
 #[derive(Debug)]
 pub struct Link {
     /// The listener's index in the snapshot.
@@ -68,6 +68,8 @@ pub struct Link {
     client_value: Option<HeaderValue>,
     /// What the TLS handshake came to; `None` in clear text.
     tls: Option<Box<TlsFacts>>,
+    /// Whether it is a stream of an HTTP/2 connection.
+    http2: bool,
     /// Instants are kept as nanoseconds since this.
     epoch: Instant,
     /// Whether the exchange has reached our hooks. Written by the proxy, read by the loop.
@@ -82,6 +84,9 @@ pub struct Link {
     broken_off: AtomicU8,
     /// Whether the head of a final response went out. Written by the proxy, read by the loop.
     answered: AtomicBool,
+    /// Whether the whole response went out, though the request may not be over. Written by an HTTP/2
+    /// stream, read by the proxy.
+    whole: AtomicBool,
     /// When the loop gives the exchange up, in nanoseconds since `epoch`; 0 is never. Written by
     /// the proxy, read by the loop.
     deadline: AtomicU64,
@@ -114,6 +119,7 @@ impl Link {
             ends,
             client_value: ends.client.map(|address| address_value(address.ip())),
             tls,
+            http2: false,
             epoch: Instant::now(),
             begun: AtomicBool::new(false),
             fault: AtomicU8::new(Fault::None as u8),
@@ -121,6 +127,7 @@ impl Link {
             reusable: AtomicBool::new(false),
             broken_off: AtomicU8::new(BrokenOff::No as u8),
             answered: AtomicBool::new(false),
+            whole: AtomicBool::new(false),
             deadline: AtomicU64::new(0),
             try_deadline: AtomicU64::new(0),
             stalled: AtomicU64::new(0),
@@ -132,6 +139,19 @@ impl Link {
         }
     }
 
+    /// A stream of this connection, which speaks HTTP/2.
+    #[must_use]
+    pub fn for_stream(&self) -> Self {
+        let client_value = self.client_value.clone();
+        let nobody = Ends::default();
+        Self { ends: self.ends, client_value, http2: true, ..Self::new(self.listener, nobody, self.tls.clone()) }
+    }
+
+    /// What the client speaks, as the access log has it.
+    pub fn protocol(&self) -> &'static str {
+        if self.http2 { "HTTP/2.0" } else { "HTTP/1.1" }
+    }
+
     /// Forgets what was said of the request before.
     pub fn begin_request(&self) {
         self.fault.store(Fault::None as u8, Relaxed);
@@ -141,6 +161,7 @@ impl Link {
             &self.upgraded,
             &self.reusable,
             &self.answered,
+            &self.whole,
             &self.try_timed_out,
             &self.waiting_to_continue,
             &self.watching,
@@ -244,6 +265,16 @@ impl Link {
     /// Whether the head of a final response went out.
     pub fn is_answered(&self) -> bool {
         self.answered.load(Relaxed)
+    }
+
+    /// The whole response went out.
+    pub fn set_whole(&self) {
+        self.whole.store(true, Relaxed);
+    }
+
+    /// Whether the whole response went out: what becomes of the request now is not its failure.
+    pub(super) fn is_whole(&self) -> bool {
+        self.whole.load(Relaxed)
     }
 
     /// Has the loop give up the exchange at `at`; `None` takes that back.

@@ -1,6 +1,6 @@
 //! From an exchange to its line in the access log.
 
-use super::{Exchange, Reason, filters::Ending};
+use super::{Exchange, Link, Reason, filters::Ending};
 use crate::filter::host_of;
 use crate::{observe::AccessRecord, runtime::Snapshot};
 use http::{HeaderName, HeaderValue, StatusCode, header};
@@ -82,6 +82,7 @@ fn record(exchange: &Exchange, status: StatusCode, reason: Reason) -> AccessReco
         backend: exchange.lease.as_ref().map(|lease| lease.name().as_str()),
         tries: exchange.tries,
         tls: exchange.link.tls().map(|tls| tls.version),
+        protocol: exchange.link.protocol(),
         ..blank(exchange.listener().name.as_str(), status, reason, &exchange.request_id)
     }
 }
@@ -89,6 +90,7 @@ fn record(exchange: &Exchange, status: StatusCode, reason: Reason) -> AccessReco
 fn protocol(version: http::Version) -> &'static str {
     match version {
         http::Version::HTTP_10 => "HTTP/1.0",
+        http::Version::HTTP_2 => "HTTP/2.0",
         _ => "HTTP/1.1",
     }
 }
@@ -102,6 +104,8 @@ pub struct Refused<'a> {
     pub client: Option<IpAddr>,
     /// The version of TLS, if it was used.
     pub tls: Option<&'a str>,
+    /// What the connection speaks.
+    pub protocol: &'static str,
     /// When its first byte was seen.
     pub began: Instant,
     /// The id it was answered with.
@@ -116,6 +120,24 @@ pub struct Refused<'a> {
     pub reason: Reason,
 }
 
+impl<'a> Refused<'a> {
+    /// Something on a connection of which nothing more is known, refused as bad unless told otherwise.
+    pub fn on(link: &'a Link, began: Instant, request_id: &'a HeaderValue) -> Self {
+        Self {
+            listener: link.listener(),
+            client: link.client().map(|address| address.ip()),
+            tls: link.tls().map(|tls| tls.version),
+            protocol: link.protocol(),
+            began,
+            request_id,
+            method: "-",
+            target: "-",
+            status: StatusCode::BAD_REQUEST,
+            reason: Reason::BadRequest,
+        }
+    }
+}
+
 /// Logs a request that was refused before it became an exchange.
 pub fn log_refused(snapshot: &Snapshot, refused: &Refused<'_>) {
     let Some(access_log) = &snapshot.access_log else { return };
@@ -127,6 +149,7 @@ pub fn log_refused(snapshot: &Snapshot, refused: &Refused<'_>) {
         duration,
         client_ip: refused.client,
         tls: refused.tls,
+        protocol: refused.protocol,
         ..blank(
             snapshot.listeners[refused.listener].name.as_str(),
             refused.status,

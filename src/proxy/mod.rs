@@ -21,7 +21,7 @@ mod tries;
 mod upgrade;
 
 pub use crate::model::Reason;
-pub use answer::closing_refusal;
+pub use answer::{closing_refusal, refusal};
 pub use client::new_request_id;
 pub use exchange::{Exchange, RequestBody};
 pub(crate) use filters::own_response;
@@ -81,6 +81,18 @@ impl ProxyHttp for Gateway {
     ) {
         context.begin(exchange.downcast().expect("the connection loop passes an Exchange"));
         context.settle(session);
+    }
+
+    async fn early_request_filter(
+        &self,
+        session: &mut Session,
+        context: &mut Context,
+    ) -> Result<()> {
+        if let Some(exchange) = Exchange::arrived_in(session.req_header_mut()) {
+            context.begin(exchange);
+            context.settle(session);
+        }
+        Ok(())
     }
 
     async fn request_filter(&self, session: &mut Session, context: &mut Context) -> Result<bool> {

@@ -42,6 +42,7 @@ mod filter_redirect_https;
 mod filter_rewrite;
 mod guide;
 mod health;
+mod http2;
 mod layers;
 mod limits;
 mod listeners;

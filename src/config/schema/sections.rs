@@ -93,6 +93,8 @@ fn listener() -> Value {
                 "http, or tcp for connections that are passed on as they are.",
             )
             .default("http"),
+            key("h2c", switch(), "Speak HTTP/2 too, with clients that know it beforehand.")
+                .default(false),
             key("pool", text(), "With protocol tcp: the pool that gets the connections."),
             key(
                 "sni",
@@ -193,6 +195,8 @@ fn listener_limits() -> Value {
                 .default("8KiB"),
             key("requests_per_connection", count(), "Requests on one connection; 0 is no limit.")
                 .default(0),
+            key("h2_streams", integer(1, 1_000), "Requests in flight on one HTTP/2 connection.")
+                .default(100),
         ],
     )
 }

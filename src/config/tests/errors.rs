@@ -60,8 +60,8 @@ fn a_message_is_one_line_whatever_the_key() {
 
 #[test]
 fn keys_of_features_that_do_not_work_yet_are_unknown() {
-    let text = format!("listeners: {{ web: {{ address: '[::]:80', h2c: x }} }}\n{POOLS}");
-    let start = "1:41: listeners.web.h2c: unknown key \"h2c\"; expected address, ";
+    let text = format!("listeners: {{ web: {{ address: '[::]:80', http2: x }} }}\n{POOLS}");
+    let start = "1:41: listeners.web.http2: unknown key \"http2\"; expected address, ";
     assert!(errors(&text).starts_with(start), "{}", errors(&text));
     let text = format!("{LISTENERS}pools: {{ app: {{ backends: [a:1], protocol: x }} }}\n");
     let start = "2:34: pools.app.protocol: unknown key \"protocol\"; expected backends, ";
@@ -245,6 +245,12 @@ fn listeners_are_checked() {
                 "  web: { address: 0.0.0.0:80, limits: { header_bytes: 4KiB, uri_bytes: 5KiB } }",
                 "3:72: listeners.web.limits.uri_bytes: found \"5KiB\"; \
                  expected a size from 64B to that of header_bytes, at most 65534B",
+            ),
+            (
+                "  web: { address: 0.0.0.0:80, h2c: maybe, limits: { h2_streams: 0 } }",
+                "3:36: listeners.web.h2c: found \"maybe\"; expected true or false\n\
+                 3:65: listeners.web.limits.h2_streams: found \"0\"; \
+                 expected a whole number from 1 to 1000",
             ),
         ],
         listeners,

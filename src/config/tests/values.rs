@@ -55,13 +55,14 @@ fn the_smallest_file_gets_the_defaults() {
 #[test]
 fn listener_values_are_read() {
     let config = config(&format!(
-        "{POOLS}listeners:\n  web:\n    address: unix:run/web.sock\n    protocol: http\n    \
+        "{POOLS}listeners:\n  web:\n    address: unix:run/web.sock\n    protocol: http\n    h2c: true\n    \
          max_connections: 7\n    timeouts: {{ header: 1s, body_idle: 2s, keepalive: 3s, write: 4s, \
          tls_handshake: 5s }}\n    \
-         limits: {{ header_bytes: 4KiB, headers: 5, requests_per_connection: 6 }}\n"
+         limits: {{ header_bytes: 4KiB, headers: 5, requests_per_connection: 6, h2_streams: 8 }}\n"
     ));
     let listener = &config.listeners[0];
     assert_eq!(listener.address.to_string(), "unix:/etc/lb/run/web.sock");
+    assert!(listener.h2c);
     assert_eq!(listener.max_connections.unwrap().get(), 7);
     let timeouts = listener.timeouts;
     assert_eq!((timeouts.header, timeouts.body_idle), (SECOND, 2 * SECOND));
@@ -72,6 +73,7 @@ fn listener_values_are_read() {
     // The default would be 8KiB, more than the whole head.
     assert_eq!(limits.uri_bytes, 4096);
     assert_eq!(limits.requests_per_connection.unwrap().get(), 6);
+    assert_eq!(limits.h2_streams.get(), 8);
 }
 
 #[test]

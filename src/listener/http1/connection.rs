@@ -9,7 +9,9 @@ use crate::{
     listener::{
         Drain,
         drain::{drained, draining_for, overdue},
+        http2::{self, Http2},
         transport::Transport,
+        watchdog::expired,
     },
     model::{Listener, ListenerLimits},
     proxy::{
@@ -23,11 +25,10 @@ use http::StatusCode;
 use pingora::{apps::HttpServerApp, protocols::http::ServerSession};
 use pingora_proxy::HttpProxy;
 use std::{
-    future::poll_fn,
+    future::{Future as _, poll_fn},
     io,
-    pin::{Pin, pin},
+    pin::pin,
     sync::{Arc, PoisonError},
-    task::Poll,
     time::Duration,
 };
 use tokio::{
@@ -53,6 +54,8 @@ pub(in crate::listener) struct Http1 {
     live: Arc<Live>,
     drain: Drain,
     draining: watch::Receiver<bool>,
+    /// For connections that turn out to speak HTTP/2.
+    http2: Arc<Http2>,
 }
 
 impl Http1 {
@@ -62,11 +65,14 @@ impl Http1 {
         drain: Drain,
     ) -> Self {
         let draining = drain.draining();
-        Self { proxy: Arc::new(proxy), live, drain, draining }
+        let proxy = Arc::new(proxy);
+        let http2 = Arc::new(Http2::new(proxy.clone(), live.clone(), drain.clone()));
+        Self { proxy, live, drain, draining, http2 }
     }
 }
 
-/// Serves one connection to its end, or tells it at once why it is not served.
+/// Serves one connection to its end, by HTTP/2 if that is what it speaks, or tells it at once why it is
+/// not served.
 pub(in crate::listener) async fn serve_connection(
     http1: &Http1,
     transport: Transport,
@@ -85,12 +91,21 @@ pub(in crate::listener) async fn serve_connection(
         served: 0,
         linger: LINGER,
     };
+    let h2c = listener.h2c;
     if let Some(refusal) = refusal {
         connection.linger = LINGER_REFUSED;
-        connection.refuse(&snapshot, refusal, Instant::now()).await;
+        if h2c && connection.speaks_http2(Instant::now() + LINGER_REFUSED).await {
+            connection.turn_http2_away(&snapshot).await;
+        } else {
+            connection.refuse(&snapshot, refusal, Instant::now()).await;
+        }
         return;
     }
+    let begin_by = connection.began + listener.timeouts.header;
     drop(snapshot);
+    if h2c && connection.speaks_http2(begin_by).await {
+        return connection.serve_http2().await;
+    }
     while connection.serve_one().await == After::Another {}
 }
 
@@ -184,6 +199,35 @@ impl Connection<'_> {
             Err(NoRequest::Gone) => After::Closed,
             Err(NoRequest::Refused(refusal)) => self.refuse(&snapshot, refusal, began).await,
         }
+    }
+
+    /// Reads as much as tells whether the client speaks HTTP/2, until `begin_by` at the latest. It
+    /// does if it begins with HTTP/2's preface; anything else is a request, or becomes none.
+    async fn speaks_http2(&mut self, begin_by: Instant) -> bool {
+        let phase = self.http1.drain.phase();
+        let reading = tokio::time::timeout_at(begin_by, read_preface(self.socket()));
+        tokio::select! {
+            biased;
+            read = reading => matches!(read, Ok(Ok(true))),
+            () = drained(phase) => false,
+        }
+    }
+
+    /// Has the connection served by HTTP/2.
+    async fn serve_http2(mut self) {
+        let socket = self.socket.take().expect("the socket is here before the first request");
+        let Socket { transport, inbound, .. } = *socket;
+        let http2 = self.http1.http2.clone();
+        http2::serve_connection(http2, transport, inbound, &self.link, self.began).await;
+    }
+
+    /// Tells a client of HTTP/2 that there are too many connections.
+    async fn turn_http2_away(&mut self, snapshot: &Snapshot) {
+        let (link, id) = (self.link.for_stream(), new_request_id());
+        let Refusal { status, reason, .. } = TOO_MANY;
+        let refused = Refused { status, reason, ..Refused::on(&link, self.began.into_std(), &id) };
+        log_refused(snapshot, &refused);
+        self.say_goodbye(http2::TURNED_AWAY).await;
     }
 
     /// Waits for a request to begin, holding no buffer; `false` if none does. The first is due
@@ -349,15 +393,9 @@ impl Connection<'_> {
         log_refused(
             snapshot,
             &Refused {
-                listener: self.link.listener(),
-                client: self.link.client().map(|address| address.ip()),
-                tls: self.link.tls().map(|tls| tls.version),
-                began: began.into_std(),
-                request_id: &id,
-                method: "-",
-                target: "-",
                 status: StatusCode::BAD_REQUEST,
                 reason: Reason::BadRequest,
+                ..Refused::on(&self.link, began.into_std(), &id)
             },
         );
         log::warn!(
@@ -386,15 +424,11 @@ impl Connection<'_> {
         let id = new_request_id();
         let (method, target) = first_words(&self.socket().inbound);
         let refused = Refused {
-            listener: self.link.listener(),
-            client: self.link.client().map(|address| address.ip()),
-            tls: self.link.tls().map(|tls| tls.version),
-            began: began.into_std(),
-            request_id: &id,
             method: &method,
             target: &target,
             status: refusal.status,
             reason: refusal.reason,
+            ..Refused::on(&self.link, began.into_std(), &id)
         };
         log_refused(snapshot, &refused);
         log::debug!("request {}: {}", id.to_str().unwrap_or("-"), refusal.why);
@@ -460,6 +494,21 @@ async fn read_beginning(socket: &mut Socket) -> io::Result<()> {
     }
 }
 
+/// Reads until it shows whether the client begins with HTTP/2's preface.
+async fn read_preface(socket: &mut Socket) -> io::Result<bool> {
+    let preface = &http2::PREFACE[..];
+    loop {
+        let length = socket.inbound.len().min(preface.len());
+        if socket.inbound[..length] != preface[..length] {
+            return Ok(false);
+        }
+        if length == preface.len() {
+            return Ok(true);
+        }
+        read_some(socket).await?;
+    }
+}
+
 async fn read_rest_of_head(
     socket: &mut Socket,
     mut scanner: HeadScanner,
@@ -481,31 +530,4 @@ async fn take_leave(transport: &mut Transport, waits: bool) {
     }
     let mut piece = [0; 4096];
     while let Ok(1..) = transport.read(&mut piece).await {}
-}
-
-/// Resolves when the exchange's deadline has passed; cuts a try whose time is over. The proxy sets
-/// and moves these times while it is polled in the same task, just before this is.
-async fn expired(link: &Link) {
-    loop {
-        passed(link).await;
-        if link.deadline().is_some_and(|deadline| deadline <= std::time::Instant::now()) {
-            return;
-        }
-        link.cut_try();
-    }
-}
-
-/// Resolves when the exchange's deadline or its try's has passed.
-async fn passed(link: &Link) {
-    let mut timer: Option<Pin<Box<tokio::time::Sleep>>> = None;
-    poll_fn(|cx| {
-        let next = link.deadline().into_iter().chain(link.try_deadline()).min();
-        let Some(deadline) = next.map(Instant::from_std) else { return Poll::Pending };
-        let timer = timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(deadline)));
-        if timer.deadline() != deadline {
-            timer.as_mut().reset(deadline);
-        }
-        timer.as_mut().poll(cx)
-    })
-    .await;
 }

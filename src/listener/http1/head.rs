@@ -35,17 +35,17 @@ pub(super) struct Head {
 /// Why a head is refused. The connection is closed after the answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::listener) struct Refusal {
-    pub(super) status: StatusCode,
-    pub(super) reason: Reason,
+    pub(in crate::listener) status: StatusCode,
+    pub(in crate::listener) reason: Reason,
     /// What is wrong, for the log.
-    pub(super) why: &'static str,
+    pub(in crate::listener) why: &'static str,
 }
 
-const fn refuse(status: StatusCode, why: &'static str) -> Refusal {
+pub(in crate::listener) const fn refuse(status: StatusCode, why: &'static str) -> Refusal {
     Refusal { status, reason: Reason::BadRequest, why }
 }
 
-const fn bad(why: &'static str) -> Refusal {
+pub(in crate::listener) const fn bad(why: &'static str) -> Refusal {
     refuse(StatusCode::BAD_REQUEST, why)
 }
 
@@ -206,7 +206,8 @@ fn parse_version(version: &[u8]) -> Result<bool, Refusal> {
     }
 }
 
-fn check_target(method: &[u8], target: &[u8]) -> Result<(), Refusal> {
+/// Checks a target and whether the method may have it.
+pub(in crate::listener) fn check_target(method: &[u8], target: &[u8]) -> Result<(), Refusal> {
     if matches!(method, b"CONNECT" | b"TRACE") {
         let status = StatusCode::METHOD_NOT_ALLOWED;
         return Err(refuse(status, "CONNECT and TRACE are not served"));
@@ -439,7 +440,7 @@ fn is_target(byte: u8) -> bool {
 /// Whether `host` is a host with an optional port: a name, an IPv4 address, or an IPv6 address in
 /// brackets. Empty is allowed: RFC 9112 section 3.2 wants it from clients whose target has no
 /// authority.
-fn is_authority(host: &[u8]) -> bool {
+pub(in crate::listener) fn is_authority(host: &[u8]) -> bool {
     if let Some(rest) = host.strip_prefix(b"[") {
         let Some(end) = memchr::memchr(b']', rest) else { return false };
         let address = std::str::from_utf8(&rest[..end]).unwrap_or("");
@@ -555,6 +556,7 @@ mod tests {
             headers: 3,
             uri_bytes: 100,
             requests_per_connection: NonZeroUsize::new(1),
+            ..ListenerLimits::default()
         };
         let scan = |head: String| {
             let scanned = HeadScanner::default().scan(&mut BytesMut::from(head.as_str()), &limits);

@@ -11,3 +11,4 @@ mod head;
 mod stream;
 
 pub(super) use connection::{Http1, IN_THE_CLEAR, TOO_MANY, serve_connection};
+pub(super) use head::{Refusal, bad, check_target, is_authority, refuse};

@@ -181,7 +181,11 @@ impl Client {
     /// Exactly that many raw bytes.
     #[track_caller]
     pub fn exactly(&mut self, length: usize) -> Vec<u8> {
-        self.incoming.exactly(length).expect("the bytes")
+        self.try_exactly(length).expect("the bytes")
+    }
+
+    pub fn try_exactly(&mut self, length: usize) -> io::Result<Vec<u8>> {
+        self.incoming.exactly(length)
     }
 
     /// One chunk of a chunked body, which must be in one piece.

@@ -3,6 +3,7 @@
 pub mod address;
 pub mod client;
 pub mod filtered;
+pub mod h2;
 pub mod hello;
 pub mod http;
 pub mod lb;

@@ -1,0 +1,377 @@
+//! A connection: its beginning, its streams, and its end.
+
+use super::{
+    stream::{Ended, Stream, log_late},
+    wire::{Home, Seen, Wire},
+};
+use crate::{
+    listener::{Drain, Phase},
+    model::{Listener, ListenerTimeouts},
+    proxy::{Gateway, Link},
+    runtime::Live,
+};
+use bytes::{Bytes, BytesMut};
+use h2::{
+    Reason, RecvStream,
+    server::{self, SendResponse},
+};
+use http::Request;
+use pingora_proxy::HttpProxy;
+use std::{
+    future::poll_fn,
+    num::NonZeroUsize,
+    pin::Pin,
+    sync::{Arc, PoisonError},
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+use tokio::{
+    io::{AsyncRead, AsyncReadExt, AsyncWrite},
+    sync::watch,
+    task::{JoinError, JoinSet},
+    time::{Instant, Sleep},
+};
+
+/// What a client begins with (RFC 9113 section 3.4).
+pub(in crate::listener) const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+/// What a client is told whose connection is one too many: no settings, and a GOAWAY by which it
+/// knows that none of its requests was looked at, with the error `ENHANCE_YOUR_CALM`.
+pub(in crate::listener) const TURNED_AWAY: &[u8; 26] =
+    b"\0\0\0\x04\0\0\0\0\0\0\0\x08\x07\0\0\0\0\0\0\0\0\0\0\0\0\x0b";
+
+/// What a client may send of one body before somebody reads it, in bytes.
+const STREAM_WINDOW: u32 = 256 * 1024;
+/// The same of all bodies on a connection.
+const CONNECTION_WINDOW: u32 = 1024 * 1024;
+/// What is kept of one response until the client takes it, in bytes. The backend waits meanwhile.
+const SEND_BUFFER: usize = 64 * 1024;
+/// How many requests a client may give up almost at once before it counts as flood, if it gives up
+/// more than every second one.
+const PREMATURE: usize = 100;
+/// How long the last frames may take, and how long what the client still sends is thrown away after
+/// them: closing at once would reset the connection and could take them with it.
+const LINGER: Duration = Duration::from_secs(2);
+/// The same once draining has begun, when somebody waits for us to be gone.
+const LINGER_DRAINING: Duration = Duration::from_millis(50);
+
+/// What every HTTP/2 connection needs.
+pub(in crate::listener) struct Http2 {
+    pub(super) proxy: Arc<HttpProxy<Gateway>>,
+    pub(super) live: Arc<Live>,
+    pub(super) draining: watch::Receiver<bool>,
+    drain: Drain,
+}
+
+impl Http2 {
+    pub(in crate::listener) fn new(
+        proxy: Arc<HttpProxy<Gateway>>,
+        live: Arc<Live>,
+        drain: Drain,
+    ) -> Self {
+        let draining = drain.draining();
+        Self { proxy, live, draining, drain }
+    }
+}
+
+/// Serves an HTTP/2 connection to its end, whatever it goes over. It `began` when it was accepted,
+/// and `ahead` was read of it.
+pub(in crate::listener) async fn serve_connection<T>(
+    http2: Arc<Http2>,
+    transport: T,
+    ahead: BytesMut,
+    link: &Link,
+    began: Instant,
+) where
+    T: AsyncRead + AsyncWrite + Unpin,
+{
+    let snapshot = http2.live.load();
+    let listener = &snapshot.listeners[link.listener()];
+    let (builder, timeouts) = (builder(listener), listener.timeouts);
+    let most = listener.limits.requests_per_connection;
+    drop(snapshot);
+    let seen = Arc::new(Seen::new(began));
+    let wire = Wire::new(transport, ahead, seen.clone(), timeouts.write);
+    let home = wire.home();
+    let handshake = builder.handshake::<_, Bytes>(wire);
+    let Ok(Ok(h2)) = tokio::time::timeout_at(began + timeouts.header, handshake).await else {
+        return log::debug!("a client did not begin HTTP/2 as it should");
+    };
+    let connection = Connection {
+        http2,
+        link,
+        seen,
+        timeouts,
+        most,
+        streams: JoinSet::new(),
+        timer: Box::pin(tokio::time::sleep_until(began + timeouts.header)),
+        began,
+        idle_since: Instant::now(),
+        patience: timeouts.keepalive,
+        accepted: 0,
+        premature: 0,
+        leaving: false,
+    };
+    connection.serve(h2, &home).await;
+}
+
+fn builder(listener: &Listener) -> server::Builder {
+    let limits = &listener.limits;
+    let mut builder = server::Builder::new();
+    builder
+        .max_concurrent_streams(limits.h2_streams.get())
+        .max_header_list_size(largest_head(limits.header_bytes, limits.headers))
+        .initial_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_send_buffer_size(SEND_BUFFER);
+    builder
+}
+
+/// The largest head that the `h2` crate takes in, in its way of counting. Ours are smaller; this one
+/// leaves room for ones that are too large for us, so that they are answered and logged like any
+/// other bad request.
+fn largest_head(bytes: usize, fields: usize) -> u32 {
+    /// What a field counts beyond its name and value (RFC 9113 section 6.5.2).
+    const FIELD: usize = 32;
+    u32::try_from(2 * bytes + 2 * FIELD * fields).unwrap_or(u32::MAX)
+}
+
+struct Connection<'a> {
+    http2: Arc<Http2>,
+    link: &'a Link,
+    seen: Arc<Seen>,
+    timeouts: ListenerTimeouts,
+    /// The most requests; `None` is no limit.
+    most: Option<NonZeroUsize>,
+    streams: JoinSet<Ended>,
+    timer: Pin<Box<Sleep>>,
+    began: Instant,
+    /// When the last stream ended.
+    idle_since: Instant,
+    /// How long it may be without a stream.
+    patience: Duration,
+    accepted: usize,
+    /// Requests that were given up almost at once.
+    premature: usize,
+    /// Whether the client was told to open no more streams.
+    leaving: bool,
+}
+
+type Accepted = Option<Result<(Request<RecvStream>, SendResponse<Bytes>), h2::Error>>;
+
+#[allow(clippy::large_enum_variant, reason = "it is looked at and gone")]
+enum Event {
+    Accepted(Accepted),
+    Ended(Option<Result<Ended, JoinError>>),
+    Flood,
+    Draining(Phase),
+    /// A time is over.
+    Late,
+}
+
+/// Why we end a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Close {
+    /// It has ended, or was told to and has nothing in flight any more.
+    Done,
+    /// It was idle for as long as it may.
+    Idle,
+    /// The client does not get on with what it has begun.
+    Slow,
+    /// It makes us work for nothing.
+    Flood,
+}
+
+impl Connection<'_> {
+    async fn serve<T: AsyncRead + AsyncWrite + Unpin>(
+        mut self,
+        mut h2: server::Connection<Wire<T>, Bytes>,
+        home: &Home<T>,
+    ) {
+        let close = self.accept_all(&mut h2).await;
+        let reason = match close {
+            Close::Done => None,
+            Close::Idle => Some(Reason::NO_ERROR),
+            Close::Slow | Close::Flood => Some(Reason::ENHANCE_YOUR_CALM),
+        };
+        if let Some(reason) = reason {
+            log::debug!("closing an HTTP/2 connection: {close:?}");
+            h2.abrupt_shutdown(reason);
+            let _ = tokio::time::timeout(self.linger(), poll_fn(|cx| h2.poll_closed(cx))).await;
+        }
+        // What is left of its streams learns by this that the client is gone.
+        drop(h2);
+        while self.streams.join_next().await.is_some() {}
+        let transport = home.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let (Some(transport), Close::Slow | Close::Flood) = (transport, close) {
+            let _ = tokio::time::timeout(self.linger(), discard(transport)).await;
+        }
+    }
+
+    fn linger(&self) -> Duration {
+        if *self.http2.draining.borrow() { LINGER_DRAINING } else { LINGER }
+    }
+
+    async fn accept_all<T: AsyncRead + AsyncWrite + Unpin>(
+        &mut self,
+        h2: &mut server::Connection<Wire<T>, Bytes>,
+    ) -> Close {
+        let mut phase = self.http2.drain.phase();
+        loop {
+            let close = match self.next_event(h2, &mut phase).await {
+                Event::Accepted(Some(Ok((request, respond)))) => {
+                    self.accept(h2, request, respond);
+                    None
+                }
+                Event::Accepted(Some(Err(error))) => {
+                    log::debug!("an HTTP/2 connection broke off: {error}");
+                    Some(Close::Done)
+                }
+                Event::Accepted(None) => Some(Close::Done),
+                Event::Ended(ended) => self.ended(ended),
+                Event::Flood => Some(Close::Flood),
+                Event::Draining(phase) => {
+                    self.drain(h2, phase);
+                    None
+                }
+                Event::Late => self.late(h2),
+            };
+            if let Some(close) = close {
+                return close;
+            }
+        }
+    }
+
+    /// What happens next. Accepting comes first: it drives the connection, and the others look at
+    /// what that did.
+    async fn next_event<T: AsyncRead + AsyncWrite + Unpin>(
+        &mut self,
+        h2: &mut server::Connection<Wire<T>, Bytes>,
+        phase: &mut watch::Receiver<Phase>,
+    ) -> Event {
+        let idle = self.streams.is_empty();
+        let fixed = idle.then_some(self.idle_since + self.patience);
+        let (seen, header) = (&self.seen, self.timeouts.header);
+        let begin_by = self.began + header;
+        let due = || {
+            let settings = (!seen.has_settings()).then_some(begin_by);
+            let unfinished = seen.unfinished().map(|since| since + header);
+            fixed.into_iter().chain(settings).chain(unfinished).min()
+        };
+        let timer = &mut self.timer;
+        tokio::select! {
+            biased;
+            accepted = h2.accept() => Event::Accepted(accepted),
+            () = seen.flood() => Event::Flood,
+            ended = self.streams.join_next(), if !idle => Event::Ended(ended),
+            begun = phase.wait_for(|phase| phase.is_draining()), if !self.leaving => {
+                // The sender outlives every connection.
+                Event::Draining(begun.map_or(Phase::Serving, |phase| *phase))
+            }
+            () = poll_fn(|cx| poll_due(timer, due(), cx)) => Event::Late,
+        }
+    }
+
+    fn accept<T: AsyncRead + AsyncWrite + Unpin>(
+        &mut self,
+        h2: &mut server::Connection<Wire<T>, Bytes>,
+        request: Request<RecvStream>,
+        mut respond: SendResponse<Bytes>,
+    ) {
+        if self.is_full() {
+            // It was on its way when the client was told. Nobody has looked at it, so the client may
+            // send it again elsewhere.
+            return respond.send_reset(Reason::REFUSED_STREAM);
+        }
+        self.accepted += 1;
+        let stream = Stream {
+            http2: self.http2.clone(),
+            link: Arc::new(self.link.for_stream()),
+            seen: self.seen.clone(),
+            timeouts: self.timeouts,
+            began: Instant::now(),
+        };
+        self.streams.spawn(stream.serve(request, respond));
+        if self.is_full() {
+            self.leave(h2);
+        }
+    }
+
+    fn is_full(&self) -> bool {
+        self.most.is_some_and(|most| self.accepted >= most.get())
+    }
+
+    /// Tells the client to open no more streams. The connection ends when the last one has.
+    fn leave<T: AsyncRead + AsyncWrite + Unpin>(
+        &mut self,
+        h2: &mut server::Connection<Wire<T>, Bytes>,
+    ) {
+        self.leaving = true;
+        h2.graceful_shutdown();
+    }
+
+    fn drain<T: AsyncRead + AsyncWrite + Unpin>(
+        &mut self,
+        h2: &mut server::Connection<Wire<T>, Bytes>,
+        phase: Phase,
+    ) {
+        if let Phase::Draining { idle_grace, .. } = phase {
+            self.patience = idle_grace.min(self.patience);
+            self.idle_since = Instant::now();
+        }
+        self.leave(h2);
+    }
+
+    fn ended(&mut self, ended: Option<Result<Ended, JoinError>>) -> Option<Close> {
+        match ended {
+            Some(Ok(ended)) => self.premature += usize::from(ended.premature),
+            // It has told on standard error what happened; the client sees its stream reset.
+            Some(Err(error)) => log::error!("a request failed: {error}"),
+            None => {}
+        }
+        if self.streams.is_empty() {
+            self.idle_since = Instant::now();
+        }
+        let floods = self.premature >= PREMATURE && self.premature * 2 > self.accepted;
+        floods.then_some(Close::Flood)
+    }
+
+    /// When a time is over: which, and what follows.
+    fn late<T: AsyncRead + AsyncWrite + Unpin>(
+        &mut self,
+        h2: &server::Connection<Wire<T>, Bytes>,
+    ) -> Option<Close> {
+        let now = Instant::now();
+        let begun = self.seen.unfinished().or((!self.seen.has_settings()).then_some(self.began));
+        if let Some(since) = begun.filter(|since| *since + self.timeouts.header <= now) {
+            log_late(&self.http2.live.load(), &self.link.for_stream(), since);
+            return Some(Close::Slow);
+        }
+        if h2.has_streams() {
+            // A response is still on its way; the wire watches over that.
+            self.idle_since = now;
+            return None;
+        }
+        Some(Close::Idle)
+    }
+}
+
+/// Ready when `due` has come. The timer may be set earlier; it is then set anew.
+fn poll_due(timer: &mut Pin<Box<Sleep>>, due: Option<Instant>, cx: &mut Context<'_>) -> Poll<()> {
+    let Some(due) = due else { return Poll::Pending };
+    if timer.deadline() > due {
+        timer.as_mut().reset(due);
+    }
+    loop {
+        ready!(timer.as_mut().poll(cx));
+        if timer.deadline() >= due {
+            return Poll::Ready(());
+        }
+        timer.as_mut().reset(due);
+    }
+}
+
+/// Says that nothing more comes, then reads and throws away what a client still sends.
+async fn discard<T: AsyncRead + AsyncWrite + Unpin>(mut transport: T) {
+    let mut piece = [0; 4096];
+    while let Ok(1..) = transport.read(&mut piece).await {}
+}

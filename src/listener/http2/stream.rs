@@ -1,0 +1,185 @@
+//! One stream: a request and its answer, in a task of its own.
+
+use super::{
+    connection::Http2,
+    head,
+    session::{Begun, Reply, Slot, StreamSession},
+    wire::Seen,
+};
+use crate::{
+    filter::Answer,
+    listener::{http1::Refusal, watchdog::expired},
+    model::ListenerTimeouts,
+    proxy::{
+        BrokenOff, Exchange, Fault, Link, Reason, Refused, RequestBody, log_abandoned, log_refused,
+        new_request_id, refusal,
+    },
+    runtime::Snapshot,
+};
+use bytes::Bytes;
+use h2::{RecvStream, server::SendResponse};
+use http::{Request, StatusCode};
+use pingora::{apps::HttpServerApp, http::RequestHeader, protocols::http::ServerSession};
+use std::{
+    sync::{Arc, PoisonError},
+    time::Duration,
+};
+use tokio::time::Instant;
+
+/// A client that gives a request up this soon, without an answer, may not want any.
+const PREMATURE: Duration = Duration::from_secs(1);
+
+/// A request that has begun.
+pub(super) struct Stream {
+    pub(super) http2: Arc<Http2>,
+    pub(super) link: Arc<Link>,
+    pub(super) seen: Arc<Seen>,
+    pub(super) timeouts: ListenerTimeouts,
+    pub(super) began: Instant,
+}
+
+/// How a stream ended, as far as its connection is concerned.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Ended {
+    /// Whether the client gave it up almost at once, unanswered.
+    pub(super) premature: bool,
+}
+
+impl Stream {
+    pub(super) async fn serve(
+        self,
+        request: Request<RecvStream>,
+        respond: SendResponse<Bytes>,
+    ) -> Ended {
+        let snapshot = self.http2.live.load();
+        let limits = &snapshot.listeners[self.link.listener()].limits;
+        let (head, body) = request.into_parts();
+        let reply = Reply::new(respond);
+        match head::check(head, limits) {
+            Ok(head) => self.exchange(snapshot, head, body, reply).await,
+            Err(refused) => self.refuse(&snapshot, &refused, reply),
+        }
+        let gone = self.link.fault() == Fault::Disconnected && !self.link.is_answered();
+        Ended { premature: gone && self.began.elapsed() < PREMATURE }
+    }
+
+    /// Has Pingora serve the request, and sees to it that the stream ends as it should.
+    async fn exchange(
+        &self,
+        snapshot: Arc<Snapshot>,
+        mut head: RequestHeader,
+        body: RecvStream,
+        reply: Reply,
+    ) {
+        let whole = if body.is_end_stream() { RequestBody::Whole } else { RequestBody::Streaming };
+        let exchange =
+            Exchange::new(self.link.clone(), snapshot.clone(), whole, self.began.into_std());
+        exchange.travel_in(&mut head);
+        let slot = Slot::default();
+        let session = StreamSession::new(Begun {
+            head,
+            body,
+            reply,
+            home: slot.clone(),
+            link: self.link.clone(),
+            seen: self.seen.clone(),
+            timeouts: self.timeouts,
+        });
+        let session = ServerSession::new_custom(Box::new(session));
+        let finished = {
+            let serving = self.http2.proxy.process_new_http(session, &self.http2.draining);
+            tokio::select! {
+                biased;
+                _ = serving => true,
+                () = expired(&self.link) => false,
+            }
+        };
+        // Whatever became of the session, it is dropped by now and the reply is back.
+        let reply = slot.lock().unwrap_or_else(PoisonError::into_inner).take();
+        match reply {
+            Some(reply) if finished => self.after(reply),
+            Some(reply) => self.give_up(reply).await,
+            None => {}
+        }
+    }
+
+    /// After Pingora has served the request to its end, good or bad. Both of these fail only where
+    /// the client has ended the stream already.
+    fn after(&self, mut reply: Reply) {
+        // It was logged; what is left of it is not to stay.
+        drop(self.link.take_abandoned());
+        if reply.has_ended() {
+            return;
+        }
+        if reply.has_begun() && self.link.broken_off() == BrokenOff::No {
+            let _ = reply.end();
+        } else {
+            reply.reset(self.fault_as_reason());
+        }
+    }
+
+    /// Why a stream is broken off: by the client's fault, or by somebody's behind us.
+    fn fault_as_reason(&self) -> h2::Reason {
+        match self.link.fault() {
+            Fault::None => h2::Reason::INTERNAL_ERROR,
+            Fault::BadBody => h2::Reason::PROTOCOL_ERROR,
+            Fault::BodyTimeout | Fault::WriteTimeout | Fault::Disconnected => h2::Reason::CANCEL,
+        }
+    }
+
+    /// After a deadline cut a request short: answers it if nothing was answered yet.
+    async fn give_up(&self, mut reply: Reply) {
+        let Some(mut exchange) = self.link.take_abandoned() else {
+            return reply.reset(h2::Reason::INTERNAL_ERROR);
+        };
+        if self.link.is_answered() {
+            log_abandoned(&mut exchange, Reason::UpstreamTimeout);
+            return reply.reset(h2::Reason::INTERNAL_ERROR);
+        }
+        let answer = exchange.last_answer(Answer::error(Reason::UpstreamTimeout)).await;
+        log_abandoned(&mut exchange, Reason::UpstreamTimeout);
+        let sent = answer.and_then(|(head, body)| reply.send_whole(head, body));
+        if sent.is_err() {
+            reply.reset(h2::Reason::INTERNAL_ERROR);
+        }
+    }
+
+    /// Answers what is not a request, or not one that we take. The connection goes on: its frames
+    /// are in order.
+    fn refuse(&self, snapshot: &Snapshot, refused: &head::Refused, mut reply: Reply) {
+        let Refusal { status, reason, why } = refused.refusal;
+        let id = new_request_id();
+        log_refused(
+            snapshot,
+            &Refused {
+                method: refused.method.as_str(),
+                target: &refused.target,
+                status,
+                reason,
+                ..Refused::on(&self.link, self.began.into_std(), &id)
+            },
+        );
+        log::debug!("request {}: {why}", id.to_str().unwrap_or("-"));
+        let answer = refusal(Answer::refusal(status, reason), &id);
+        let sent = answer.and_then(|(head, body)| {
+            let body = if refused.method == http::Method::HEAD { Bytes::new() } else { body };
+            reply.send_whole(head, body)
+        });
+        if sent.is_err() {
+            reply.reset(h2::Reason::INTERNAL_ERROR);
+        }
+    }
+}
+
+/// What is logged of a connection that is closed while no request is whole.
+pub(super) fn log_late(snapshot: &Snapshot, link: &Link, began: Instant) {
+    let id = new_request_id();
+    log_refused(
+        snapshot,
+        &Refused {
+            status: StatusCode::REQUEST_TIMEOUT,
+            reason: Reason::ClientTimeout,
+            ..Refused::on(link, began.into_std(), &id)
+        },
+    );
+}

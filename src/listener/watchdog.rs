@@ -1,0 +1,33 @@
+//! The times of a request that Pingora does not keep: the task that has Pingora serve it polls this
+//! beside Pingora's future.
+
+use crate::proxy::Link;
+use std::{future::poll_fn, pin::Pin, task::Poll};
+use tokio::time::{Instant, Sleep};
+
+/// Resolves when the exchange's deadline has passed; cuts a try whose time is over. The proxy sets
+/// and moves these times while it is polled in the same task, just before this is.
+pub(super) async fn expired(link: &Link) {
+    loop {
+        passed(link).await;
+        if link.deadline().is_some_and(|deadline| deadline <= std::time::Instant::now()) {
+            return;
+        }
+        link.cut_try();
+    }
+}
+
+/// Resolves when the exchange's deadline or its try's has passed.
+async fn passed(link: &Link) {
+    let mut timer: Option<Pin<Box<Sleep>>> = None;
+    poll_fn(|cx| {
+        let next = link.deadline().into_iter().chain(link.try_deadline()).min();
+        let Some(deadline) = next.map(Instant::from_std) else { return Poll::Pending };
+        let timer = timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(deadline)));
+        if timer.deadline() != deadline {
+            timer.as_mut().reset(deadline);
+        }
+        timer.as_mut().poll(cx)
+    })
+    .await;
+}
