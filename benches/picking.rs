@@ -8,8 +8,8 @@
 use divan::{Bencher, black_box};
 use pingora_lb::{
     model::{
-        self, Balance, BalancePolicy, HealthCheck, HostHeader, Percent, PoolLimits, PoolName,
-        PoolTimeouts, Probe, Retry, Weight,
+        self, BackendProtocol, Balance, BalancePolicy, HealthCheck, HostHeader, Percent,
+        PoolLimits, PoolName, PoolTimeouts, Probe, Retry, Weight,
     },
     pool::{BackendState, Core, Member, MemberSpec, Outcome, Picked, Time, Tried, Wanted, hash},
 };
@@ -29,6 +29,7 @@ fn spec(policy: BalancePolicy) -> model::Pool {
         name: PoolName::try_new("app").expect("a valid name"),
         backends: Vec::new(),
         resolve_interval: Duration::from_secs(30),
+        protocol: BackendProtocol::Http1,
         host_header: HostHeader::Preserve,
         balance: Balance::of(policy),
         sticky: None,

@@ -8,8 +8,8 @@ use super::{
 };
 use pingora_lb::{
     model::{
-        BackendState, Balance, BalancePolicy, HealthCheck, HostHeader, Percent, Pool, PoolLimits,
-        PoolName, PoolTimeouts, Probe, Retry, Weight,
+        BackendProtocol, BackendState, Balance, BalancePolicy, HealthCheck, HostHeader, Percent,
+        Pool, PoolLimits, PoolName, PoolTimeouts, Probe, Retry, Weight,
     },
     pool::MemberSpec,
 };
@@ -83,6 +83,7 @@ pub fn pool(policy: BalancePolicy) -> Pool {
         name: PoolName::try_new("simulated").expect("a valid name"),
         backends: Vec::new(),
         resolve_interval: Duration::from_secs(30),
+        protocol: BackendProtocol::Http1,
         host_header: HostHeader::Preserve,
         balance: Balance::of(policy),
         sticky: None,

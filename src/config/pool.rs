@@ -10,8 +10,8 @@ use super::{
     retry, sticky, streams, tls,
 };
 use crate::model::{
-    Balance, BalancePolicy, Ejection, HostHeader, Percent, Pool, PoolLimits, PoolName,
-    PoolTimeouts, ProxyVersion, Retry,
+    BackendProtocol, Balance, BalancePolicy, Ejection, HostHeader, Percent, Pool, PoolLimits,
+    PoolName, PoolTimeouts, ProxyVersion, Retry,
 };
 use http::HeaderValue;
 use std::time::Duration;
@@ -22,6 +22,7 @@ pub(super) const KEYS: Keys = Keys {
         "backends",
         "resolve_interval",
         "tls",
+        "protocol",
         "host_header",
         "balance",
         "sticky",
@@ -86,6 +87,7 @@ fn read(
             RESOLVE_INTERVAL,
             Field::positive_duration,
         ),
+        protocol: read_protocol(&section),
         host_header: section.or("host_header", HostHeader::Preserve, host_header),
         balance: section.or("balance", Balance::of(BalancePolicy::RoundRobin), balance::read),
         sticky: section.optional("sticky", sticky::read).flatten(),
@@ -111,6 +113,22 @@ fn read(
 /// The panic threshold of a pool that does not say: one that is never reached.
 pub(super) fn never_panic() -> Percent {
     Percent::try_new(0.0).expect("0 is a percentage")
+}
+
+fn read_protocol(section: &Section<'_>) -> BackendProtocol {
+    let protocol = section.or("protocol", BackendProtocol::default(), protocol);
+    if let (BackendProtocol::Http2, Some(field)) = (protocol, section.get("protocol"))
+        && section.get("tls").is_some()
+    {
+        let found = "http2 beside tls, which speaks HTTP/1 to backends for now";
+        field.error(&Fault::new(found, "http1, or a pool without tls"));
+    }
+    protocol
+}
+
+fn protocol(field: &Field<'_>) -> Option<BackendProtocol> {
+    let words = [("http1", BackendProtocol::Http1), ("http2", BackendProtocol::Http2)];
+    field.word("protocol", &words)
 }
 
 fn host_header(field: &Field<'_>) -> Option<HostHeader> {

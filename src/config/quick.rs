@@ -7,9 +7,10 @@ use super::{
     route, server,
 };
 use crate::model::{
-    Backend, BackendAddress, BackendName, BackendState, Balance, BalancePolicy, Config, Ejection,
-    HealthCheck, HostHeader, ListenAddress, Listener, ListenerLimits, ListenerName,
-    ListenerTimeouts, Pool, PoolLimits, PoolName, PoolTimeouts, Protocol, Retry, Weight,
+    Backend, BackendAddress, BackendName, BackendProtocol, BackendState, Balance, BalancePolicy,
+    Config, Ejection, HealthCheck, HostHeader, ListenAddress, Listener, ListenerLimits,
+    ListenerName, ListenerTimeouts, Pool, PoolLimits, PoolName, PoolTimeouts, Protocol, Retry,
+    Weight,
 };
 use std::time::Duration;
 
@@ -67,6 +68,7 @@ fn pool(quick: &Quick) -> Result<Pool, String> {
         name: PoolName::try_new("app").map_err(|error| error.to_string())?,
         backends: backends(&quick.backends)?,
         resolve_interval: RESOLVE_INTERVAL,
+        protocol: BackendProtocol::Http1,
         host_header: HostHeader::Preserve,
         balance: Balance::of(quick.algorithm),
         sticky: None,

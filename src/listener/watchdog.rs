@@ -5,8 +5,9 @@ use crate::proxy::Link;
 use std::{future::poll_fn, pin::Pin, task::Poll};
 use tokio::time::{Instant, Sleep};
 
-/// Resolves when the exchange's deadline has passed; cuts a try whose time is over. The proxy sets
-/// and moves these times while it is polled in the same task, just before this is.
+/// Resolves when the exchange is to be given up: its deadline has passed, or its try's has and Pingora
+/// cannot be told so. Cuts a try whose time is over. The proxy sets and moves these times while it is
+/// polled in the same task, just before this is.
 pub(super) async fn expired(link: &Link) {
     loop {
         passed(link).await;
@@ -14,7 +15,25 @@ pub(super) async fn expired(link: &Link) {
             return;
         }
         link.cut_try();
+        if link.is_cut() && !is_taken_in(link).await {
+            return;
+        }
     }
+}
+
+/// Whether Pingora, polled once more, has read from the client and taken in that its try is cut. It
+/// does not read while it waits for a backend to take a piece of the body.
+async fn is_taken_in(link: &Link) -> bool {
+    let mut polled = false;
+    poll_fn(|cx| {
+        if std::mem::replace(&mut polled, true) {
+            return Poll::Ready(());
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
+    !link.is_cut()
 }
 
 /// Resolves when the exchange's deadline or its try's has passed.

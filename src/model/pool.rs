@@ -18,6 +18,8 @@ pub struct Pool {
     pub resolve_interval: Duration,
     /// How its backends are met in TLS; `None` is clear text.
     pub tls: Option<PoolTls>,
+    /// What is spoken to the backends.
+    pub protocol: BackendProtocol,
     /// What `Host` a backend sees.
     pub host_header: HostHeader,
     /// How a backend is chosen.
@@ -44,6 +46,16 @@ pub struct Pool {
     pub limits: PoolLimits,
     /// Whether responses say which backend they come from (`X-Backend-Server`).
     pub reveal_backend: bool,
+}
+
+/// What is spoken to the backends of a pool.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum BackendProtocol {
+    /// HTTP/1.1.
+    #[default]
+    Http1,
+    /// HTTP/2, which the backends are known to speak.
+    Http2,
 }
 
 /// A version of the PROXY protocol's header.

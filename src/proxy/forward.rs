@@ -6,7 +6,7 @@ use super::{
     exchange::Context,
     link::address_value,
 };
-use http::{HeaderName, HeaderValue, header};
+use http::{HeaderName, HeaderValue, Version, header};
 use pingora::{Result, http::RequestHeader};
 
 const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
@@ -18,7 +18,14 @@ const TRUE: HeaderValue = HeaderValue::from_static("true");
 
 /// Makes the request that a backend sees out of the one the client sent. Pingora has taken the
 /// hop-by-hop fields out.
-pub(super) fn prepare(request: &mut RequestHeader, context: &Context) -> Result<()> {
+pub(super) fn prepare(
+    client: &RequestHeader,
+    request: &mut RequestHeader,
+    context: &Context,
+) -> Result<()> {
+    if context.is_to_http2() && client.version == Version::HTTP_2 {
+        keep_te(client, request)?;
+    }
     if let Some(target) = &context.rewritten {
         request.set_raw_path(target.as_bytes())?;
     }
@@ -27,6 +34,15 @@ pub(super) fn prepare(request: &mut RequestHeader, context: &Context) -> Result<
     set_client_certificate(request, context)?;
     request.insert_header(X_REQUEST_ID, &context.request_id)?;
     set_host(request, context)
+}
+
+/// From HTTP/2 to HTTP/2, `te: trailers` is about the message, not the connection, and gRPC does not
+/// work without it. HTTP/2 allows no other value.
+fn keep_te(client: &RequestHeader, request: &mut RequestHeader) -> Result<()> {
+    match client.headers.get(header::TE) {
+        Some(te) => request.insert_header(header::TE, te),
+        None => Ok(()),
+    }
 }
 
 /// `X_Forwarded_For` and `X-Forwarded-For` are the same to many a backend (CGI maps both to one

@@ -95,8 +95,13 @@ pub struct Link {
     /// When it is over because the backend does not take the request's body. Written by the proxy
     /// when it passes a piece on, taken back by the request stream when it is the client that is slow.
     stalled: AtomicU64,
-    /// The descriptor of the connection that the present try is on; -1 when there is none.
+    /// The descriptor of the connection that the present try has to itself; -1 when there is none.
     descriptor: AtomicI32,
+    /// Whether the present try is one stream of a connection that other requests are on, too.
+    shared: AtomicBool,
+    /// Whether the present try is to end though its connection goes on. Written by the loop, read
+    /// and taken back by what Pingora reads from the client.
+    cut: AtomicBool,
     /// Whether the present try was cut because its time was over.
     try_timed_out: AtomicBool,
     /// Whether the client waits for a 100 before it sends its body. Written by the proxy and by the
@@ -132,6 +137,8 @@ impl Link {
             try_deadline: AtomicU64::new(0),
             stalled: AtomicU64::new(0),
             descriptor: AtomicI32::new(-1),
+            shared: AtomicBool::new(false),
+            cut: AtomicBool::new(false),
             try_timed_out: AtomicBool::new(false),
             waiting_to_continue: AtomicBool::new(false),
             watching: AtomicBool::new(false),
@@ -144,7 +151,12 @@ impl Link {
     pub fn for_stream(&self) -> Self {
         let client_value = self.client_value.clone();
         let nobody = Ends::default();
-        Self { ends: self.ends, client_value, http2: true, ..Self::new(self.listener, nobody, self.tls.clone()) }
+        Self {
+            ends: self.ends,
+            client_value,
+            http2: true,
+            ..Self::new(self.listener, nobody, self.tls.clone())
+        }
     }
 
     /// What the client speaks, as the access log has it.
@@ -165,6 +177,8 @@ impl Link {
             &self.try_timed_out,
             &self.waiting_to_continue,
             &self.watching,
+            &self.shared,
+            &self.cut,
         ] {
             flag.store(false, Relaxed);
         }
@@ -287,9 +301,11 @@ impl Link {
         self.try_timed_out.store(false, Relaxed);
     }
 
-    /// A try begins on the connection with this descriptor; its time is over at `until`.
-    pub fn begin_try(&self, descriptor: RawFd, until: Option<Instant>) {
-        self.descriptor.store(descriptor, Relaxed);
+    /// A try begins on the connection with this descriptor, or on one that it shares with others;
+    /// its time is over at `until`.
+    pub fn begin_try(&self, own: Option<RawFd>, until: Option<Instant>) {
+        self.descriptor.store(own.unwrap_or(-1), Relaxed);
+        self.shared.store(own.is_none(), Relaxed);
         self.move_try(until);
     }
 
@@ -309,6 +325,8 @@ impl Link {
         self.set_stalled(None);
         self.move_try(None);
         self.descriptor.store(-1, Relaxed);
+        self.shared.store(false, Relaxed);
+        self.cut.store(false, Relaxed);
     }
 
     /// When the present try's time is over.
@@ -316,16 +334,31 @@ impl Link {
         self.earliest(&[&self.try_deadline, &self.stalled])
     }
 
-    /// Cuts the present try: its connection ends as if the backend had ended it, and the proxy goes
-    /// on from there.
+    /// Cuts the present try, and the proxy goes on from there: its connection ends as if the backend
+    /// had ended it. One that is shared goes on; there the next read from the client fails, by which
+    /// Pingora gives up the try and its stream, and nothing else.
     pub fn cut_try(&self) {
-        let descriptor = self.descriptor.load(Relaxed);
+        let (descriptor, shared) = (self.descriptor.load(Relaxed), self.shared.load(Relaxed));
         self.end_try();
-        if descriptor < 0 {
+        if descriptor < 0 && !shared {
             return;
         }
         self.try_timed_out.store(true, Relaxed);
-        shut_down(descriptor);
+        if shared {
+            self.cut.store(true, Relaxed);
+        } else {
+            shut_down(descriptor);
+        }
+    }
+
+    /// Whether a read from the client is to fail because the try is cut; true once.
+    pub fn take_cut(&self) -> bool {
+        self.cut.swap(false, Relaxed)
+    }
+
+    /// Whether the try is cut and nobody has taken that in yet.
+    pub fn is_cut(&self) -> bool {
+        self.cut.load(Relaxed)
     }
 
     /// Whether the present try was cut because its time was over.

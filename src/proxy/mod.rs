@@ -158,7 +158,7 @@ impl ProxyHttp for Gateway {
         request: &mut RequestHeader,
         context: &mut Context,
     ) -> Result<()> {
-        forward::prepare(request, context)?;
+        forward::prepare(session.req_header(), request, context)?;
         context.filter_upstream_request(session.req_header(), request).await
     }
 

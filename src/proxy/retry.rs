@@ -48,8 +48,13 @@ impl Context {
 
     fn again_after(&mut self, session: &Session, error: &Error, reused: bool) -> bool {
         let Some(kind) = self.kind(error) else { return false };
-        let repeatable = self.upstream_time.is_none() && may_repeat(session);
-        if kind == RetryOn::Reset && repeatable && self.replay_on_same(error, reused) {
+        let repeatable = match kind {
+            RetryOn::RefusedStream => is_unanswered(session),
+            _ => is_unanswered(session) && session.req_header().method.is_idempotent(),
+        };
+        let repeatable = self.upstream_time.is_none() && repeatable;
+        let stale = matches!(kind, RetryOn::Reset | RetryOn::RefusedStream);
+        if stale && repeatable && self.replay_on_same(error, reused) {
             return true;
         }
         self.report_failure();
@@ -61,7 +66,8 @@ impl Context {
     pub(super) fn retries_status(&mut self, session: &Session, status: StatusCode) -> bool {
         let kind = RetryOn::Status(status.as_u16());
         let wanted = self.pool.as_ref().is_some_and(|pool| pool.spec().retry.on.contains(&kind));
-        if !wanted || !may_repeat(session) {
+        let repeatable = is_unanswered(session) && session.req_header().method.is_idempotent();
+        if !wanted || !repeatable {
             return false;
         }
         let answer = Error::explain(ErrorType::HTTPStatus(status.as_u16()), "asks for a retry");
@@ -70,11 +76,24 @@ impl Context {
     }
 }
 
-/// Whether the request may be sent once more after it was sent once.
-fn may_repeat(session: &Session) -> bool {
+/// Whether the request is still there as it came, and its client has seen nothing of an answer.
+fn is_unanswered(session: &Session) -> bool {
     !session.response_written().is_some_and(super::failure::is_final)
-        && session.req_header().method.is_idempotent()
         && !session.as_ref().retry_buffer_truncated()
+}
+
+/// Whether a backend has said that it did not look at the request: it reset the stream with
+/// `REFUSED_STREAM`, or told that it takes no more requests on the connection before it came to this
+/// one (RFC 9113 section 8.7).
+fn is_refused_stream(error: &Error) -> bool {
+    h2_cause(error).is_some_and(|cause| {
+        let refused = cause.is_reset() && cause.reason() == Some(h2::Reason::REFUSED_STREAM);
+        cause.is_remote() && (refused || cause.is_go_away())
+    })
+}
+
+fn h2_cause(error: &Error) -> Option<&h2::Error> {
+    error.root_cause().downcast_ref()
 }
 
 impl Exchange {
@@ -85,6 +104,9 @@ impl Exchange {
         }
         if *error.esource() != ErrorSource::Upstream || self.link.fault() != Fault::None {
             return None;
+        }
+        if is_refused_stream(error) {
+            return Some(RetryOn::RefusedStream);
         }
         match error.etype() {
             ErrorType::ReadTimedout | ErrorType::WriteTimedout => Some(RetryOn::Timeout),
@@ -99,7 +121,8 @@ impl Exchange {
         let broken = matches!(
             error.etype(),
             ErrorType::ReadError | ErrorType::WriteError | ErrorType::ConnectionClosed
-        );
+        ) || h2_cause(error)
+            .is_some_and(|cause| cause.is_go_away() && cause.is_remote());
         if !reused || self.replay != Replay::Unused || !broken {
             return false;
         }

@@ -3,11 +3,11 @@
 use super::{Exchange, Reason, RequestBody, answer, client, hash_key};
 use crate::{
     filter::{Answer, Facts, Variables, host_of, target_of},
-    model,
+    model::{self, BackendProtocol},
     route::{self, normal_path},
     runtime::Action,
 };
-use http::{HeaderName, HeaderValue, header};
+use http::{HeaderName, HeaderValue, StatusCode, Version, header};
 use pingora::http::RequestHeader;
 use pingora_proxy::Session;
 use std::borrow::Cow;
@@ -59,6 +59,24 @@ impl Exchange {
         self.hash_key = hash_key::of(&pool.spec().balance, self, request);
         self.kept = super::sticky::Kept::of(pool, request, self.time);
         self.pool = Some(pool.clone());
+        if pool.spec().protocol == BackendProtocol::Http2 {
+            return self.adapt_to_http2(request, pool.spec().retry.per_try_timeout.is_some());
+        }
+        None
+    }
+
+    /// Sees to what HTTP/2 has not: upgrades, and clients of HTTP/1.0 that an answer of unknown length
+    /// can be passed on to.
+    fn adapt_to_http2(&mut self, request: &RequestHeader, timed: bool) -> Option<Answer> {
+        if request.version == Version::HTTP_10 {
+            let status = StatusCode::HTTP_VERSION_NOT_SUPPORTED;
+            return Some(Answer::refusal(status, Reason::BadRequest));
+        }
+        self.upgrade = false;
+        if timed && self.sketch.is_none() {
+            // A try that cannot be cut takes its request with it.
+            self.remember(request);
+        }
         None
     }
 

@@ -3,10 +3,10 @@
 use super::{Exchange, Reason, RequestBody, exchange::Replay, upgrade};
 use crate::{
     filter::host_of,
-    model::{HostHeader, host_without_port},
+    model::{BackendProtocol, HostHeader, host_without_port},
     pool::{Dialer, Member, Outcome, Picked, Pool, Preamble, Waited, Wanted},
 };
-use http::StatusCode;
+use http::{StatusCode, header};
 use pingora::{
     Error, ErrorType, Result,
     connectors::l4::Connect,
@@ -25,6 +25,12 @@ use std::{
 /// the one that decides.
 const BEYOND_OURS: Duration = Duration::from_secs(1);
 
+/// Requests at a time on one HTTP/2 connection to a backend, unless the backend allows fewer.
+const STREAMS: u32 = 100;
+/// What a backend may send of one response that its client has not taken, in bytes. The connection has
+/// room for all of them, so that a slow client never holds up the others.
+const STREAM_WINDOW: u32 = 256 * 1024;
+
 /// How a request came to its first backend.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum First {
@@ -42,6 +48,9 @@ impl Exchange {
     pub(super) async fn pick_first(&mut self, session: &mut Session) -> First {
         let Some(pool) = self.pool.clone() else { return First::None(Reason::InternalError) };
         pool.core().begin_request(pool.now());
+        if self.is_to_http2() && self.expects_continue && self.invite_body(session).await.is_err() {
+            return First::ClientGone;
+        }
         if let Some(lease) = self.kept.and_then(|kept| kept.pick(&pool)) {
             self.lease = Some(lease);
             return First::Picked;
@@ -55,6 +64,17 @@ impl Exchange {
             Picked::Nothing => First::None(Reason::NoHealthyBackend),
             Picked::Busy => self.wait(&pool, session).await,
         }
+    }
+
+    /// Tells a client that waits for a 100 to send its body: nothing is heard of a 100 of a backend
+    /// that speaks HTTP/2.
+    async fn invite_body(&mut self, session: &mut Session) -> Result<()> {
+        session.req_header_mut().remove_header(&header::EXPECT);
+        session.as_downstream_mut().write_continue_response().await?;
+        self.link.set_waiting_to_continue(false);
+        self.expects_continue = false;
+        session.set_close_on_response_before_downstream_finish(false);
+        Ok(())
     }
 
     /// Waits in the pool's queue for a backend with room. A client that leaves frees its place.
@@ -118,6 +138,7 @@ impl Exchange {
         }
         // Where the whole request is there, Pingora's read timeout is exact and costs us nothing.
         let read = self.expects_continue.then_some(read);
+        let descriptor = (!self.is_to_http2()).then_some(descriptor);
         self.link.begin_try(descriptor, read.into_iter().chain(own).min());
     }
 
@@ -158,6 +179,11 @@ impl Exchange {
         // Whether any other answer is a success shows when it is whole.
     }
 
+    /// Whether the backends speak HTTP/2.
+    pub(super) fn is_to_http2(&self) -> bool {
+        self.pool.as_ref().is_some_and(|pool| pool.spec().protocol == BackendProtocol::Http2)
+    }
+
     fn peer(&self, member: &Member, request: &RequestHeader) -> HttpPeer {
         let mut options = PeerOptions::new();
         // A connection that may become a tunnel is made for it and never pooled.
@@ -175,6 +201,9 @@ impl Exchange {
             // A connection with a header is that client's, and nobody else's.
             group_key ^= preamble.as_ref().map_or(0, Preamble::key);
             options.custom_l4 = self.connector(Dialer { timeout: connect, preamble });
+            if self.is_to_http2() {
+                speak_http2(&mut options);
+            }
         }
         let mut peer = HttpPeer {
             _address: member.address().clone(),
@@ -263,4 +292,12 @@ fn without_brackets(host: Cow<'_, str>) -> Cow<'_, str> {
         Some(address) => Cow::Owned(address.to_owned()),
         None => host,
     }
+}
+
+/// Has Pingora speak HTTP/2 from the start, and share connections among requests.
+fn speak_http2(options: &mut PeerOptions) {
+    options.set_http_version(2, 2);
+    options.max_h2_streams = STREAMS as usize;
+    options.h2_stream_window_size = Some(STREAM_WINDOW);
+    options.h2_connection_window_size = Some(STREAMS * STREAM_WINDOW);
 }

@@ -43,6 +43,7 @@ mod filter_rewrite;
 mod guide;
 mod health;
 mod http2;
+mod http2_backends;
 mod layers;
 mod limits;
 mod listeners;

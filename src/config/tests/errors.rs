@@ -59,12 +59,24 @@ fn a_message_is_one_line_whatever_the_key() {
 }
 
 #[test]
+fn http2_to_backends_is_refused_beside_tls() {
+    let text = format!(
+        "{LISTENERS}pools: {{ app: {{ backends: [a:1], tls: {{ verify: false }}, protocol: http2 }} }}\n"
+    );
+    let found = errors(&text);
+    let expected = "http2 beside tls, which speaks HTTP/1 to backends for now; expected http1, or a pool \
+                    without tls";
+    assert!(found.contains("pools.app.protocol: ") && found.contains(expected), "{found}");
+    assert_eq!(errors(&text.replace("http2", "http1")), "");
+}
+
+#[test]
 fn keys_of_features_that_do_not_work_yet_are_unknown() {
     let text = format!("listeners: {{ web: {{ address: '[::]:80', http2: x }} }}\n{POOLS}");
     let start = "1:41: listeners.web.http2: unknown key \"http2\"; expected address, ";
     assert!(errors(&text).starts_with(start), "{}", errors(&text));
-    let text = format!("{LISTENERS}pools: {{ app: {{ backends: [a:1], protocol: x }} }}\n");
-    let start = "2:34: pools.app.protocol: unknown key \"protocol\"; expected backends, ";
+    let text = format!("{LISTENERS}pools: {{ app: {{ backends: [a:1], http2: x }} }}\n");
+    let start = "2:34: pools.app.http2: unknown key \"http2\"; expected backends, ";
     assert!(errors(&text).starts_with(start), "{}", errors(&text));
 }
 
@@ -990,6 +1002,11 @@ fn retries_are_checked() {
 fn limits_are_checked() {
     check_all(
         &[
+            (
+                "protocol: htpp2",
+                "3:13: pools.app.protocol: unknown protocol \"htpp2\"; expected http1 or http2; \
+                 did you mean \"http2\"?",
+            ),
             (
                 "limits: { connections_per_backend: none }",
                 "3:38: pools.app.limits.connections_per_backend: found \"none\"; \

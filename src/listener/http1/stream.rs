@@ -380,6 +380,10 @@ impl AsyncRead for RequestStream {
         out: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let socket = self.get_mut().socket();
+        if socket.link.take_cut() {
+            let what = "the time of the try is over";
+            return Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, what)));
+        }
         let read = if socket.link.is_upgraded() {
             socket.poll_raw(cx, out)
         } else if socket.body.is_done() || socket.link.is_watching() {

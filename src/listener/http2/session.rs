@@ -254,6 +254,7 @@ impl StreamSession {
     }
 
     fn poll_body(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Bytes>>> {
+        self.check_cut()?;
         match self.body.poll_data(cx) {
             Poll::Ready(Some(Ok(piece))) => Poll::Ready(Ok(Some(self.take_in(piece)))),
             Poll::Ready(Some(Err(error))) => Poll::Ready(self.broken(error)),
@@ -263,6 +264,14 @@ impl StreamSession {
             }
             Poll::Pending => self.poll_body_timeout(cx),
         }
+    }
+
+    /// Fails once when the present try is cut.
+    fn check_cut(&self) -> Result<()> {
+        if self.link.take_cut() {
+            return Error::e_explain(ErrorType::ReadTimedout, "the time of the try is over");
+        }
+        Ok(())
     }
 
     fn take_in(&mut self, piece: Bytes) -> Bytes {
@@ -298,6 +307,7 @@ impl StreamSession {
 
     /// Once nothing is wanted of the body any more, only the end of the stream is of interest.
     fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Bytes>>> {
+        self.check_cut()?;
         match ready!(self.reply().poll_reset(cx)) {
             Ok(reason) => Poll::Ready(self.broken(reason.into())),
             Err(error) => Poll::Ready(self.broken(error)),

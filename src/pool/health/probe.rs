@@ -7,12 +7,12 @@
 
 use super::ProbeReport;
 use crate::{
-    model::{HealthCheck, HttpProbe, Probe, StatusRange},
+    model::{BackendProtocol, HealthCheck, HttpProbe, Probe, StatusRange},
     pool::{Dialer, Member, Pool, Preamble},
     tls::{self, PeerTls},
 };
-use http::HeaderValue;
-use pingora::http::RequestHeader;
+use http::{HeaderValue, Uri};
+use pingora::{ErrorType, OrErr, http::RequestHeader};
 use pingora_core::{
     connectors::{TransportConnector, http::Connector, l4::Connect},
     protocols::http::client::HttpSession,
@@ -60,6 +60,7 @@ impl std::fmt::Debug for Connectors {
 /// Probes the backends of one pool.
 pub(super) struct Prober {
     probe: Probe,
+    protocol: BackendProtocol,
     tls: Option<Arc<PeerTls>>,
     connectors: Arc<Connectors>,
     /// What connects, where something goes ahead of the probe.
@@ -76,6 +77,7 @@ impl Prober {
         });
         Self {
             probe: check.probe.clone(),
+            protocol: pool.spec().protocol,
             tls: pool.tls().cloned(),
             connectors: pool.connectors.clone(),
             dialer,
@@ -88,7 +90,11 @@ impl Prober {
         let probing = async {
             match &self.probe {
                 Probe::Tcp => connect(self.connectors.tcp(), &peer).await,
-                Probe::Http(probe) => ask(self.connectors.http(), probe, member, &peer).await,
+                Probe::Http(probe) => {
+                    let request =
+                        probe.request(member, self.protocol).map_err(|error| reason(&error))?;
+                    ask(self.connectors.http(), probe, request, &peer).await
+                }
             }
         };
         match tokio::time::timeout(timeout, probing).await {
@@ -107,6 +113,9 @@ impl Prober {
             address.set_port(port);
         } else {
             peer.options.custom_l4.clone_from(&self.dialer);
+        }
+        if self.protocol == BackendProtocol::Http2 && matches!(self.probe, Probe::Http(_)) {
+            peer.options.set_http_version(2, 2);
         }
         if let Some(tls) = &self.tls {
             tls.secure(&mut peer, self.server_name(tls, member).as_deref());
@@ -154,10 +163,9 @@ async fn connect(connector: &TransportConnector, peer: &HttpPeer) -> Result<(), 
 async fn ask(
     connector: &Connector,
     probe: &HttpProbe,
-    member: &Member,
+    request: RequestHeader,
     peer: &HttpPeer,
 ) -> Result<(), String> {
-    let request = probe.request(member).map_err(|error| reason(&error))?;
     let (mut session, _) =
         connector.get_http_session(peer).await.map_err(|error| reason(&error))?;
     let judged = probe.converse(&mut session, request).await;
@@ -193,17 +201,32 @@ impl HttpProbe {
         Err(format!("status {status}, expected {}", ranges(expected)))
     }
 
-    fn request(&self, member: &Member) -> pingora::Result<RequestHeader> {
+    fn request(
+        &self,
+        member: &Member,
+        protocol: BackendProtocol,
+    ) -> pingora::Result<RequestHeader> {
         let mut request = RequestHeader::build(self.method.clone(), self.path.as_bytes(), None)?;
         let host = self.host.as_ref().unwrap_or_else(|| member.authority());
-        request.insert_header("Host", host)?;
+        match protocol {
+            BackendProtocol::Http1 => {
+                request.insert_header("Host", host)?;
+                request.insert_header("Connection", "close")?;
+            }
+            BackendProtocol::Http2 => request.set_uri(absolute(host, &self.path)?),
+        }
         request.insert_header("User-Agent", "pingora-lb-health-check")?;
-        request.insert_header("Connection", "close")?;
         for (name, value) in &self.headers {
             request.insert_header(name.clone(), value)?;
         }
         Ok(request)
     }
+}
+
+/// The URI from which Pingora takes the pseudo-header fields.
+fn absolute(host: &HeaderValue, path: &str) -> pingora::Result<Uri> {
+    let uri = Uri::builder().scheme("http").authority(host.as_bytes()).path_and_query(path);
+    uri.build().or_err(ErrorType::InvalidHTTPHeader, "the URI of a health check")
 }
 
 async fn read_body(session: &mut HttpSession) -> Result<Vec<u8>, String> {

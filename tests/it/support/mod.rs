@@ -4,6 +4,7 @@ pub mod address;
 pub mod client;
 pub mod filtered;
 pub mod h2;
+pub mod h2_origin;
 pub mod hello;
 pub mod http;
 pub mod lb;

@@ -1,0 +1,192 @@
+//! An origin that speaks HTTP/2 only.
+
+use super::address::{Address, Reserved};
+use bytes::Bytes;
+use h2::{RecvStream, SendStream, server::SendResponse};
+use http::{HeaderMap, Method, Request, Response};
+use std::{
+    future::Future,
+    pin::Pin,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering::SeqCst},
+    },
+};
+use tokio::{net::TcpListener, runtime::Runtime};
+
+/// A request as it came.
+#[derive(Clone, Debug)]
+pub struct Seen {
+    pub method: Method,
+    pub path: String,
+    pub authority: String,
+    pub headers: HeaderMap,
+    /// Which of the origin's connections it came on, from 0.
+    pub connection: usize,
+}
+
+/// A request to be answered.
+pub struct Asked {
+    pub seen: Seen,
+    pub body: RecvStream,
+    pub respond: SendResponse<Bytes>,
+}
+
+impl Asked {
+    /// The whole body.
+    pub async fn read(&mut self) -> Vec<u8> {
+        let mut whole = Vec::new();
+        while let Some(Ok(piece)) = self.body.data().await {
+            let _ = self.body.flow_control().release_capacity(piece.len());
+            whole.extend_from_slice(&piece);
+        }
+        whole
+    }
+
+    /// Begins an answer.
+    pub fn begin(&mut self, status: u16, fields: &[(&str, &str)]) -> SendStream<Bytes> {
+        let mut response = Response::builder().status(status);
+        for (name, value) in fields {
+            response = response.header(*name, *value);
+        }
+        self.respond.send_response(response.body(()).unwrap(), false).expect("the stream is open")
+    }
+
+    /// A whole answer.
+    pub fn answer(&mut self, body: impl Into<Bytes>) {
+        let _ = self.begin(200, &[]).send_data(body.into(), true);
+    }
+}
+
+type Script = Arc<dyn Fn(Asked) -> Pin<Box<dyn Future<Output = ()> + Send>> + Send + Sync>;
+
+#[derive(Default)]
+struct Memory {
+    requests: Mutex<Vec<Seen>>,
+    connections: AtomicUsize,
+    working: AtomicUsize,
+}
+
+/// A running origin. Stopped when dropped.
+pub struct H2Origin {
+    address: Address,
+    name: String,
+    memory: Arc<Memory>,
+    runtime: Option<Runtime>,
+    _port: Reserved,
+}
+
+impl H2Origin {
+    /// Answers every request with its name, once it has read its body.
+    pub fn named(name: &'static str) -> Self {
+        Self::scripted(name, move |mut asked| async move {
+            asked.read().await;
+            asked.answer(name);
+        })
+    }
+
+    pub fn scripted<F: Future<Output = ()> + Send + 'static>(
+        name: &str,
+        script: impl Fn(Asked) -> F + Send + Sync + 'static,
+    ) -> Self {
+        Self::with(name, h2::server::Builder::new(), script)
+    }
+
+    /// With settings of its own.
+    pub fn with<F: Future<Output = ()> + Send + 'static>(
+        name: &str,
+        builder: h2::server::Builder,
+        script: impl Fn(Asked) -> F + Send + Sync + 'static,
+    ) -> Self {
+        let port = Reserved::new();
+        let address = port.address();
+        let memory = Arc::new(Memory::default());
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .enable_all()
+            .build()
+            .unwrap();
+        let script: Script = Arc::new(move |asked| Box::pin(script(asked)));
+        let listener = address.bind().unwrap();
+        listener.listen(1024).unwrap();
+        listener.set_nonblocking(true).unwrap();
+        let accepting = accept(listener.into(), builder, script, memory.clone());
+        runtime.spawn(accepting);
+        Self { address, name: name.to_owned(), memory, runtime: Some(runtime), _port: port }
+    }
+
+    /// Its entry in a list of backends.
+    pub fn entry(&self) -> String {
+        format!("{{ address: \"{}\", name: {} }}", self.address, self.name)
+    }
+
+    pub fn requests(&self) -> Vec<Seen> {
+        self.memory.requests.lock().unwrap().clone()
+    }
+
+    pub fn count(&self) -> usize {
+        self.memory.requests.lock().unwrap().len()
+    }
+
+    /// How many connections it has accepted that turned out to be HTTP/2.
+    pub fn connections(&self) -> usize {
+        self.memory.connections.load(SeqCst)
+    }
+
+    /// How many requests it works on.
+    pub fn working(&self) -> usize {
+        self.memory.working.load(SeqCst)
+    }
+}
+
+impl Drop for H2Origin {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
+async fn accept(
+    listener: std::net::TcpListener,
+    builder: h2::server::Builder,
+    script: Script,
+    memory: Arc<Memory>,
+) {
+    let listener = TcpListener::from_std(listener).unwrap();
+    while let Ok((stream, _)) = listener.accept().await {
+        let _ = stream.set_nodelay(true);
+        let (builder, script, memory) = (builder.clone(), script.clone(), memory.clone());
+        tokio::spawn(async move {
+            // The other side going away, or a probe that says nothing, is no failure of the origin.
+            let Ok(mut connection) = builder.handshake(stream).await else { return };
+            let number = memory.connections.fetch_add(1, SeqCst);
+            while let Some(Ok((request, respond))) = connection.accept().await {
+                let asked = asked(request, respond, number);
+                memory.requests.lock().unwrap().push(asked.seen.clone());
+                if asked.seen.path == "/goaway" {
+                    // Says that it looks at this request and no later one, and goes on with it.
+                    connection.graceful_shutdown();
+                }
+                let (script, memory) = (script.clone(), memory.clone());
+                tokio::spawn(async move {
+                    memory.working.fetch_add(1, SeqCst);
+                    script(asked).await;
+                    memory.working.fetch_sub(1, SeqCst);
+                });
+            }
+        });
+    }
+}
+
+fn asked(request: Request<RecvStream>, respond: SendResponse<Bytes>, connection: usize) -> Asked {
+    let (parts, body) = request.into_parts();
+    let seen = Seen {
+        method: parts.method,
+        path: parts.uri.path_and_query().map_or(String::new(), ToString::to_string),
+        authority: parts.uri.authority().map_or(String::new(), ToString::to_string),
+        headers: parts.headers,
+        connection,
+    };
+    Asked { seen, body, respond }
+}
