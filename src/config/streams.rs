@@ -22,6 +22,11 @@ pub(super) fn check(pool: &Section<'_>) {
             warn(&field, key);
         }
     }
+    // Probes over HTTP speak it, too.
+    let probed = !keys(pool, "health_check", &["http"]).is_empty();
+    if let Some(field) = pool.get("protocol").filter(|_| !probed) {
+        warn(&field, "protocol");
+    }
     for (key, field) in keys(pool, "timeouts", &["read", "write", "idle"]) {
         warn(&field, key);
     }

@@ -216,6 +216,18 @@ impl Exchange {
         self.stop(done.err().map(|reason| Stop::Answer(Answer::error(reason))))
     }
 
+    /// Runs the hooks on the end of a response's body where trailers follow instead of a last piece.
+    /// What they have left to say is sent in the place of the trailers.
+    pub(super) fn filter_response_end(&mut self) -> Option<Bytes> {
+        let mut rest = None;
+        if self.filter_response_body(&mut rest, true).is_err() {
+            // Pingora would only log the error and end the response, as if it were whole. So the next
+            // write to the client fails, and `failure` learns why from the refusal.
+            self.link.break_off(true);
+        }
+        rest
+    }
+
     /// An answer of ours as the filters leave it, with its body.
     pub(super) async fn own_response(
         &mut self,

@@ -32,6 +32,7 @@ use crate::filter::Answer;
 use async_trait::async_trait;
 use bytes::Bytes;
 use exchange::Context;
+use http::HeaderMap;
 use pingora::{
     BError, Error, ErrorType, Result,
     http::{RequestHeader, ResponseHeader},
@@ -205,6 +206,15 @@ impl ProxyHttp for Gateway {
             context.filter_response_body(body, end_of_stream)?;
         }
         Ok(None)
+    }
+
+    async fn response_trailer_filter(
+        &self,
+        _: &mut Session,
+        _: &mut HeaderMap,
+        context: &mut Context,
+    ) -> Result<Option<Bytes>> {
+        Ok(context.filter_response_end())
     }
 
     fn error_while_proxy(

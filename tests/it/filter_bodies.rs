@@ -2,7 +2,9 @@
 
 use crate::support::{
     Client, Origin, Reply, eventually,
-    probe::{Journal, app, client, logged, one_route},
+    h2::{H2, asking},
+    h2_origin::H2Origin,
+    probe::{Journal, app, client, logged, one_route, web},
     request,
 };
 use bytes::Bytes;
@@ -484,4 +486,52 @@ fn a_body_that_streams_goes_through_piece_by_piece() {
     let line = journal.wait_for("a log 200 ok");
     assert!(line.contains("in=3 out=12"), "{line}");
     assert_eq!(journal.with("a request_body 2+").len(), 1, "{:?}", journal.events());
+}
+
+#[test]
+fn bodies_over_http2_are_read_ahead_by_the_same_rules() {
+    let origin = Origin::named("origin");
+    let (balancer, journal) = reading("64KiB", &origin, "listener.h2c: true");
+    let client = H2::connect(&web(&balancer));
+    for length in [0, 1, 5_000, 65_535, 65_536] {
+        let body: Vec<u8> = (0..length).map(|at| (at % 251) as u8).collect();
+        let counted = asking("POST", "/").header("content-length", length).body(()).unwrap();
+        for head in [counted, asking("POST", "/").body(()).unwrap()] {
+            assert_eq!(client.ask(head, &body).unwrap().status, 200, "{length}");
+            let sent = origin.last_request();
+            assert_eq!(sent.headers.get("x-read"), Some(sum(&body).as_str()), "{length}");
+            assert!(sent.body == body && sent.complete, "{length}");
+        }
+    }
+    let long = vec![b'x'; 65_537];
+    let answer = client.ask(asking("POST", "/").body(()).unwrap(), &long).unwrap();
+    assert_eq!((answer.status.as_u16(), answer.field("x-probe")), (413, "a"));
+    journal.wait_for("a log 413 denied");
+    assert_eq!(origin.count(), 10);
+}
+
+#[test]
+fn bodies_change_their_length_over_http2_on_either_side() {
+    let old = Origin::named("hi");
+    let new = H2Origin::scripted("hi", |mut asked| async move {
+        let body = asked.read().await;
+        asked.answer(body);
+    });
+    let repeat = ["- repeat: { times: 2, announce: true }".to_owned()];
+    let app = app().filter::<Repeat>();
+    let more = "listener.h2c: true\npool.health_check: off";
+    let both = format!("{more}\npool.protocol: http2");
+    let to_old = one_route(&app, &repeat, &[old.entry()], more);
+    let to_new = one_route(&app, &repeat, &[new.entry()], &both);
+    let asked = || asking("POST", "/").header("content-length", 5).body(()).unwrap();
+    let answer = H2::connect(&web(&to_old)).ask(asked(), b"hello").unwrap();
+    assert_eq!(answer.text(), "HHII");
+    let sent = old.only_request();
+    assert_eq!((sent.body.as_slice(), sent.complete), (&b"HHEELLLLOO"[..], true));
+    assert!(!sent.headers.has("content-length"), "{sent:?}");
+    let answer = H2::connect(&web(&to_new)).ask(asked(), b"hello").unwrap();
+    assert_eq!(answer.text(), "HHHHEEEELLLLLLLLOOOO");
+    let answer = client(&to_new).ask(request("POST", "/", &[], b"hello"));
+    assert_eq!((answer.text().as_str(), answer.complete), ("HHHHEEEELLLLLLLLOOOO", true));
+    assert!(new.requests().iter().all(|seen| !seen.headers.contains_key("content-length")));
 }

@@ -1,7 +1,11 @@
 //! Reloading the configuration: all of it or nothing, and nobody notices.
 
 use crate::support::{
-    Config, Gate, Lb, Load, Origin, Raw, Reply, eventually, filtered, lb::answers, request,
+    Config, Gate, Lb, Load, Origin, Raw, Reply, eventually, filtered,
+    h2::{H2, PREFACE},
+    h2_origin::H2Origin,
+    lb::answers,
+    request,
 };
 use rustix::process::Signal;
 use std::fs;
@@ -319,4 +323,24 @@ fn connections_that_are_passed_on_stay_where_they_are() {
     }
     lb.edit("protocol: tcp\n    pool: app", "protocol: http");
     assert!(lb.reload().contains("not reloaded: listeners.web.protocol cannot change"));
+}
+
+#[test]
+fn what_is_spoken_on_either_side_changes_with_the_next_connection_and_request() {
+    let origin = H2Origin::named("a");
+    let keys = "health_check: off\nejection: off\nretry: { attempts: 0 }\nprotocol: http1";
+    let lb = Config::pool(&[origin.entry()], keys).listener("h2c: true").start();
+    let client = H2::connect(&lb.web());
+    assert_eq!(client.get("/").status, 502);
+    lb.edit("protocol: http1", "protocol: http2");
+    assert!(lb.reload().contains("reloaded: pool app: protocol http1 -> http2"));
+    assert_eq!(client.get("/").text(), "a");
+    lb.edit("h2c: true", "h2c: false");
+    assert!(lb.reload().contains("reloaded: listener web: h2c true -> false"));
+    // A connection that has begun goes on as what it is.
+    assert_eq!(client.get("/").text(), "a");
+    let mut late = lb.client();
+    late.send(PREFACE);
+    assert_eq!(late.response().status, 505);
+    assert_eq!(lb.get("/").text(), "a");
 }

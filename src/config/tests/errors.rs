@@ -67,7 +67,7 @@ fn http2_to_backends_is_refused_beside_tls() {
     let expected = "http2 beside tls, which speaks HTTP/1 to backends for now; expected http1, or a pool \
                     without tls";
     assert!(found.contains("pools.app.protocol: ") && found.contains(expected), "{found}");
-    assert_eq!(errors(&text.replace("http2", "http1")), "");
+    read(&text.replace("http2", "http1")).unwrap();
 }
 
 #[test]
@@ -332,6 +332,11 @@ fn tcp_listeners_are_checked() {
             (
                 "pool: app, limits: { headers: 1 }",
                 "4:16: listeners.pg.limits: \"limits\" beside protocol tcp, which knows no requests; \
+                 expected protocol http",
+            ),
+            (
+                "pool: app, h2c: true",
+                "4:16: listeners.pg.h2c: \"h2c\" beside protocol tcp, which knows no requests; \
                  expected protocol http",
             ),
             (

@@ -206,6 +206,7 @@ fn keys_about_requests_in_a_pool_of_streams_are_warnings() {
     };
     for (key, place) in [
         ("host_header: backend", "5:18: pools.pg.host_header: \"host_header\""),
+        ("protocol: http2", "5:15: pools.pg.protocol: \"protocol\""),
         ("reveal_backend: false", "5:21: pools.pg.reveal_backend: \"reveal_backend\""),
         ("timeouts: { connect: 1s, read: 1s }", "5:36: pools.pg.timeouts.read: \"read\""),
         ("timeouts: { write: 1s }", "5:24: pools.pg.timeouts.write: \"write\""),
@@ -234,6 +235,7 @@ fn keys_about_requests_in_a_pool_of_streams_are_warnings() {
         "sticky: off",
         "limits: { connections_per_backend: 1, queue: 1 }",
         "health_check: { http: { path: /health, port: 8008 } }",
+        "health_check: { http: { path: /health } }, protocol: http2",
     ] {
         assert_eq!(of_pg(fine), [""; 0], "{fine}");
     }

@@ -104,7 +104,8 @@ pub(in crate::listener) async fn serve_connection(
     let begin_by = connection.began + listener.timeouts.header;
     drop(snapshot);
     if h2c && connection.speaks_http2(begin_by).await {
-        return connection.serve_http2().await;
+        // Boxed, as every other connection would have the room for it in its task.
+        return Box::pin(connection.serve_http2()).await;
     }
     while connection.serve_one().await == After::Another {}
 }

@@ -8,7 +8,7 @@ use super::{chunked::ChunkScanner, head::Framing};
 use crate::{
     listener::transport::Transport,
     model::ListenerTimeouts,
-    proxy::{Fault, Link},
+    proxy::{BrokenOff, Fault, Link},
 };
 use async_trait::async_trait;
 use bytes::{Buf, BytesMut};
@@ -405,6 +405,10 @@ impl AsyncWrite for RequestStream {
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
         let socket = self.get_mut().socket();
+        if socket.link.broken_off() != BrokenOff::No {
+            let what = "the response broke off";
+            return Poll::Ready(Err(io::Error::new(io::ErrorKind::BrokenPipe, what)));
+        }
         // A client that closed its side is not read from, so nothing would flush what is gathered.
         if socket.outbound.len() + bytes.len() <= GATHER && !socket.ended {
             socket.yielded = false;

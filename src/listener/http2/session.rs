@@ -9,7 +9,7 @@
 use super::wire::Seen;
 use crate::{
     model::ListenerTimeouts,
-    proxy::{Fault, Link},
+    proxy::{BrokenOff, Fault, Link},
 };
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -368,6 +368,10 @@ impl StreamSession {
     fn send_trailers(&mut self, mut trailers: HeaderMap) -> Result<()> {
         if self.reply().has_ended() {
             return Ok(());
+        }
+        if self.link.broken_off() != BrokenOff::No {
+            let error = Error::explain(ErrorType::WriteError, "the response broke off");
+            return Err(error.into_down());
         }
         remove_misplaced(&mut trailers);
         if trailers.is_empty() {

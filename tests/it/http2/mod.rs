@@ -1,6 +1,7 @@
 //! HTTP/2 clients.
 
 mod connections;
+mod filters;
 mod floods;
 mod heads;
 mod streams;

@@ -12,7 +12,11 @@ use std::{
         atomic::{AtomicUsize, Ordering::SeqCst},
     },
 };
-use tokio::{net::TcpListener, runtime::Runtime};
+use tokio::{
+    io::AsyncReadExt,
+    net::{TcpListener, TcpStream},
+    runtime::Runtime,
+};
 
 /// A request as it came.
 #[derive(Clone, Debug)]
@@ -65,6 +69,8 @@ struct Memory {
     requests: Mutex<Vec<Seen>>,
     connections: AtomicUsize,
     working: AtomicUsize,
+    /// The PROXY headers, by connection, where there are to be any.
+    headers: Option<Mutex<Vec<String>>>,
 }
 
 /// A running origin. Stopped when dropped.
@@ -92,15 +98,33 @@ impl H2Origin {
         Self::with(name, h2::server::Builder::new(), script)
     }
 
+    /// As `named`, where connections begin with a PROXY header of version 1; others are closed.
+    pub fn behind_a_proxy(name: &'static str) -> Self {
+        let memory = Memory { headers: Some(Mutex::default()), ..Memory::default() };
+        Self::start(name, h2::server::Builder::new(), memory, move |mut asked| async move {
+            asked.read().await;
+            asked.answer(name);
+        })
+    }
+
     /// With settings of its own.
     pub fn with<F: Future<Output = ()> + Send + 'static>(
         name: &str,
         builder: h2::server::Builder,
         script: impl Fn(Asked) -> F + Send + Sync + 'static,
     ) -> Self {
+        Self::start(name, builder, Memory::default(), script)
+    }
+
+    fn start<F: Future<Output = ()> + Send + 'static>(
+        name: &str,
+        builder: h2::server::Builder,
+        memory: Memory,
+        script: impl Fn(Asked) -> F + Send + Sync + 'static,
+    ) -> Self {
         let port = Reserved::new();
         let address = port.address();
-        let memory = Arc::new(Memory::default());
+        let memory = Arc::new(memory);
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
             .enable_all()
@@ -133,6 +157,12 @@ impl H2Origin {
         self.memory.connections.load(SeqCst)
     }
 
+    /// The PROXY headers of its connections.
+    pub fn headers(&self) -> Vec<String> {
+        let headers = self.memory.headers.as_ref().expect("it is behind a proxy");
+        headers.lock().unwrap().clone()
+    }
+
     /// How many requests it works on.
     pub fn working(&self) -> usize {
         self.memory.working.load(SeqCst)
@@ -154,10 +184,14 @@ async fn accept(
     memory: Arc<Memory>,
 ) {
     let listener = TcpListener::from_std(listener).unwrap();
-    while let Ok((stream, _)) = listener.accept().await {
+    while let Ok((mut stream, _)) = listener.accept().await {
         let _ = stream.set_nodelay(true);
         let (builder, script, memory) = (builder.clone(), script.clone(), memory.clone());
         tokio::spawn(async move {
+            if let Some(headers) = &memory.headers {
+                let Some(header) = read_header(&mut stream).await else { return };
+                headers.lock().unwrap().push(header);
+            }
             // The other side going away, or a probe that says nothing, is no failure of the origin.
             let Ok(mut connection) = builder.handshake(stream).await else { return };
             let number = memory.connections.fetch_add(1, SeqCst);
@@ -177,6 +211,15 @@ async fn accept(
             }
         });
     }
+}
+
+/// A line that begins as a PROXY header does.
+async fn read_header(stream: &mut TcpStream) -> Option<String> {
+    let mut line = String::new();
+    while !line.ends_with('\n') {
+        line.push(char::from(stream.read_u8().await.ok()?));
+    }
+    line.starts_with("PROXY ").then_some(line)
 }
 
 fn asked(request: Request<RecvStream>, respond: SendResponse<Bytes>, connection: usize) -> Asked {
