@@ -108,7 +108,7 @@ async fn farewell(mut socket: ClientSocket) -> io::Result<()> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::model::{Alpn, ListenerName, ListenerTls, TlsVersion};
     use rustls::{ClientConfig, pki_types::ServerName};
@@ -153,6 +153,25 @@ mod tests {
             .with_root_certificates(authorities.roots)
             .with_no_client_auth();
         TlsConnector::from(Arc::new(config))
+    }
+
+    /// A client's connection over TLS, and its other end, with little room between the two.
+    pub(in crate::listener) async fn connected()
+    -> (Transport, tokio_rustls::client::TlsStream<UnixStream>) {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        socket2::SockRef::from(&ours).set_send_buffer_size(1).unwrap();
+        let handshake = Handshake {
+            acceptor: acceptor(),
+            client: None,
+            patience: Duration::from_secs(5),
+            drain: Drain::default(),
+        };
+        let name = ServerName::try_from("example.com").unwrap();
+        let connector = connector();
+        let (met, client) =
+            tokio::join!(handshake.meet(ours.into()), connector.connect(name, theirs));
+        let Met::Client(transport, _) = met else { panic!("a client that speaks TLS") };
+        (transport, client.unwrap())
     }
 
     #[tokio::test]

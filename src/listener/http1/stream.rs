@@ -463,3 +463,61 @@ impl GetSocketDigest for RequestStream {
         None
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::io::AsyncReadExt as _;
+
+    /// More than fits between a client and us, less than TLS takes at once.
+    const LENGTH: usize = 40_000;
+
+    /// A socket over TLS whose client has the times that these are.
+    async fn connected(
+        write: Duration,
+    ) -> (Socket, tokio_rustls::client::TlsStream<tokio::net::UnixStream>) {
+        let (transport, client) = crate::listener::tls::tests::connected().await;
+        let link = Arc::new(Link::new(0, crate::model::Ends::default(), None));
+        let timeouts = ListenerTimeouts { write, ..ListenerTimeouts::default() };
+        (Socket::new(transport, link, timeouts), client)
+    }
+
+    #[tokio::test]
+    async fn what_tls_holds_back_is_sent_before_a_flush_is_over() {
+        let (mut socket, mut client) = connected(Duration::from_secs(5)).await;
+        let flushed = tokio::spawn(async move { socket.write_all(&vec![7; LENGTH]).await });
+        // Nothing keeps the socket once it has flushed, so all must have gone out by then.
+        let mut read = Vec::new();
+        client.read_exact(&mut [0]).await.unwrap();
+        let error = client.read_to_end(&mut read).await.unwrap_err();
+        assert_eq!((error.kind(), read.len()), (io::ErrorKind::UnexpectedEof, LENGTH - 1));
+        flushed.await.unwrap().unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_takes_a_little_now_and_then_is_waited_for() {
+        let patience = Duration::from_millis(500);
+        let (mut socket, client) = connected(patience).await;
+        // TLS would take a whole record at a time.
+        let (mut client, _) = client.into_inner();
+        let flushing = tokio::spawn(async move { socket.write_all(&vec![7; LENGTH]).await });
+        let began = Instant::now();
+        while !flushing.is_finished() {
+            tokio::time::sleep(patience / 2).await;
+            let _ = client.read(&mut [0; LENGTH / 4]).await.unwrap();
+        }
+        assert!(began.elapsed() > patience, "{:?}", began.elapsed());
+        flushing.await.unwrap().unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_takes_nothing_is_not() {
+        let patience = Duration::from_millis(500);
+        let (mut socket, client) = connected(patience).await;
+        let link = socket.link.clone();
+        let error = socket.write_all(&vec![7; LENGTH]).await.unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+        assert_eq!(link.fault(), Fault::WriteTimeout);
+        drop(client);
+    }
+}
