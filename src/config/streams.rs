@@ -17,7 +17,7 @@ pub(super) fn check(pool: &Section<'_>) {
     for (_, field) in keys(pool, "balance", &["hash_on"]) {
         check_hash_on(&field);
     }
-    for key in ["host_header", "protocol", "reveal_backend"] {
+    for key in ["host_header", "reveal_backend"] {
         if let Some(field) = pool.get(key) {
             warn(&field, key);
         }

@@ -67,7 +67,7 @@ fn http2_to_backends_is_refused_beside_tls() {
     let expected = "http2 beside tls, which speaks HTTP/1 to backends for now; expected http1, or a pool \
                     without tls";
     assert!(found.contains("pools.app.protocol: ") && found.contains(expected), "{found}");
-    read(&text.replace("http2", "http1")).unwrap();
+    parse(&text.replace("http2", "http1")).unwrap();
 }
 
 #[test]

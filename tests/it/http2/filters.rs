@@ -70,14 +70,18 @@ fn a_filter_refuses_and_replaces_answers_and_the_connection_goes_on() {
     let config = filtered(&[&origin], "health_check: off\nejection: off", &FILTERS);
     let lb = paged(config).listener("h2c: true").start();
     let client = H2::connect(&lb.web());
-    for _ in 0..2 {
+    for round in 0..2 {
+        // An answer may be with the client before its line is written, so each is awaited.
         let missing = client.get("/missing");
+        lb.wait_for_entries(3 * round + 1);
         assert_eq!((missing.status.as_u16(), missing.text().as_str()), (404, PAGE));
         assert_eq!(missing.field("content-length"), PAGE.len().to_string());
         assert_eq!(missing.field("x-backend-server"), "a");
         let bare = client.ask(asking("HEAD", "/missing").body(()).unwrap(), b"").unwrap();
+        lb.wait_for_entries(3 * round + 2);
         assert_eq!((bare.status.as_u16(), bare.body.len()), (404, 0));
         assert_eq!(client.get("/").text(), "found");
+        lb.wait_for_entries(3 * round + 3);
     }
     let posted = asking("POST", "/").body(()).unwrap();
     let refused = client.ask(posted, &[b'x'; 10_000]).unwrap();

@@ -163,6 +163,7 @@ fn host_stands_for_a_missing_authority() {
     with_host.push(("host", "from.example"));
     assert_ne!(end_of(&lb, &fields(&with_host), &[]).kind, RST_STREAM);
     assert_eq!(origin.only_request().headers.get("host"), Some("from.example"));
+    assert_eq!(reasons(&lb, 1), ["ok"]);
     end_of(&lb, &fields(&bare), &[]);
     assert_eq!(reasons(&lb, 2), ["ok", "bad_request"]);
 }
