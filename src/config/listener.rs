@@ -80,7 +80,7 @@ fn read(
     let kind = section.try_or("protocol", Kind::Http, |field| field.word("protocol", &KINDS));
     let protocol = kind.and_then(|kind| protocol(&section, kind, names));
     let tls = section.try_or("tls", None, |field| tls::listener(field).map(Some));
-    let h2c = section.or("h2c", false, Field::switch);
+    let h2c = h2c(&section);
     let proxy_protocol = proxy_protocol(&section, address.as_ref());
     let max_connections = section.optional("max_connections", Field::count).flatten();
     let timeouts = section.or("timeouts", ListenerTimeouts::default(), timeouts);
@@ -96,6 +96,16 @@ fn read(
         timeouts,
         limits,
     })
+}
+
+/// Reads whether clients may speak HTTP/2 in clear text, which there is none of inside TLS.
+fn h2c(section: &Section<'_>) -> bool {
+    let h2c = section.or("h2c", false, Field::switch);
+    if let Some(field) = section.get("h2c").filter(|_| h2c && section.get("tls").is_some()) {
+        let found = "HTTP/2 in clear text on a listener that speaks TLS";
+        field.error(&Fault::new(found, "false, or a listener of its own without tls"));
+    }
+    h2c
 }
 
 /// The protocol without what else is said of it.
