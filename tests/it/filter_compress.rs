@@ -1,7 +1,7 @@
 //! The filter `compress`: bodies compressed for clients that take them so.
 
-use crate::support::{Client, Config, Gate, Lb, Origin, Program, Reply, Response, request};
-use std::{ffi::OsStr, fmt::Write, io::Read};
+use crate::support::{Client, Config, Gate, Lb, Origin, Reply, Response, filter_error, request};
+use std::{fmt::Write, io::Read};
 
 /// A balancer with one backend and this filter on its only route.
 fn lb(origin: &Origin, settings: &str) -> Lb {
@@ -446,20 +446,6 @@ fn a_retried_request_is_compressed_once() {
     assert!(first.count() > 0, "no request was retried");
 }
 
-/// What `-t` says of these settings.
-fn errors(settings: &str) -> String {
-    let text = format!(
-        "listeners:\n  web: {{ address: 127.0.0.1:8080 }}\npools:\n  app: {{ backends: [127.0.0.1:1] }}\n\
-         routes:\n  - pool: app\n    filters:\n      - compress: {{ {settings} }}\n"
-    );
-    let files = Config::new(text).write();
-    let (code, _, stderr) =
-        Program::run([OsStr::new("-t"), OsStr::new("-c"), files.path().as_os_str()]);
-    assert_eq!(code, 1, "{stderr}");
-    let line = stderr.lines().next().unwrap_or_default();
-    line.split_once("lb.yaml:").map_or(line, |(_, rest)| rest).to_owned()
-}
-
 #[test]
 fn settings_that_cannot_work_are_errors_at_their_place() {
     const TYPE: &str =
@@ -468,43 +454,43 @@ fn settings_that_cannot_work_are_errors_at_their_place() {
     for (settings, expected) in [
         (
             "algorithms: [gzip, brotli]",
-            format!("8:40: {filter}.algorithms[1]: found \"brotli\"; expected zstd, br or gzip"),
+            format!("4:42: {filter}.algorithms[1]: found \"brotli\"; expected zstd, br or gzip"),
         ),
         (
             "algorithms: [gzp]",
             format!(
-                "8:34: {filter}.algorithms[0]: found \"gzp\"; expected zstd, br or gzip; did you mean \"gzip\"?"
+                "4:36: {filter}.algorithms[0]: found \"gzp\"; expected zstd, br or gzip; did you mean \"gzip\"?"
             ),
         ),
         (
             "algorithms: []",
-            format!("8:21: {filter}.algorithms: no algorithms; expected at least one"),
+            format!("4:23: {filter}.algorithms: no algorithms; expected at least one"),
         ),
-        ("types: []", format!("8:21: {filter}.types: no types; expected at least one")),
+        ("types: []", format!("4:23: {filter}.types: no types; expected at least one")),
         (
             "types: [text/html, json]",
             format!(
-                "8:40: {filter}.types[1]: found \"json\"; {TYPE}; did you mean \"application/json\"?"
+                "4:42: {filter}.types[1]: found \"json\"; {TYPE}; did you mean \"application/json\"?"
             ),
         ),
         (
             "types: [text/event-stream]",
             format!(
-                "8:29: {filter}.types[0]: found \"text/event-stream\"; expected no streams of messages, which are never compressed"
+                "4:31: {filter}.types[0]: found \"text/event-stream\"; expected no streams of messages, which are never compressed"
             ),
         ),
         (
             "level: 9",
             format!(
-                "8:21: {filter}.level: unknown key \"level\"; expected algorithms, min_size or types"
+                "4:23: {filter}.level: unknown key \"level\"; expected algorithms, min_size or types"
             ),
         ),
     ] {
-        assert_eq!(errors(settings), expected, "{settings}");
+        assert_eq!(filter_error(&format!("compress: {{ {settings} }}")), expected, "{settings}");
     }
-    let size = errors("min_size: 1kb");
+    let size = filter_error("compress: { min_size: 1kb }");
     assert!(
-        size.starts_with(&format!("8:31: {filter}.min_size: found \"1kb\"; expected ")),
+        size.starts_with(&format!("4:33: {filter}.min_size: found \"1kb\"; expected ")),
         "{size}"
     );
 }

@@ -1,7 +1,6 @@
 //! The filter `cors`: pages of other origins.
 
-use crate::support::{Config, Lb, Origin, Program, Reply, Response, request};
-use std::ffi::OsStr;
+use crate::support::{Config, Lb, Origin, Reply, Response, filter_error, request};
 
 /// A balancer with one backend and this filter on its only route.
 fn lb(origin: &Origin, settings: &str) -> Lb {
@@ -228,20 +227,6 @@ routes:
     }
 }
 
-/// What `-t` says of these settings.
-fn errors(settings: &str) -> String {
-    let text = format!(
-        "listeners:\n  web: {{ address: 127.0.0.1:8080 }}\npools:\n  app: {{ backends: [127.0.0.1:1] }}\n\
-         routes:\n  - pool: app\n    filters:\n      - cors: {{ {settings} }}\n"
-    );
-    let files = Config::new(text).write();
-    let (code, _, stderr) =
-        Program::run([OsStr::new("-t"), OsStr::new("-c"), files.path().as_os_str()]);
-    assert_eq!(code, 1, "{stderr}");
-    let line = stderr.lines().next().unwrap_or_default();
-    line.split_once("lb.yaml:").map_or(line, |(_, rest)| rest).to_owned()
-}
-
 #[test]
 fn settings_that_cannot_work_are_errors_at_their_place() {
     const ORIGIN: &str = "expected scheme://host or scheme://host:port in lower case, such as https://a.example, https://*.example.com, or * for all";
@@ -250,72 +235,72 @@ fn settings_that_cannot_work_are_errors_at_their_place() {
         (
             "origins: [https://a.example/]",
             format!(
-                "8:27: {filter}.origins[0]: found \"https://a.example/\"; {ORIGIN}; did you mean \"https://a.example\"?"
+                "4:29: {filter}.origins[0]: found \"https://a.example/\"; {ORIGIN}; did you mean \"https://a.example\"?"
             ),
         ),
         (
             "origins: [https://a.example, a.example]",
             format!(
-                "8:46: {filter}.origins[1]: found \"a.example\"; {ORIGIN}; did you mean \"https://a.example\"?"
+                "4:48: {filter}.origins[1]: found \"a.example\"; {ORIGIN}; did you mean \"https://a.example\"?"
             ),
         ),
         (
             "origins: [https://a.example/app]",
             format!(
-                "8:27: {filter}.origins[0]: found \"https://a.example/app\"; {ORIGIN}; did you mean \"https://a.example\"?"
+                "4:29: {filter}.origins[0]: found \"https://a.example/app\"; {ORIGIN}; did you mean \"https://a.example\"?"
             ),
         ),
-        ("origins: [\"null\"]", format!("8:27: {filter}.origins[0]: found \"null\"; {ORIGIN}")),
-        ("origins: []", format!("8:17: {filter}.origins: no origins; expected at least one")),
+        ("origins: [\"null\"]", format!("4:29: {filter}.origins[0]: found \"null\"; {ORIGIN}")),
+        ("origins: []", format!("4:19: {filter}.origins: no origins; expected at least one")),
         (
             "origins: [\"*\"], credentials: true",
             format!(
-                "8:46: {filter}.credentials: credentials for every origin; expected the origins that may send cookies by name, or credentials: false"
+                "4:48: {filter}.credentials: credentials for every origin; expected the origins that may send cookies by name, or credentials: false"
             ),
         ),
         (
             "origins: [https://a.example], expose: [\"*\"], credentials: true",
             format!(
-                "8:75: {filter}.credentials: credentials beside expose: [\"*\"]; expected the fields to expose by name, or credentials: false"
+                "4:77: {filter}.credentials: credentials beside expose: [\"*\"]; expected the fields to expose by name, or credentials: false"
             ),
         ),
         (
             "origins: [https://a.example, \"*\"]",
             format!(
-                "8:46: {filter}.origins[1]: found \"*\" beside others; expected * alone, or no *"
+                "4:48: {filter}.origins[1]: found \"*\" beside others; expected * alone, or no *"
             ),
         ),
         (
             "origins: [\"*\"], headers: [x-a, \"*\"]",
             format!(
-                "8:48: {filter}.headers[1]: found \"*\" beside others; expected * alone, or no *"
+                "4:50: {filter}.headers[1]: found \"*\" beside others; expected * alone, or no *"
             ),
         ),
         (
             "origins: [\"*\"], methods: [get]",
             format!(
-                "8:43: {filter}.methods[0]: found \"get\"; expected GET, HEAD, POST, PUT, DELETE, PATCH or OPTIONS; did you mean \"GET\"?"
+                "4:45: {filter}.methods[0]: found \"get\"; expected GET, HEAD, POST, PUT, DELETE, PATCH or OPTIONS; did you mean \"GET\"?"
             ),
         ),
         (
             "origins: [\"*\"], methods: []",
-            format!("8:33: {filter}.methods: no methods; expected at least one"),
+            format!("4:35: {filter}.methods: no methods; expected at least one"),
         ),
         (
             "origins: [\"*\"], max_age: 1500ms",
-            format!("8:42: {filter}.max_age: found 1500ms; expected whole seconds"),
+            format!("4:44: {filter}.max_age: found 1500ms; expected whole seconds"),
         ),
         (
             "origin: [\"*\"]",
             format!(
-                "8:17: {filter}.origin: unknown key \"origin\"; expected origins, methods, headers, expose, credentials or max_age; did you mean \"origins\"?"
+                "4:19: {filter}.origin: unknown key \"origin\"; expected origins, methods, headers, expose, credentials or max_age; did you mean \"origins\"?"
             ),
         ),
     ] {
-        assert_eq!(errors(settings), expected, "{settings}");
+        assert_eq!(filter_error(&format!("cors: {{ {settings} }}")), expected, "{settings}");
     }
     assert_eq!(
-        errors(""),
-        format!("8:9: {filter}: missing key \"origins\"; expected a value for it")
+        filter_error("cors: {}"),
+        format!("4:11: {filter}: missing key \"origins\"; expected a value for it")
     );
 }
