@@ -8,6 +8,7 @@ mod handover;
 mod http1;
 mod http2;
 mod proxy_header;
+mod timer;
 mod tls;
 mod transport;
 mod watchdog;

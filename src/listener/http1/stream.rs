@@ -6,7 +6,10 @@
 
 use super::{chunked::ChunkScanner, head::Framing};
 use crate::{
-    listener::transport::Transport,
+    listener::{
+        timer::{Timer, poll_timer},
+        transport::Transport,
+    },
     model::ListenerTimeouts,
     proxy::{BrokenOff, Fault, Link},
 };
@@ -17,17 +20,12 @@ use pingora::protocols::{
     TimingDigest, UniqueID, UniqueIDType, raw_connect::ProxyDigest,
 };
 use std::{
-    future::Future,
     io::{self, IoSlice},
     pin::Pin,
     sync::{Arc, Mutex, PoisonError},
     task::{Context, Poll, ready},
-    time::Duration,
 };
-use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
-    time::{Instant, Sleep},
-};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 /// Small writes are gathered up to this, so that a head and a short body are one write.
 const GATHER: usize = 8 * 1024;
@@ -75,9 +73,9 @@ pub(super) struct Socket {
     link: Arc<Link>,
     timeouts: ListenerTimeouts,
     /// Set while the client keeps us waiting for its body.
-    reading: Option<Pin<Box<Sleep>>>,
+    reading: Timer,
     /// Set while the client does not take what we send.
-    writing: Option<Pin<Box<Sleep>>>,
+    writing: Timer,
     /// How much it had taken when that was set.
     taken: u64,
     /// Whether a read has waited since something was gathered.
@@ -336,16 +334,6 @@ impl Socket {
     }
 }
 
-/// Waits for a timer that is set on first use.
-fn poll_timer(
-    timer: &mut Option<Pin<Box<Sleep>>>,
-    patience: Duration,
-    cx: &mut Context<'_>,
-) -> Poll<()> {
-    let at = || Box::pin(tokio::time::sleep_until(Instant::now() + patience));
-    timer.get_or_insert_with(at).as_mut().poll(cx)
-}
-
 /// Where a socket waits between Pingora and the connection loop.
 pub(super) type Slot = Arc<Mutex<Option<Box<Socket>>>>;
 
@@ -467,7 +455,8 @@ impl GetSocketDigest for RequestStream {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use tokio::io::AsyncReadExt as _;
+    use std::time::Duration;
+    use tokio::{io::AsyncReadExt as _, time::Instant};
 
     /// More than fits between a client and us, less than TLS takes at once.
     const LENGTH: usize = 40_000;

@@ -8,6 +8,7 @@
 
 use super::wire::Seen;
 use crate::{
+    listener::timer::{Timer, poll_timer},
     model::ListenerTimeouts,
     proxy::{BrokenOff, Fault, Link},
 };
@@ -31,12 +32,11 @@ use pingora::{
 };
 use std::{
     future::poll_fn,
-    pin::Pin,
     sync::{Arc, Mutex, PoisonError},
     task::{Context, Poll, ready},
     time::Duration,
 };
-use tokio::time::{Instant, Sleep};
+use tokio::time::Instant;
 
 /// What is kept of a body for another try; the same as Pingora keeps of HTTP/1's.
 const KEPT: usize = 64 * 1024;
@@ -187,9 +187,9 @@ pub(super) struct StreamSession {
     timeouts: ListenerTimeouts,
     drain: Option<Duration>,
     /// Set while the client keeps us waiting for its body.
-    reading: Option<Pin<Box<Sleep>>>,
+    reading: Timer,
     /// Set while the client makes no room for what we send.
-    writing: Option<Pin<Box<Sleep>>>,
+    writing: Timer,
 }
 
 /// What a session is made of.
@@ -427,16 +427,6 @@ fn remove_misplaced(trailers: &mut HeaderMap) {
     for name in misplaced.iter().chain(&OF_CONNECTIONS) {
         trailers.remove(name);
     }
-}
-
-/// Waits for a timer that is set on first use.
-fn poll_timer(
-    timer: &mut Option<Pin<Box<Sleep>>>,
-    patience: Duration,
-    cx: &mut Context<'_>,
-) -> Poll<()> {
-    let at = || Box::pin(tokio::time::sleep_until(Instant::now() + patience));
-    timer.get_or_insert_with(at).as_mut().poll(cx)
 }
 
 impl Drop for StreamSession {

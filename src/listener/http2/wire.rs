@@ -3,6 +3,7 @@
 use super::frames::{
     Allowance, CONTINUATION, DATA, END_HEADERS, Frame, FrameScanner, HEADERS, SETTINGS,
 };
+use crate::listener::timer::{Timer, poll_timer};
 use bytes::{Buf, BytesMut};
 use std::{
     future::poll_fn,
@@ -17,7 +18,7 @@ use std::{
 };
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
-    time::{Instant, Sleep},
+    time::Instant,
 };
 
 /// What the wire has seen. It writes; the connection and its streams read, each for itself, so
@@ -106,7 +107,7 @@ pub(super) struct Wire<T> {
     seen: Arc<Seen>,
     patience: Duration,
     /// Set while the client does not take what we send.
-    writing: Option<Pin<Box<Sleep>>>,
+    writing: Timer,
 }
 
 impl<T> Wire<T> {
@@ -182,9 +183,7 @@ impl<T> Wire<T> {
             self.writing = None;
             return taken;
         }
-        let patience = self.patience;
-        let at = || Box::pin(tokio::time::sleep_until(Instant::now() + patience));
-        ready!(self.writing.get_or_insert_with(at).as_mut().poll(cx));
+        ready!(poll_timer(&mut self.writing, self.patience, cx));
         self.seen.stall.store(true, Relaxed);
         let what = "the client does not take what it is sent";
         Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, what)))
