@@ -25,8 +25,8 @@ pub(super) fn yaml(outline: &Outline, server: &Server, filters: &Registry) -> St
     };
     complete_server(&mut file, server);
     fit_listeners(&mut file);
-    // A tree of texts, lists and maps can always be written.
-    serde_saphyr::to_string(&Value::Map(file)).unwrap_or_default()
+    serde_saphyr::to_string(&Value::Map(file))
+        .expect("a tree of texts, lists and maps can always be written")
 }
 
 /// A value to be written.
