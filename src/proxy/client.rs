@@ -20,7 +20,7 @@ pub(super) fn address(
     if !snapshot.trusts(client) {
         return Some(client);
     }
-    for entry in forwarded_for(headers).into_iter().rev() {
+    for entry in forwarded_for(headers).rev() {
         let Some(address) = parse(entry) else { break };
         client = address;
         if !snapshot.trusts(client) {
@@ -38,15 +38,16 @@ pub(super) fn forwarded_scheme(headers: &HeaderMap) -> Option<&'static str> {
     [HTTP, HTTPS].into_iter().find(|scheme| first.eq_ignore_ascii_case(scheme))
 }
 
-/// The entries of all `X-Forwarded-For` fields, in order.
-fn forwarded_for(headers: &HeaderMap) -> Vec<&str> {
+/// The entries of all `X-Forwarded-For` fields, in order. What a client wrote into a field must not
+/// hide what a proxy appended to it, so they are told apart before any is read.
+fn forwarded_for(headers: &HeaderMap) -> impl DoubleEndedIterator<Item = &[u8]> {
     let fields = headers.get_all(X_FORWARDED_FOR).into_iter();
-    fields.filter_map(|value| value.to_str().ok()).flat_map(|value| value.split(',')).collect()
+    fields.flat_map(|value| value.as_bytes().split(|byte| *byte == b','))
 }
 
 /// An entry: an address, perhaps with a port.
-fn parse(entry: &str) -> Option<IpAddr> {
-    let entry = entry.trim();
+fn parse(entry: &[u8]) -> Option<IpAddr> {
+    let entry = std::str::from_utf8(entry).ok()?.trim();
     let bare = entry.strip_prefix('[').and_then(|rest| rest.split(']').next()).unwrap_or(entry);
     let without_port = || bare.rsplit_once(':').and_then(|(address, _)| address.parse().ok());
     bare.parse().ok().or_else(without_port)
@@ -77,12 +78,13 @@ mod tests {
     #[test]
     fn reads_addresses_with_and_without_ports() {
         for text in ["192.0.2.1", " 192.0.2.1 ", "192.0.2.1:4711"] {
-            assert_eq!(parse(text), Some("192.0.2.1".parse().unwrap()), "{text}");
+            assert_eq!(parse(text.as_bytes()), Some("192.0.2.1".parse().unwrap()), "{text}");
         }
         for text in ["2001:db8::1", "[2001:db8::1]", "[2001:db8::1]:80"] {
-            assert_eq!(parse(text), Some("2001:db8::1".parse().unwrap()), "{text}");
+            assert_eq!(parse(text.as_bytes()), Some("2001:db8::1".parse().unwrap()), "{text}");
         }
-        assert_eq!(parse("unknown"), None);
+        assert_eq!(parse(b"unknown"), None);
+        assert_eq!(parse(b"192.0.2.1\xe9"), None);
     }
 
     #[test]

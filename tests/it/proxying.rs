@@ -90,6 +90,19 @@ fn only_the_part_that_trusted_proxies_vouch_for_is_believed() {
 }
 
 #[test]
+fn what_a_client_writes_hides_nothing_that_a_trusted_proxy_appends() {
+    let origin = Origin::named("app-1");
+    let lb =
+        Config::pool(&[origin.entry()], UNCHECKED).and("trusted_proxies: [127.0.0.0/8]").start();
+    for claim in ["X-Forwarded-For: \u{e9}, 203.0.113.7", "X-Forwarded-For: ,\u{1f600},203.0.113.7"]
+    {
+        lb.client().ask(request("GET", "/", &[claim], b""));
+        let seen = origin.last_request().headers;
+        assert_eq!(seen.get("x-real-ip"), Some("203.0.113.7"), "{claim}");
+    }
+}
+
+#[test]
 fn the_host_a_backend_sees_is_as_configured() {
     let origin = Origin::named("app-1");
     let address = origin.address().to_string();
