@@ -6,7 +6,9 @@ use super::{
     reader::{Field, Keys, Section},
     scalar::Hint,
 };
-use crate::model::{HeaderMatch, HostPattern, Match, PathMatch, QueryMatch, ValueMatch};
+use crate::model::{
+    HeaderMatch, HostPattern, Match, PathMatch, QueryMatch, ValueMatch, path_to_match,
+};
 use regex::Regex;
 use std::net::Ipv6Addr;
 
@@ -110,7 +112,9 @@ fn path(text: &str) -> Result<String, Hint> {
         return Err(Hint::expected("a path without . and .. as segments"));
     }
     if text.starts_with('/') {
-        return Ok(text.to_owned());
+        return path_to_match(text).map_err(|_| {
+            Hint::expected("a path in which % is followed by two hexadecimal digits")
+        });
     }
     let slashed = format!("/{text}");
     let plain = !text.is_empty() && !text.contains(['*', ':', '^']);
@@ -201,8 +205,11 @@ mod tests {
 
     #[test]
     fn paths_are_in_normal_form() {
-        for text in ["/", "/v1", "/v1/", "/a.b/..c", "/%20", "/é"] {
+        for text in ["/", "/v1", "/v1/", "/a.b/..c", "/%20"] {
             assert_eq!(path(text), Ok(text.to_owned()));
+        }
+        for (text, normal) in [("/é", "/%C3%A9"), ("/%7Ea%2fb", "/~a%2Fb"), ("//a//b", "/a/b")] {
+            assert_eq!(path(text), Ok(normal.to_owned()));
         }
         for (text, nearest) in [
             ("v1", Some("/v1")),
@@ -211,6 +218,7 @@ mod tests {
             ("*", None),
             ("/a/../b", None),
             ("/a b", None),
+            ("/100%", None),
             ("^/a", None),
         ] {
             assert_eq!(path(text).unwrap_err().nearest.as_deref(), nearest, "{text}");

@@ -32,7 +32,7 @@ pub use host::host_without_port;
 pub use listener::{Listener, ListenerLimits, ListenerTimeouts, Protocol, ProxyProtocol, Tcp};
 pub use name::{BackendName, InvalidName, ListenerName, PoolName, RouteName};
 pub use number::{OutOfRange, Percent, Weight};
-pub use path::{PathError, normal_path};
+pub use path::{PathError, normal_path, path_to_match, single_slashes};
 pub use pool::{
     Backend, BackendProtocol, BackendState, Backoff, Budget, Ejection, HealthCheck, HostHeader,
     HttpProbe, Pool, PoolLimits, PoolTimeouts, Probe, ProxyVersion, Retry, RetryOn, SameSite,

@@ -4,7 +4,7 @@ use super::{Exchange, Reason, RequestBody, answer, client, hash_key};
 use crate::{
     filter::{Answer, Facts, Variables, host_of, target_of},
     model::{self, BackendProtocol},
-    route::{self, normal_path},
+    route::{self, normal_path, single_slashes},
     runtime::Action,
 };
 use http::{HeaderName, HeaderValue, StatusCode, Version, header};
@@ -112,7 +112,7 @@ impl Exchange {
         let facts = route::Facts {
             listener: self.link.listener(),
             host: &host,
-            path: &path,
+            path: &single_slashes(&path),
             query,
             method: &request.method,
             headers: &request.headers,

@@ -9,11 +9,13 @@
 mod decode;
 mod index;
 mod rule;
-#[cfg(test)]
+#[cfg(any(test, fuzzing))]
 mod tests;
 
-pub use crate::model::{PathError, normal_path};
+pub use crate::model::{PathError, normal_path, single_slashes};
 pub use rule::Condition;
+#[cfg(any(test, fuzzing))]
+pub(crate) use tests::fuzz;
 
 use crate::model::{self, HostPattern};
 use http::{HeaderMap, Method};
@@ -28,7 +30,7 @@ pub struct Facts<'a> {
     /// The host asked for, lower case and without its port (see [`host_without_port`](crate::model::host_without_port)); empty if
     /// the request names none.
     pub host: &'a str,
-    /// The path in normal form (see [`normal_path`]).
+    /// The path in normal form (see [`normal_path`]), with [single slashes](single_slashes).
     pub path: &'a str,
     /// The query as sent, without its question mark.
     pub query: Option<&'a str>,

@@ -157,3 +157,23 @@ fn what_is_wrong_with_an_ip_filter_is_said() {
                 pools: { app: { backends: [127.0.0.1:1], health_check: off } }\n";
     Config::new(fine).start();
 }
+
+#[test]
+fn no_spelling_of_the_path_leads_around_it() {
+    let origin = Origin::named("a");
+    let routes = "routes:\n  - match: { path_prefix: /internal/caf\u{e9} }\n    filters: [{ ip_filter: { deny: [127.0.0.0/8] } }]\n    pool: app\n  - pool: app";
+    let lb = Config::pool(&[origin.entry()], "health_check: off").and(routes).start();
+    for path in [
+        "/internal/caf%C3%A9",
+        "/internal/caf%c3%a9/x",
+        "/%69nternal/%63af%C3%A9",
+        "//internal/caf%C3%A9",
+        "/internal///caf%C3%A9?x",
+        "/x/../internal/./caf%C3%A9",
+        "/%69%6E%74ernal/x/%2E%2e/caf%C3%a9",
+    ] {
+        assert_eq!(lb.get(path).status, 403, "{path}");
+    }
+    assert_eq!(origin.count(), 0);
+    assert_eq!(lb.get("/internal").status, 200);
+}

@@ -37,7 +37,9 @@ fn a_prefix_is_stripped_on_whole_segments() {
             ("/x/../api/y", Some("/y")),
             ("/api/../x", Some("/x")),
             ("/%2e/api/a/%2e%2e/b", Some("/b")),
-            ("/api/%2e%2e%2fx", Some("/%2e%2e%2fx")),
+            ("/api/%2e%2e%2fx", Some("/..%2Fx")),
+            ("/%61pi/users", Some("/users")),
+            ("//api///x", Some("///x")),
         ],
     );
     assert_rewritten(

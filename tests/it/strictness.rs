@@ -149,6 +149,8 @@ fn targets_are_well_formed() {
         ("above the root", target("/../etc/passwd"), 400),
         ("above the root later", target("/a/../../b"), 400),
         ("above the root, encoded", target("/%2e%2e/b"), 400),
+        ("a percent sign alone", target("/100%"), 400),
+        ("half an encoding before another", target("/%6%31"), 400),
         ("no path", target("a"), 400),
         ("an asterisk with GET", target("*"), 400),
     ]);
@@ -229,7 +231,7 @@ fn a_request_behind_a_refused_one_is_not_served() {
 }
 
 #[test]
-fn dot_segments_are_resolved_and_forwarded_so() {
+fn paths_are_put_into_normal_form_and_forwarded_so() {
     let origin = Origin::named("app-1");
     let lb = in_front_of(&origin);
     let cases = [
@@ -238,6 +240,8 @@ fn dot_segments_are_resolved_and_forwarded_so() {
         ("/a/b/..", "/a/"),
         ("/a/%2e%2e/b?x=/../y", "/b?x=/../y"),
         ("/a%2Fb", "/a%2Fb"),
+        ("/%61%7e/caf%c3%a9?q=%61", "/a~/caf%C3%A9?q=%61"),
+        ("//a//b", "//a//b"),
         ("/plain/path?q=1&r=%20", "/plain/path?q=1&r=%20"),
         ("/", "/"),
     ];

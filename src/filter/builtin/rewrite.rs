@@ -1,8 +1,11 @@
 //! `rewrite`: another path for the backend.
 
-use crate::filter::{
-    Answer, Filter, Flow, Reason, Request, Result, SettingsError, Setup,
-    settings::{Pattern, Replacement},
+use crate::{
+    filter::{
+        Answer, Filter, Flow, Reason, Request, Result, SettingsError, Setup,
+        settings::{Pattern, Replacement},
+    },
+    model::path_to_match,
 };
 use http::StatusCode;
 use schemars::JsonSchema;
@@ -92,7 +95,7 @@ impl Change {
 
     fn strip(prefix: String) -> Result<Self, SettingsError> {
         let error = |error: SettingsError| error.at("strip_prefix");
-        check_path(&prefix).map_err(error)?;
+        let prefix = prefix_of(&prefix).map_err(error)?;
         if prefix == "/" {
             return Err(error(SettingsError::new("found \"/\"", "a prefix that is more than /")));
         }
@@ -100,7 +103,7 @@ impl Change {
     }
 
     fn replace(Prefixes { from, to }: Prefixes) -> Result<Self, SettingsError> {
-        check_path(&from).map_err(|error| error.at("replace_prefix.from"))?;
+        let from = prefix_of(&from).map_err(|error| error.at("replace_prefix.from"))?;
         check_path(&to).map_err(|error| error.at("replace_prefix.to"))?;
         Ok(Self::Prefix { from, to })
     }
@@ -127,9 +130,15 @@ impl Change {
     }
 }
 
-/// What follows `prefix` in `path`, on whole segments as in a route's `path_prefix`.
+/// What follows `prefix` in `path`, on whole segments as in a route's `path_prefix`, and with several
+/// slashes in a row as one.
 fn below<'p>(path: &'p str, prefix: &str) -> Option<&'p str> {
-    let rest = path.strip_prefix(prefix)?;
+    let mut rest = path;
+    let mut segments = prefix.split('/');
+    rest = rest.strip_prefix(segments.next()?)?;
+    for segment in segments {
+        rest = rest.strip_prefix('/')?.trim_start_matches('/').strip_prefix(segment)?;
+    }
     (rest.is_empty() || rest.starts_with('/') || prefix.ends_with('/')).then_some(rest)
 }
 
@@ -140,6 +149,13 @@ fn joined(prefix: &str, rest: &str) -> String {
         (None, false) if !rest.is_empty() => format!("{prefix}/{rest}"),
         _ => format!("{prefix}{rest}"),
     }
+}
+
+/// A prefix in the form of requests' paths.
+fn prefix_of(text: &str) -> Result<String, SettingsError> {
+    check_path(text)?;
+    let expected = "a path in which % is followed by two hexadecimal digits";
+    path_to_match(text).map_err(|_| SettingsError::new(format!("found {text:?}"), expected))
 }
 
 fn check_path(text: &str) -> Result<(), SettingsError> {
@@ -199,6 +215,9 @@ mod tests {
             ("/", "/b", "/x", Some("/b/x")),
             ("/", "/b/", "/x", Some("/b/x")),
             ("/", "/b", "*", None),
+            ("/a/b", "/", "//a///b//c", Some("//c")),
+            ("/a/", "/", "/a///x", Some("/x")),
+            ("/a", "/b", "//ax", None),
         ] {
             let change = prefix(from, to);
             assert_eq!(change.apply(path).as_deref(), expected, "{change:?} of {path}");
