@@ -5,7 +5,7 @@ CARGO ?= cargo
 LOCKED := --locked
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint build sim bench-balance bench-filters clean prerequisites
+.PHONY: help demo test lint build sim bench-balance bench-filters fuzz clean prerequisites
 
 help: ## say what can be made
 	@echo 'make TARGET, where TARGET is one of'
@@ -39,6 +39,18 @@ bench-balance: build ## measure the policies beside nginx and HAProxy, some ten 
 bench-filters: prerequisites ## measure what filters cost a request, some two minutes
 	@command -v wrk >/dev/null || { echo "Missing: wrk. Install it: sudo apt-get install wrk" >&2; exit 1; }
 	$(CARGO) run $(LOCKED) --release --example filter_cost
+
+# Seconds for each target; the long form is 600.
+FUZZ_SECONDS ?= 600
+FUZZ_TARGETS ?= config route head chunks proxy_header hello cookie filters
+# A toolchain that is not nightly has no sanitizers. What is looked for are panics, and those it finds.
+fuzz: prerequisites ## look for input that breaks a promise of the parsers, FUZZ_SECONDS (600) for each target
+	@$(CARGO) fuzz --version >/dev/null 2>&1 || $(CARGO) install $(LOCKED) cargo-fuzz
+	@for target in $(FUZZ_TARGETS); do \
+	    mkdir -p target/fuzz-corpus/$$target; \
+	    $(CARGO) fuzz run --sanitizer none $$target target/fuzz-corpus/$$target fuzz/corpus/$$target -- \
+	        -max_total_time=$(FUZZ_SECONDS) -timeout=10 -rss_limit_mb=2048 -print_final_stats=1 || exit 1; \
+	done
 
 sim: prerequisites ## simulate every balancing policy; writes the tables and plots of docs/balancing.md
 	$(CARGO) run $(LOCKED) --release --example simulate

@@ -36,6 +36,8 @@ mod app;
 pub mod cli;
 pub mod config;
 pub mod filter;
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
 pub mod listener;
 pub mod model;
 pub mod observe;

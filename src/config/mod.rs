@@ -21,6 +21,8 @@ mod effective;
 mod ejection;
 mod env;
 mod filters;
+#[cfg(any(test, fuzzing))]
+mod fuzz;
 mod health_check;
 mod http;
 mod listener;
@@ -49,6 +51,8 @@ pub use crate::model::{
 };
 pub use changes::Outline;
 pub use diagnostic::{ConfigErrors, Diagnostic};
+#[cfg(any(test, fuzzing))]
+pub(crate) use fuzz::fuzz;
 pub use quick::{Quick, quick};
 pub use schema::schema;
 

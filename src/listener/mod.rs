@@ -17,3 +17,13 @@ pub use accept::{Accepting, serve};
 pub use bind::{BindError, Bound, bind_all};
 pub use drain::{Drain, Phase};
 pub use handover::{Account, Predecessor, SocketFile, Successor, hand_over};
+#[cfg(any(test, fuzzing))]
+pub(crate) use http1::{fuzz_chunks, fuzz_head};
+#[cfg(any(test, fuzzing))]
+pub(crate) use proxy_header::fuzz as fuzz_proxy_header;
+
+/// Whether a GET may have this target.
+#[cfg(any(test, fuzzing))]
+pub(crate) fn is_target(target: &[u8]) -> bool {
+    http1::check_target(b"GET", target).is_ok()
+}

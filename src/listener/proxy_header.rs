@@ -200,6 +200,25 @@ fn canonical(address: SocketAddr) -> SocketAddr {
     SocketAddr::new(address.ip().to_canonical(), address.port())
 }
 
+/// What the beginning of some bytes was taken for, the whole is taken for.
+#[cfg(any(test, fuzzing))]
+pub(crate) fn fuzz(bytes: &[u8]) {
+    for end in crate::fuzzing::cuts(bytes) {
+        match (look(&bytes[..end]), look(bytes)) {
+            (Look::Perhaps | Look::Begun, _) | (Look::Other, Look::Other) => {}
+            (Look::Header { length, ends }, Look::Header { length: whole, ends: seen }) => {
+                assert_eq!((length, ends), (whole, seen));
+                assert!(length <= end);
+            }
+            (Look::Wrong(_), Look::Wrong(_)) => {}
+            (before, after) => panic!("first {before:?}, then {after:?}"),
+        }
+    }
+    if let Look::Header { length, .. } = look(bytes) {
+        assert!(length <= bytes.len().min(LONGEST_V2));
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -27,6 +27,8 @@ pub use exchange::{Exchange, RequestBody};
 pub(crate) use filters::own_response;
 pub use link::{BrokenOff, Fault, Link};
 pub use log_line::{Refused, log_abandoned, log_refused};
+#[cfg(any(test, fuzzing))]
+pub(crate) use sticky::fuzz as fuzz_cookie;
 
 use crate::filter::Answer;
 use async_trait::async_trait;

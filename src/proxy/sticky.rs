@@ -110,6 +110,36 @@ fn attributes(sticky: &Sticky, value: &str, tls: bool) -> String {
     text
 }
 
+/// A cookie is found where it stands and nowhere else, and only what was issued is a ticket. The first
+/// line is the cookie's name, each further one a field.
+#[cfg(any(test, fuzzing))]
+pub(crate) fn fuzz(bytes: &[u8]) {
+    let mut lines = bytes.split(|byte| *byte == b'\n');
+    let name = lines.next().and_then(|name| std::str::from_utf8(name).ok());
+    let Some(name) = name.filter(|name| !name.is_empty() && !name.contains([';', '='])) else {
+        return;
+    };
+    let mut request = RequestHeader::build("GET", b"/", None).expect("a request");
+    let fields: Vec<_> =
+        lines.filter_map(|line| header::HeaderValue::from_bytes(line).ok()).collect();
+    for field in &fields {
+        request.append_header(header::COOKIE, field.clone()).expect("it is a value");
+    }
+    let found = cookie(&request, name);
+    let start = format!("{name}=").into_bytes();
+    let stands = |value: &[u8]| {
+        let whole = [&start[..], value].concat();
+        let mut pairs = fields.iter().flat_map(|field| field.as_bytes().split(|b| *b == b';'));
+        pairs.any(|pair| pair.trim_ascii() == whole)
+    };
+    match found {
+        Some(value) => assert!(stands(value) && !value.contains(&b';'), "{value:?}"),
+        None => assert!(!stands(b""), "an empty cookie is one, too"),
+    }
+    let tickets = crate::pool::Tickets::new(name, b"sixteen bytes or more");
+    assert_eq!(tickets.read(found.unwrap_or(bytes), 0), None, "nobody issued it");
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -478,3 +478,91 @@ proptest! {
         }
     }
 }
+
+/// What bytes decide, one at a time; zeros once there are none left.
+struct Choices<'a>(std::slice::Iter<'a, u8>);
+
+impl Choices<'_> {
+    fn below(&mut self, count: usize) -> usize {
+        self.0.next().map_or(0, |byte| usize::from(*byte) % count)
+    }
+
+    fn of<T: Clone>(&mut self, all: &[T]) -> T {
+        all[self.below(all.len())].clone()
+    }
+
+    fn several<T>(&mut self, below: usize, mut one: impl FnMut(&mut Self) -> T) -> Vec<T> {
+        (0..self.below(below)).map(|_| one(self)).collect()
+    }
+
+    fn value(&mut self) -> ValueMatch {
+        match self.below(3) {
+            0 => ValueMatch::Exact(self.of(VALUES).to_owned()),
+            1 => ValueMatch::Regex(Regex::new("^[12]$").unwrap()),
+            _ => ValueMatch::Present(self.below(2) == 1),
+        }
+    }
+
+    fn path(&mut self) -> PathMatch {
+        match self.below(3) {
+            0 => PathMatch::Exact(self.of(PATHS).to_owned()),
+            1 => PathMatch::Prefix(self.of(&PATHS[..9]).to_owned()),
+            _ => PathMatch::Regex(Regex::new(self.of(&["^/a/", "b$"])).unwrap()),
+        }
+    }
+
+    fn route(&mut self) -> Route {
+        const NAMES: [&str; 2] = ["p", "q"];
+        let only = self.several(3, |choices| choices.of(&listeners()));
+        let listeners =
+            if only.is_empty() { RouteListeners::All } else { RouteListeners::Only(only) };
+        let matches = Match {
+            hosts: self.several(4, |choices| {
+                let below = choices.below(2) == 1;
+                let pattern = if below { HostPattern::Below } else { HostPattern::Exact };
+                pattern(choices.of(&HOSTS[1..]).to_owned())
+            }),
+            path: (self.below(4) > 0).then(|| self.path()),
+            methods: self.several(2, |choices| choices.of(&[Method::GET, Method::POST])),
+            headers: self.several(2, |choices| HeaderMatch {
+                name: HeaderName::from_static(choices.of(&NAMES)),
+                value: choices.value(),
+            }),
+            query: self.several(2, |choices| QueryMatch {
+                name: choices.of(&NAMES).to_owned(),
+                value: choices.value(),
+            }),
+        };
+        Route { listeners, ..route(matches) }
+    }
+
+    fn request(&mut self) -> Request {
+        let (host, path) = (self.of(HOSTS), self.of(PATHS));
+        let query = self
+            .several(3, |choices| format!("{}={}", choices.of(&["p", "q"]), choices.of(VALUES)));
+        let request = Request {
+            listener: self.below(3),
+            method: self.of(&[Method::GET, Method::POST]),
+            ..Request::get(host, path)
+        };
+        let fields = self.several(3, |choices| (choices.of(&["p", "q"]), choices.of(VALUES)));
+        fields
+            .into_iter()
+            .fold(request, |request, (name, value)| request.with_header(name, value.as_bytes()))
+            .with_query(&query.join("&"))
+    }
+}
+
+/// A table of routes and requests that `bytes` decide: the model finds what the table finds.
+pub(crate) fn fuzz(bytes: &[u8]) {
+    let mut choices = Choices(bytes.iter());
+    let routes = choices.several(40, Choices::route);
+    let table = table(&routes);
+    for request in choices.several(20, Choices::request) {
+        let facts = request.facts();
+        let expected = model_find(&routes, &request);
+        assert_eq!(table.find(&facts), expected, "{request:?}");
+        let unobstructed = (0..routes.len()).find(|&at| table.why_not(at, &facts).is_none());
+        assert_eq!(unobstructed, expected, "{request:?}");
+    }
+}

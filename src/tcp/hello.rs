@@ -122,6 +122,20 @@ fn host_name(content: &[u8]) -> Option<Box<str>> {
     Some(name.to_ascii_lowercase().into())
 }
 
+/// What the beginning of some bytes was taken for, the whole is taken for; and a name is one.
+#[cfg(any(test, fuzzing))]
+pub(crate) fn fuzz(bytes: &[u8]) {
+    let whole = parse(bytes);
+    for end in crate::fuzzing::cuts(bytes) {
+        let beginning = parse(&bytes[..end]);
+        assert!(beginning.is_none() || beginning == whole, "first {beginning:?}, then {whole:?}");
+    }
+    if let Some(Beginning::Hello(Some(name))) = whole {
+        assert!((1..=LONGEST_NAME).contains(&name.len()), "{name:?}");
+        assert!(!name.contains(|c: char| c.is_ascii_uppercase() || c.is_whitespace()), "{name:?}");
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -14,4 +14,6 @@ mod socket;
 mod tries;
 
 pub use connection::{Arrival, refuse, serve};
+#[cfg(any(test, fuzzing))]
+pub(crate) use hello::fuzz as fuzz_hello;
 pub use socket::{Socket, Stream};

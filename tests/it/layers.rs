@@ -17,6 +17,7 @@ use std::{
 const ALLOWED: &[(&str, &[&str])] = &[
     ("main", &["cli", "app"]),
     ("cli", &["app", "config", "filter", "model", "observe"]),
+    ("fuzzing", &["app", "config", "listener", "proxy", "route", "tcp", "testing"]),
     ("testing", &["app", "config", "filter", "listener", "proxy", "route", "model"]),
     (
         "app",

@@ -1,38 +1,9 @@
 //! No input makes the parser panic, and what it refuses it explains.
 
-use crate::model::{Balance, BalancePolicy, Pool};
+use crate::{config::fuzz::check, model::BalancePolicy};
 use proptest::prelude::*;
 
 const FULL: &str = include_str!("../../../conf/full.yaml");
-
-/// Parses, and checks what holds for every input.
-fn check(text: &str) {
-    let errors = match super::parse_shipped(text) {
-        Ok(checked) => return checked.config.pools.iter().for_each(check_pool),
-        Err(errors) => errors,
-    };
-    assert!(!errors.diagnostics().is_empty());
-    for diagnostic in errors.diagnostics() {
-        assert!(diagnostic.message.contains("; expected "), "{diagnostic}");
-        assert!(diagnostic.position.is_none_or(|at| at.line > 0 && at.column > 0), "{diagnostic}");
-        assert!(!diagnostic.to_string().contains('\n'), "{diagnostic:?}");
-    }
-}
-
-/// Checks what holds among the values of every pool that is accepted.
-fn check_pool(pool: &Pool) {
-    let Pool { balance, sticky, ejection, retry, limits, .. } = pool;
-    assert!(balance.bounded_load.is_none_or(|ratio| ratio > 1.0), "{balance:?}");
-    assert!(balance.policy.is_hashing() || *balance == Balance::of(balance.policy), "{balance:?}");
-    if let Some(sticky) = sticky {
-        assert!(!sticky.cookie.is_empty() && sticky.path.starts_with('/'), "{sticky:?}");
-        assert!(sticky.secret.as_ref().is_none_or(|secret| secret.len() >= 16), "{sticky:?}");
-    }
-    assert!(ejection.is_none_or(|ejection| ejection.base_time <= ejection.max_time));
-    assert!(retry.attempts <= 10 && !retry.on.is_empty(), "{retry:?}");
-    assert!(retry.backoff.base <= retry.backoff.max, "{retry:?}");
-    assert!(limits.queue == 0 || limits.connections_per_backend.is_some(), "{limits:?}");
-}
 
 /// Pieces of which configuration files are made, valid and not.
 fn piece() -> impl Strategy<Value = &'static str> {
