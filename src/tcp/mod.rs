@@ -9,9 +9,11 @@
 mod connection;
 mod hello;
 mod log_line;
+mod pipe;
 mod relay;
 mod socket;
 mod tries;
 
 pub use connection::{Arrival, refuse, serve};
+pub use pipe::Pipes;
 pub use socket::{Socket, Stream};

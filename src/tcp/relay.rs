@@ -1,11 +1,15 @@
 //! Passing on what two sides send each other, until both have ended.
 //!
 //! Each direction reads a piece onto the stack and writes it at once, so a connection has a buffer of
-//! its own only for what the other side does not take, and none while it is idle. The end of one
+//! its own only for what the other side does not take, and none while it is idle. One that has much to
+//! pass on gets a [`Pipe`] for as long as more comes. The end of one
 //! direction is passed on and leaves the other open: many protocols say "that was all" in this way and
 //! wait for the answer.
 
-use super::Stream;
+use super::{
+    Stream,
+    pipe::{Filled, Pipe, Pipes},
+};
 use bytes::{Buf, BytesMut};
 use std::{
     future::poll_fn,
@@ -22,6 +26,11 @@ use tokio::{
 
 /// What is read at a time. docs/performance.md says what was measured.
 const PIECE: usize = 32 * 1024;
+
+/// A direction that has copied this much is worth a pipe: what is shorter is soon over.
+const BULK: u64 = 1024 * 1024;
+/// How long nothing comes before a pipe is given back.
+const REST: Duration = Duration::from_secs(1);
 
 /// One of the two sides.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,14 +70,27 @@ enum Fault {
 struct Direction {
     /// What was read and has not been taken yet.
     rest: BytesMut,
+    /// Bytes read since there was a pipe.
+    copied: u64,
+    pipe: Option<Pipe>,
+    /// Whether pipes are of no use here.
+    unsupported: bool,
     /// Bytes that were taken.
     passed: u64,
     /// Whether something was written since it was last made sure that it is on its way.
     unflushed: bool,
-    /// Whether the reading side has said all.
-    ended: bool,
-    /// Whether the writing side has heard so.
-    closed: bool,
+    stage: Stage,
+}
+
+/// How far a direction has come.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Stage {
+    #[default]
+    Open,
+    /// The reading side has said all.
+    Ended,
+    /// The writing side has heard so.
+    Closed,
 }
 
 impl Direction {
@@ -77,14 +99,16 @@ impl Direction {
         &mut self,
         from: &mut impl Stream,
         to: &mut impl Stream,
+        pipes: &Pipes,
         cx: &mut Context<'_>,
     ) -> Poll<Result<(), Fault>> {
-        while !self.closed {
+        while self.stage != Stage::Closed {
             ready!(self.poll_rest(to, cx)).map_err(Fault::Writing)?;
-            if self.ended {
+            if self.stage == Stage::Ended {
+                self.pipe = None;
                 ready!(Pin::new(&mut *to).poll_shutdown(cx)).map_err(Fault::Writing)?;
-                self.closed = true;
-            } else if self.poll_piece(from, to, cx)?.is_pending() {
+                self.stage = Stage::Closed;
+            } else if self.poll_more(from, to, pipes, cx)?.is_pending() {
                 if self.unflushed {
                     ready!(Pin::new(&mut *to).poll_flush(cx)).map_err(Fault::Writing)?;
                     self.unflushed = false;
@@ -95,13 +119,53 @@ impl Direction {
         Poll::Ready(Ok(()))
     }
 
-    /// Writes what is left of an earlier piece, and gives its memory back.
+    /// Takes in what comes next, through a pipe if much has come already.
+    fn poll_more(
+        &mut self,
+        from: &mut impl Stream,
+        to: &mut impl Stream,
+        pipes: &Pipes,
+        cx: &mut Context<'_>,
+    ) -> Result<Poll<()>, Fault> {
+        let Some(pipe) = &mut self.pipe else {
+            let polled = self.poll_piece(from, to, cx)?;
+            if self.copied >= BULK && from.is_plain() && to.is_plain() && !self.unsupported {
+                self.copied = 0;
+                self.pipe = pipes.open();
+            }
+            return Ok(polled);
+        };
+        match pipe.poll_fill(from.socket(), cx) {
+            Poll::Pending => return Ok(Poll::Pending),
+            Poll::Ready(Err(error)) => return Err(Fault::Reading(error)),
+            Poll::Ready(Ok(Filled::Some)) => {}
+            Poll::Ready(Ok(Filled::End)) => self.stage = Stage::Ended,
+            Poll::Ready(Ok(Filled::Unsupported)) => {
+                self.unsupported = true;
+                self.pipe = None;
+            }
+        }
+        Ok(Poll::Ready(()))
+    }
+
+    /// Gives an empty pipe back.
+    fn rest(&mut self) {
+        if self.pipe.as_ref().is_some_and(Pipe::is_empty) {
+            self.pipe = None;
+            self.copied = 0;
+        }
+    }
+
+    /// Writes what is left of an earlier piece, and gives its memory back; and what is in the pipe.
     fn poll_rest(&mut self, to: &mut impl Stream, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while !self.rest.is_empty() {
             let written = ready!(self.poll_write(to, None, cx))?;
             self.rest.advance(written);
         }
         self.rest = BytesMut::new();
+        while let Some(pipe) = self.pipe.as_mut().filter(|pipe| !pipe.is_empty()) {
+            self.passed += ready!(pipe.poll_drain(to.socket(), cx))? as u64;
+        }
         Poll::Ready(Ok(()))
     }
 
@@ -120,7 +184,10 @@ impl Direction {
             Poll::Ready(read) => read.map_err(Fault::Reading)?,
         }
         let mut left = piece.filled();
-        self.ended = left.is_empty();
+        self.copied += left.len() as u64;
+        if left.is_empty() {
+            self.stage = Stage::Ended;
+        }
         let mut written = Ok(());
         while !left.is_empty() {
             match self.poll_write(to, Some(left), cx) {
@@ -163,6 +230,7 @@ pub(super) struct Relay {
     inward: Direction,
     /// From the backend to the client.
     outward: Direction,
+    pipes: Pipes,
     idle_timeout: Duration,
     /// When something was last passed on.
     moved: Instant,
@@ -170,8 +238,9 @@ pub(super) struct Relay {
 }
 
 impl Relay {
-    pub(super) fn new(idle_timeout: Duration) -> Self {
+    pub(super) fn new(pipes: Pipes, idle_timeout: Duration) -> Self {
         Self {
+            pipes,
             inward: Direction::default(),
             outward: Direction::default(),
             idle_timeout,
@@ -198,8 +267,9 @@ impl Relay {
     /// Whether neither side has heard anything of the other yet.
     pub(super) fn is_untouched(&self) -> bool {
         let Self { inward, outward, .. } = self;
-        let heard = |direction: &Direction| direction.passed > 0 || direction.closed;
-        !heard(inward) && !heard(outward) && outward.rest.is_empty() && !outward.ended
+        let heard = |it: &Direction| it.passed > 0 || it.stage == Stage::Closed;
+        let said = !outward.rest.is_empty() || outward.stage == Stage::Ended;
+        !heard(inward) && !heard(outward) && !said
     }
 
     /// Waits until one side hears something of the other, or the connection ends before.
@@ -237,17 +307,39 @@ impl Relay {
             if only_begin && !self.is_untouched() {
                 return Poll::Ready(None);
             }
-            // The timer is set anew only when it is over: a busy connection would do nothing else.
+            // The timer is set anew only when it is over, or when there is a pipe to give back before:
+            // a busy connection would do nothing else.
+            if idle.deadline() > self.due() {
+                idle.as_mut().reset(self.due());
+            }
             while idle.as_mut().poll(cx).is_ready() {
-                let due = self.moved + self.idle_timeout;
-                if due <= Instant::now() {
+                if self.moved + self.idle_timeout <= Instant::now() {
                     return Poll::Ready(Some(Ended::Idle));
                 }
-                idle.as_mut().reset(due);
+                self.rest();
+                idle.as_mut().reset(self.due());
             }
             Poll::Pending
         })
         .await
+    }
+
+    /// When there is something to do if nothing is passed on until then.
+    fn due(&self) -> Instant {
+        let empty = |direction: &Direction| direction.pipe.as_ref().is_some_and(Pipe::is_empty);
+        let idle = self.moved + self.idle_timeout;
+        if empty(&self.inward) || empty(&self.outward) {
+            return idle.min(self.moved + REST);
+        }
+        idle
+    }
+
+    /// Gives pipes back that nothing came for.
+    fn rest(&mut self) {
+        if self.moved + REST <= Instant::now() {
+            self.inward.rest();
+            self.outward.rest();
+        }
     }
 
     fn poll_both(
@@ -257,8 +349,8 @@ impl Relay {
         cx: &mut Context<'_>,
     ) -> Poll<Ended> {
         let before = (self.inward.passed, self.outward.passed);
-        let inward = self.inward.poll(client, backend, cx);
-        let outward = self.outward.poll(backend, client, cx);
+        let inward = self.inward.poll(client, backend, &self.pipes, cx);
+        let outward = self.outward.poll(backend, client, &self.pipes, cx);
         if before != (self.inward.passed, self.outward.passed) {
             self.note_progress();
         }

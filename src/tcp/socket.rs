@@ -1,10 +1,12 @@
 //! The socket beneath a connection, looked at without taking anything off it.
 
+use crate::pool::Dialed;
 use rustix::net::{RecvFlags, recv};
 use std::{
     io,
     net::SocketAddr,
     os::fd::{AsFd, BorrowedFd},
+    task::{Context, Poll},
     time::Duration,
 };
 use tokio::{
@@ -42,6 +44,16 @@ pub enum Socket<'a> {
     Tcp(&'a TcpStream),
     /// A unix socket.
     Unix(&'a UnixStream),
+}
+
+impl<'a> Socket<'a> {
+    /// That of a connection to a backend.
+    pub(super) fn of(backend: &'a Dialed) -> Self {
+        match backend {
+            Dialed::Tcp(stream) => Self::Tcp(stream),
+            Dialed::Unix(stream) => Self::Unix(stream),
+        }
+    }
 }
 
 impl Socket<'_> {
@@ -153,7 +165,26 @@ impl Socket<'_> {
         }
     }
 
-    fn try_io<T>(self, interest: Interest, io: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
+    /// Polls for readiness to read or write.
+    pub(super) fn poll_ready(
+        self,
+        interest: Interest,
+        cx: &mut Context<'_>,
+    ) -> Poll<io::Result<()>> {
+        match (self, interest.is_writable()) {
+            (Self::Tcp(stream), false) => stream.poll_read_ready(cx),
+            (Self::Tcp(stream), true) => stream.poll_write_ready(cx),
+            (Self::Unix(stream), false) => stream.poll_read_ready(cx),
+            (Self::Unix(stream), true) => stream.poll_write_ready(cx),
+        }
+    }
+
+    /// Does what the socket is said to be ready for; that it is not after all is noted.
+    pub(super) fn try_io<T>(
+        self,
+        interest: Interest,
+        io: impl FnOnce() -> io::Result<T>,
+    ) -> io::Result<T> {
         match self {
             Self::Tcp(stream) => stream.try_io(interest, io),
             Self::Unix(stream) => stream.try_io(interest, io),

@@ -52,33 +52,31 @@ pub(super) struct Tries<'a> {
     story: &'a mut Story,
     /// Whose connection it is.
     ends: Ends,
-    idle_timeout: Duration,
     /// What the hashing policies go by.
     key: Option<u64>,
     tried: Tried,
 }
 
 impl<'a> Tries<'a> {
-    pub(super) fn new(
-        pool: &'a Pool,
-        ends: Ends,
-        idle_timeout: Duration,
-        story: &'a mut Story,
-    ) -> Self {
+    pub(super) fn new(pool: &'a Pool, ends: Ends, story: &'a mut Story) -> Self {
         let hashes = pool.spec().balance.policy.is_hashing();
         let key = story.client.filter(|_| hashes).map(hash_address);
-        Self { pool, story, ends, idle_timeout, key, tried: Tried::default() }
+        Self { pool, story, ends, key, tried: Tried::default() }
     }
 
     /// Connects to one backend after another, until one takes the connection or there is no other try.
-    pub(super) async fn connect<S: Stream>(mut self, client: &mut S) -> Result<Connected, Reason> {
+    /// What each of them says goes through `relay`.
+    pub(super) async fn connect<S: Stream>(
+        mut self,
+        client: &mut S,
+        mut relay: Relay,
+    ) -> Result<Box<Connected>, Reason> {
         let mut lease = self.pick_first(client.socket()).await?;
-        let mut relay = Relay::new(self.idle_timeout);
         loop {
             let began = Instant::now();
             let failure = match self.begin(&lease, client, &mut relay).await {
                 Ok((backend, ended)) => {
-                    return Ok(Connected { backend, lease, began, relay, ended });
+                    return Ok(Box::new(Connected { backend, lease, began, relay, ended }));
                 }
                 Err(failure) => failure,
             };
@@ -128,7 +126,9 @@ impl<'a> Tries<'a> {
                 Err(Failure { kind: RetryOn::Reset, error })
             }
             ended => {
-                self.pool.report(lease, Outcome::Success { first_byte: connect });
+                if !matches!(ended, Some(Ended::Broken(..))) {
+                    self.pool.report(lease, Outcome::Success { first_byte: connect });
+                }
                 Ok((backend, ended))
             }
         }

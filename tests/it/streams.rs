@@ -76,6 +76,34 @@ fn a_stream_of_any_size_takes_little_memory() {
 }
 
 #[test]
+fn what_a_large_stream_needs_is_given_back_while_its_connection_lives() {
+    for backend in [Raw::named("tcp"), Raw::unix("unix")] {
+        let lb = in_front_of(&backend);
+        let (mut client, mut served) = (lb.client(), backend.accept());
+        client.send("x");
+        served.exactly(1);
+        let before = lb.program.descriptors();
+        for _ in 0..2 {
+            let block: Vec<u8> = (0..16 << 20).map(|at: u32| (at >> 3) as u8).collect();
+            thread::scope(|scope| {
+                let mut writer = client.writer();
+                let block = &block;
+                scope.spawn(move || writer.write_all(block).unwrap());
+                let half = served.exactly(block.len() / 2);
+                eventually("it has a pipe", || lb.program.descriptors() > before);
+                let rest = served.exactly(block.len() / 2);
+                assert!([half, rest].concat() == *block, "what arrives is what was sent");
+            });
+            eventually("it has as few descriptors as before", || {
+                lb.program.descriptors() == before
+            });
+        }
+        served.send("y");
+        assert_eq!(client.exactly(1), b"y");
+    }
+}
+
+#[test]
 fn what_is_not_read_is_not_taken_either() {
     let backend = Raw::named("a");
     let lb = in_front_of(&backend);
