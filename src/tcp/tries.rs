@@ -12,6 +12,7 @@ use crate::{
         hash_address,
     },
 };
+use rustix::io::Errno;
 use std::{
     io,
     time::{Duration, Instant},
@@ -37,8 +38,16 @@ struct Failure {
 }
 
 impl Failure {
+    /// Whether it is us who lack something. That says nothing of the backend.
+    fn is_ours(&self) -> bool {
+        let lacking =
+            [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM, Errno::ADDRNOTAVAIL];
+        Errno::from_io_error(&self.error).is_some_and(|error| lacking.contains(&error))
+    }
+
     fn reason(&self) -> Reason {
         match self.kind {
+            _ if self.is_ours() => Reason::InternalError,
             RetryOn::Reset => Reason::UpstreamReset,
             _ if self.error.kind() == io::ErrorKind::TimedOut => Reason::UpstreamTimeout,
             _ => Reason::ConnectFailed,
@@ -80,7 +89,9 @@ impl<'a> Tries<'a> {
                 }
                 Err(failure) => failure,
             };
-            self.pool.report(&lease, Outcome::Failure { took: began.elapsed() });
+            if !failure.is_ours() {
+                self.pool.report(&lease, Outcome::Failure { took: began.elapsed() });
+            }
             lease = self.pick_next(&lease, &failure)?;
             tokio::time::sleep(self.pool.pause(self.story.tries)).await;
         }

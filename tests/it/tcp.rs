@@ -438,6 +438,29 @@ fn a_backend_that_refuses_connections_is_ejected() {
 }
 
 #[test]
+fn a_lack_of_descriptors_is_not_held_against_a_backend() {
+    let backend = Raw::named("a");
+    let spare = Raw::named("spare");
+    let keys = format!("{UNCHECKED}\nejection: {{ consecutive_failures: 1 }}");
+    // A connection takes two: with one of these limits, the last of them has one.
+    let lacking = [40, 41].map(|limit| {
+        let files = config("", &entries(&[&backend, &spare]), &keys).write();
+        let mut command = std::process::Command::new("sh");
+        let binary = Program::command(["-c"]).get_program().to_owned();
+        let run = format!("ulimit -n {limit} && exec \"$0\" -c \"$1\"");
+        command.args(["-c", &run]).arg(binary).arg(files.path());
+        let program = Program::spawn(&mut command);
+        program.stderr.wait_for("listening on");
+        let _crowd: Vec<Client> = (0..30).map(|_| Client::connect(&files.web())).collect();
+        let lacks = || program.stderr.count("internal_error after") > 0;
+        let lacking = within(Duration::from_secs(1), lacks);
+        assert_eq!(program.stderr.count("EJECTED"), 0);
+        lacking
+    });
+    assert!(lacking.contains(&true), "nobody lacked anything");
+}
+
+#[test]
 fn a_connection_that_is_silent_for_too_long_is_closed() {
     let backend = Raw::named("a");
     let lb = tcp("idle_timeout: 300ms", &entries(&[&backend]), UNCHECKED);
