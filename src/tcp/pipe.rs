@@ -72,8 +72,9 @@ pub(super) struct Pipe {
 pub(super) enum Filled {
     /// There is something in it.
     Some,
-    /// Nothing more will come.
-    End,
+    /// Nothing was moved. That need not be the end, nor mean that there is nothing to read: at a byte of
+    /// urgent data, which reading passes over, splice(2) stops for good and says one or the other.
+    Nothing,
     /// The system does not do this with such a socket.
     Unsupported,
 }
@@ -85,27 +86,22 @@ impl Pipe {
     }
 
     /// Moves what `from` has into the pipe, which must be empty: full, it would have to wait as well.
+    /// Does not wait for more to come.
     pub(super) fn poll_fill(
         &mut self,
         from: Socket<'_>,
         cx: &mut Context<'_>,
     ) -> Poll<io::Result<Filled>> {
-        loop {
-            ready!(from.poll_ready(Interest::READABLE, cx))?;
-            let fill = || Ok(splice(from, None, &self.write, None, self.capacity, FLAGS)?);
-            match from.try_io(Interest::READABLE, fill) {
-                Ok(0) => return Poll::Ready(Ok(Filled::End)),
-                Ok(moved) => {
-                    self.held = moved;
-                    return Poll::Ready(Ok(Filled::Some));
-                }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                Err(error) if Errno::from_io_error(&error) == Some(Errno::INVAL) => {
-                    return Poll::Ready(Ok(Filled::Unsupported));
-                }
-                Err(error) => return Poll::Ready(Err(error)),
+        ready!(from.poll_ready(Interest::READABLE, cx))?;
+        Poll::Ready(match splice(from, None, &self.write, None, self.capacity, FLAGS) {
+            Ok(0) | Err(Errno::AGAIN) => Ok(Filled::Nothing),
+            Ok(moved) => {
+                self.held = moved;
+                Ok(Filled::Some)
             }
-        }
+            Err(Errno::INVAL) => Ok(Filled::Unsupported),
+            Err(error) => Err(error.into()),
+        })
     }
 
     /// Moves some of what is in the pipe to `to`, and says how much.

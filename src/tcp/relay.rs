@@ -2,9 +2,8 @@
 //!
 //! Each direction reads a piece onto the stack and writes it at once, so a connection has a buffer of
 //! its own only for what the other side does not take, and none while it is idle. One that has much to
-//! pass on gets a [`Pipe`] for as long as more comes. The end of one
-//! direction is passed on and leaves the other open: many protocols say "that was all" in this way and
-//! wait for the answer.
+//! pass on gets a [`Pipe`] for as long as that goes on. The end of one direction is passed on and leaves
+//! the other open: many protocols say "that was all" in this way and wait for the answer.
 
 use super::{
     Stream,
@@ -27,10 +26,10 @@ use tokio::{
 /// What is read at a time. docs/performance.md says what was measured.
 const PIECE: usize = 32 * 1024;
 
-/// A direction that has copied this much is worth a pipe: what is shorter is soon over.
+/// A direction that passes on this much within [`PACE`] is worth a pipe. There are only so many, and
+/// those who chat all day long should not have them.
 const BULK: u64 = 1024 * 1024;
-/// How long nothing comes before a pipe is given back.
-const REST: Duration = Duration::from_secs(1);
+const PACE: Duration = Duration::from_secs(1);
 
 /// One of the two sides.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,8 +69,8 @@ enum Fault {
 struct Direction {
     /// What was read and has not been taken yet.
     rest: BytesMut,
-    /// Bytes read since there was a pipe.
-    copied: u64,
+    /// Bytes that came lately, for or through a pipe.
+    recent: u64,
     pipe: Option<Pipe>,
     /// Whether pipes are of no use here.
     unsupported: bool,
@@ -119,7 +118,7 @@ impl Direction {
         Poll::Ready(Ok(()))
     }
 
-    /// Takes in what comes next, through a pipe if much has come already.
+    /// Takes in what comes next, through a pipe if much comes.
     fn poll_more(
         &mut self,
         from: &mut impl Stream,
@@ -129,31 +128,30 @@ impl Direction {
     ) -> Result<Poll<()>, Fault> {
         let Some(pipe) = &mut self.pipe else {
             let polled = self.poll_piece(from, to, cx)?;
-            if self.copied >= BULK && from.is_plain() && to.is_plain() && !self.unsupported {
-                self.copied = 0;
+            if self.recent >= BULK && from.is_plain() && to.is_plain() && !self.unsupported {
                 self.pipe = pipes.open();
             }
             return Ok(polled);
         };
         match pipe.poll_fill(from.socket(), cx) {
-            Poll::Pending => return Ok(Poll::Pending),
-            Poll::Ready(Err(error)) => return Err(Fault::Reading(error)),
-            Poll::Ready(Ok(Filled::Some)) => {}
-            Poll::Ready(Ok(Filled::End)) => self.stage = Stage::Ended,
+            Poll::Pending => Ok(Poll::Pending),
+            Poll::Ready(Err(error)) => Err(Fault::Reading(error)),
+            Poll::Ready(Ok(Filled::Some)) => Ok(Poll::Ready(())),
+            Poll::Ready(Ok(Filled::Nothing)) => self.poll_piece(from, to, cx),
             Poll::Ready(Ok(Filled::Unsupported)) => {
                 self.unsupported = true;
                 self.pipe = None;
+                Ok(Poll::Ready(()))
             }
         }
-        Ok(Poll::Ready(()))
     }
 
-    /// Gives an empty pipe back.
-    fn rest(&mut self) {
-        if self.pipe.as_ref().is_some_and(Pipe::is_empty) {
+    /// A time is over in which pipes have to be earned. Gives back one that had too little to do.
+    fn count_anew(&mut self) {
+        if self.recent < BULK && self.pipe.as_ref().is_some_and(Pipe::is_empty) {
             self.pipe = None;
-            self.copied = 0;
         }
+        self.recent = 0;
     }
 
     /// Writes what is left of an earlier piece, and gives its memory back; and what is in the pipe.
@@ -164,7 +162,9 @@ impl Direction {
         }
         self.rest = BytesMut::new();
         while let Some(pipe) = self.pipe.as_mut().filter(|pipe| !pipe.is_empty()) {
-            self.passed += ready!(pipe.poll_drain(to.socket(), cx))? as u64;
+            let moved = ready!(pipe.poll_drain(to.socket(), cx))? as u64;
+            self.passed += moved;
+            self.recent += moved;
         }
         Poll::Ready(Ok(()))
     }
@@ -184,7 +184,7 @@ impl Direction {
             Poll::Ready(read) => read.map_err(Fault::Reading)?,
         }
         let mut left = piece.filled();
-        self.copied += left.len() as u64;
+        self.recent += left.len() as u64;
         if left.is_empty() {
             self.stage = Stage::Ended;
         }
@@ -234,17 +234,21 @@ pub(super) struct Relay {
     idle_timeout: Duration,
     /// When something was last passed on.
     moved: Instant,
+    /// Since when the directions count what comes lately.
+    counting: Instant,
     first_byte: Option<Instant>,
 }
 
 impl Relay {
     pub(super) fn new(pipes: Pipes, idle_timeout: Duration) -> Self {
+        let now = Instant::now();
         Self {
             pipes,
             inward: Direction::default(),
             outward: Direction::default(),
             idle_timeout,
-            moved: Instant::now(),
+            moved: now,
+            counting: now,
             first_byte: None,
         }
     }
@@ -307,16 +311,17 @@ impl Relay {
             if only_begin && !self.is_untouched() {
                 return Poll::Ready(None);
             }
-            // The timer is set anew only when it is over, or when there is a pipe to give back before:
-            // a busy connection would do nothing else.
+            // The timer is set anew only when it is over, or when there is a pipe to look after before: a
+            // busy connection would do nothing else.
             if idle.deadline() > self.due() {
                 idle.as_mut().reset(self.due());
             }
             while idle.as_mut().poll(cx).is_ready() {
-                if self.moved + self.idle_timeout <= Instant::now() {
+                let now = Instant::now();
+                if self.moved + self.idle_timeout <= now {
                     return Poll::Ready(Some(Ended::Idle));
                 }
-                self.rest();
+                self.keep_count(now);
                 idle.as_mut().reset(self.due());
             }
             Poll::Pending
@@ -329,16 +334,17 @@ impl Relay {
         let empty = |direction: &Direction| direction.pipe.as_ref().is_some_and(Pipe::is_empty);
         let idle = self.moved + self.idle_timeout;
         if empty(&self.inward) || empty(&self.outward) {
-            return idle.min(self.moved + REST);
+            return idle.min(self.counting + PACE);
         }
         idle
     }
 
-    /// Gives pipes back that nothing came for.
-    fn rest(&mut self) {
-        if self.moved + REST <= Instant::now() {
-            self.inward.rest();
-            self.outward.rest();
+    /// Has the directions count anew when it is time for that.
+    fn keep_count(&mut self, now: Instant) {
+        if self.counting + PACE <= now {
+            self.counting = now;
+            self.inward.count_anew();
+            self.outward.count_anew();
         }
     }
 
@@ -364,6 +370,7 @@ impl Relay {
 
     fn note_progress(&mut self) {
         self.moved = Instant::now();
+        self.keep_count(self.moved);
         if self.outward.passed > 0 {
             self.first_byte.get_or_insert(self.moved);
         }
@@ -374,5 +381,20 @@ fn broken(fault: Fault, from: Side, to: Side) -> Ended {
     match fault {
         Fault::Reading(error) => Ended::Broken(from, error),
         Fault::Writing(error) => Ended::Broken(to, error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pipe_is_kept_as_long_as_much_goes_through_it() {
+        let mut direction = Direction { pipe: Pipes::default().open(), ..Direction::default() };
+        for (recent, kept) in [(BULK, true), (BULK + 1, true), (BULK - 1, false)] {
+            direction.recent = recent;
+            direction.count_anew();
+            assert_eq!((direction.pipe.is_some(), direction.recent), (kept, 0), "{recent}");
+        }
     }
 }

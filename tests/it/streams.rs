@@ -104,6 +104,28 @@ fn what_a_large_stream_needs_is_given_back_while_its_connection_lives() {
 }
 
 #[test]
+fn urgent_data_does_not_stop_a_large_stream() {
+    let backend = Raw::named("a");
+    let lb = in_front_of(&backend);
+    let (client, mut served) = (lb.client(), backend.accept());
+    let half = vec![7; 8 << 20];
+    thread::scope(|scope| {
+        let mut writer = client.writer();
+        let half = &half;
+        scope.spawn(move || {
+            writer.write_all(half).unwrap();
+            // Nobody reads it, as nobody asks for it.
+            writer.send_out_of_band(b"!").unwrap();
+            writer.write_all(half).unwrap();
+            writer.shutdown(std::net::Shutdown::Write).unwrap();
+        });
+        let whole = served.exactly(2 * half.len());
+        assert!(whole.iter().all(|byte| *byte == 7), "what arrives is what was sent");
+        assert!(served.is_closed());
+    });
+}
+
+#[test]
 fn what_is_not_read_is_not_taken_either() {
     let backend = Raw::named("a");
     let lb = in_front_of(&backend);
