@@ -111,13 +111,8 @@ impl Arrival {
         let handshake = self.handshake(&ends);
         let Self { listener, counted, http1, .. } = self;
         Box::pin(async move {
-            // Boxed, as a handshake takes more room than the connection after it needs.
-            let met = match handshake {
-                Some(handshake) => Box::pin(handshake.meet(socket)).await,
-                None => Met::Client(Transport::Clear(socket), None),
-            };
             let refusal = counted.is_too_many().then_some(TOO_MANY);
-            let (transport, facts, refusal) = match met {
+            let (transport, facts, refusal) = match shake_hands(handshake, socket).await {
                 Met::Client(transport, facts) => (transport, facts, refusal),
                 Met::InTheClear(transport) => (transport, None, Some(IN_THE_CLEAR)),
                 Met::Nobody => return,
@@ -140,18 +135,32 @@ impl Arrival {
         })
     }
 
-    /// Passes the connection on as it is.
+    /// Passes on what the client says, once the TLS handshake is made if there is to be one.
     fn pass_on(self, socket: ClientSocket, ends: Ends) -> Serving {
+        let handshake = self.handshake(&ends);
         let Self { listener, snapshot, accepted, counted, pipes, drain, .. } = self;
-        let arrival = tcp::Arrival { snapshot, listener, ends, accepted, pipes };
+        let mut arrival = tcp::Arrival { snapshot, listener, ends, accepted, tls: None, pipes };
         if counted.is_too_many() {
             tcp::refuse(&arrival);
             return Box::pin(std::future::ready(()));
         }
         let overdue = Box::pin(overdue(drain.phase()));
         Box::pin(async move {
-            tcp::serve(socket, arrival, overdue).await;
+            // Whoever speaks in the clear where TLS is spoken cannot be told so: in which protocol?
+            if let Met::Client(transport, facts) = shake_hands(handshake, socket).await {
+                arrival.tls = facts;
+                tcp::serve(transport, arrival, overdue).await;
+            }
             drop(counted);
         })
+    }
+}
+
+/// Makes the handshake, if there is to be one.
+async fn shake_hands(handshake: Option<Handshake>, socket: ClientSocket) -> Met {
+    match handshake {
+        // Boxed, as a handshake takes more room than the connection after it needs.
+        Some(handshake) => Box::pin(handshake.meet(socket)).await,
+        None => Met::Client(Transport::Clear(socket), None),
     }
 }

@@ -11,6 +11,7 @@ use crate::{
     model::{Ends, Reason},
     pool::{Dialed, Pool},
     runtime::{Forwarding, Snapshot},
+    tls::TlsFacts,
 };
 use std::{sync::Arc, time::Instant};
 
@@ -25,6 +26,8 @@ pub struct Arrival {
     pub ends: Ends,
     /// When it was accepted.
     pub accepted: Instant,
+    /// What the client's TLS handshake came to, if it has made one with us.
+    pub tls: Option<Box<TlsFacts>>,
     /// What large streams are passed on through.
     pub pipes: Pipes,
 }

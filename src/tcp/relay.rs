@@ -179,8 +179,9 @@ impl Direction {
     ) -> Result<Poll<()>, Fault> {
         let mut piece = [MaybeUninit::uninit(); PIECE];
         let mut piece = ReadBuf::uninit(&mut piece);
-        match Pin::new(from).poll_read(cx, &mut piece) {
+        match Pin::new(&mut *from).poll_read(cx, &mut piece) {
             Poll::Pending => return Ok(Poll::Pending),
+            Poll::Ready(Err(error)) if is_end(&error, from) => {}
             Poll::Ready(read) => read.map_err(Fault::Reading)?,
         }
         let mut left = piece.filled();
@@ -375,6 +376,10 @@ impl Relay {
             self.first_byte.get_or_insert(self.moved);
         }
     }
+}
+
+fn is_end(error: &io::Error, from: &impl Stream) -> bool {
+    error.kind() == io::ErrorKind::UnexpectedEof && from.may_end_unsaid()
 }
 
 fn broken(fault: Fault, from: Side, to: Side) -> Ended {

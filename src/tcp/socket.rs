@@ -23,6 +23,12 @@ pub trait Stream: AsyncRead + AsyncWrite + Unpin + Send + Sync {
     fn is_plain(&self) -> bool {
         true
     }
+
+    /// Whether the other side may close without having said that this is the end, where there is a way
+    /// to say it.
+    fn may_end_unsaid(&self) -> bool {
+        false
+    }
 }
 
 impl Stream for TcpStream {

@@ -63,6 +63,7 @@ mod streams;
 mod strictness;
 mod support_tests;
 mod tcp;
+mod tcp_tls;
 mod testing;
 mod tls;
 mod tls_backends;
