@@ -9,7 +9,7 @@ use super::{
 };
 use crate::{
     model::{Ends, Reason},
-    pool::{Dialed, Pool},
+    pool::Pool,
     runtime::{Forwarding, Snapshot},
     tls::TlsFacts,
 };
@@ -103,12 +103,12 @@ async fn pass_on<S: Stream>(
 ) -> Reason {
     let ended = match connected.ended.take() {
         Some(ended) => ended,
-        None => connected.run(client).await,
+        None => connected.relay.run(client, &mut connected.backend).await,
     };
     // Where one side broke off, the other must see that: an orderly end would look like the end of what
     // was to be said.
     match &ended {
-        Ended::Broken(Side::Client, _) => Socket::of(&connected.backend).reset_on_close(),
+        Ended::Broken(Side::Client, _) => connected.backend.socket().reset_on_close(),
         Ended::Broken(Side::Backend, _) => client.socket().reset_on_close(),
         Ended::Both | Ended::Idle => {}
     }
@@ -121,15 +121,6 @@ async fn pass_on<S: Stream>(
     let first_byte = relay.first_byte().map(tokio::time::Instant::into_std);
     story.first_byte = first_byte.map(|at| at.saturating_duration_since(began));
     reason(&ended, story)
-}
-
-impl Connected {
-    async fn run(&mut self, client: &mut impl Stream) -> Ended {
-        match &mut self.backend {
-            Dialed::Tcp(backend) => self.relay.run(client, backend).await,
-            Dialed::Unix(backend) => self.relay.run(client, backend).await,
-        }
-    }
 }
 
 fn reason(ended: &Ended, story: &Story) -> Reason {

@@ -1,8 +1,8 @@
 //! The socket beneath a connection, looked at without taking anything off it.
 
-use crate::pool::Dialed;
 use rustix::net::{RecvFlags, recv};
 use std::{
+    fmt::Debug,
     io,
     net::SocketAddr,
     os::fd::{AsFd, BorrowedFd},
@@ -13,9 +13,10 @@ use tokio::{
     io::{AsyncRead, AsyncWrite, Interest, Ready},
     net::{TcpStream, UnixStream},
 };
+use tokio_rustls::client::TlsStream;
 
 /// A connection that can be relayed.
-pub trait Stream: AsyncRead + AsyncWrite + Unpin + Send + Sync {
+pub trait Stream: AsyncRead + AsyncWrite + Debug + Unpin + Send + Sync {
     /// The socket beneath.
     fn socket(&self) -> Socket<'_>;
 
@@ -43,6 +44,30 @@ impl Stream for UnixStream {
     }
 }
 
+impl<S: Stream> Stream for TlsStream<S> {
+    fn socket(&self) -> Socket<'_> {
+        self.get_ref().0.socket()
+    }
+
+    fn is_plain(&self) -> bool {
+        false
+    }
+}
+
+impl Stream for Box<dyn Stream> {
+    fn socket(&self) -> Socket<'_> {
+        (**self).socket()
+    }
+
+    fn is_plain(&self) -> bool {
+        (**self).is_plain()
+    }
+
+    fn may_end_unsaid(&self) -> bool {
+        (**self).may_end_unsaid()
+    }
+}
+
 /// A connected stream socket.
 #[derive(Clone, Copy, Debug)]
 pub enum Socket<'a> {
@@ -50,16 +75,6 @@ pub enum Socket<'a> {
     Tcp(&'a TcpStream),
     /// A unix socket.
     Unix(&'a UnixStream),
-}
-
-impl<'a> Socket<'a> {
-    /// That of a connection to a backend.
-    pub(super) fn of(backend: &'a Dialed) -> Self {
-        match backend {
-            Dialed::Tcp(stream) => Self::Tcp(stream),
-            Dialed::Unix(stream) => Self::Unix(stream),
-        }
-    }
 }
 
 impl Socket<'_> {

@@ -13,15 +13,17 @@ use crate::{
     },
 };
 use rustix::io::Errno;
+use rustls::pki_types::ServerName;
 use std::{
     io,
     time::{Duration, Instant},
 };
+use tokio_rustls::TlsConnector;
 
 /// A connection that has come to a backend.
 #[derive(Debug)]
 pub(super) struct Connected {
-    pub(super) backend: Dialed,
+    pub(super) backend: Box<dyn Stream>,
     /// Counts the connection on its backend.
     pub(super) lease: Lease,
     /// When the try began that came to this.
@@ -53,6 +55,25 @@ impl Failure {
             _ => Reason::ConnectFailed,
         }
     }
+}
+
+fn in_the_clear(dialed: Dialed) -> Box<dyn Stream> {
+    match dialed {
+        Dialed::Tcp(stream) => Box::new(stream),
+        Dialed::Unix(stream) => Box::new(stream),
+    }
+}
+
+async fn secured(
+    dialed: Dialed,
+    connector: &TlsConnector,
+    name: ServerName<'static>,
+) -> io::Result<Box<dyn Stream>> {
+    let shaken: io::Result<Box<dyn Stream>> = match dialed {
+        Dialed::Tcp(stream) => connector.connect(name, stream).await.map(|it| Box::new(it) as _),
+        Dialed::Unix(stream) => connector.connect(name, stream).await.map(|it| Box::new(it) as _),
+    };
+    shaken.map_err(|error| io::Error::new(error.kind(), format!("TLS handshake: {error}")))
 }
 
 /// The tries of one connection.
@@ -126,13 +147,9 @@ impl<'a> Tries<'a> {
         lease: &Lease,
         client: &mut S,
         relay: &mut Relay,
-    ) -> Result<(Dialed, Option<Ended>), Failure> {
+    ) -> Result<(Box<dyn Stream>, Option<Ended>), Failure> {
         let (mut backend, connect) = self.dial(lease).await?;
-        let ended = match &mut backend {
-            Dialed::Tcp(backend) => relay.begin(client, backend).await,
-            Dialed::Unix(backend) => relay.begin(client, backend).await,
-        };
-        match ended {
+        match relay.begin(client, &mut backend).await {
             Some(Ended::Broken(Side::Backend, error)) if relay.is_untouched() => {
                 Err(Failure { kind: RetryOn::Reset, error })
             }
@@ -145,14 +162,14 @@ impl<'a> Tries<'a> {
         }
     }
 
-    async fn dial(&mut self, lease: &Lease) -> Result<(Dialed, Duration), Failure> {
+    async fn dial(&mut self, lease: &Lease) -> Result<(Box<dyn Stream>, Duration), Failure> {
         self.tried.add(lease);
         self.story.tries += 1;
         self.story.backend = Some(lease.name().clone());
         self.story.connect = None;
         let began = Instant::now();
-        let dialed = self.dialer().dial(lease.address()).await;
-        let backend = dialed.map_err(|error| Failure { kind: RetryOn::ConnectFailure, error })?;
+        let met = self.meet(lease).await;
+        let backend = met.map_err(|error| Failure { kind: RetryOn::ConnectFailure, error })?;
         let took = began.elapsed();
         self.story.connect = Some(took);
         // Enough to send it more, though it may be long until one side says something.
@@ -160,10 +177,19 @@ impl<'a> Tries<'a> {
         Ok((backend, took))
     }
 
-    fn dialer(&self) -> Dialer {
+    /// Connects, and makes the TLS handshake where there is to be one.
+    async fn meet(&self, lease: &Lease) -> io::Result<Box<dyn Stream>> {
+        let timeout = self.connect_timeout();
+        let until = tokio::time::Instant::now() + timeout;
         let version = self.pool.spec().proxy_protocol;
         let preamble = version.map(|version| Preamble::of_client(version, self.ends));
-        Dialer { timeout: self.connect_timeout(), preamble }
+        let dialed = Dialer { timeout, preamble }.dial(lease.address()).await?;
+        let Some(tls) = self.pool.tls() else { return Ok(in_the_clear(dialed)) };
+        let (config, name) = tls.client(&lease.own_name());
+        let connector = TlsConnector::from(config);
+        let handshake = secured(dialed, &connector, name);
+        let shaken = tokio::time::timeout_at(until, handshake).await;
+        shaken.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
     }
 
     /// A try has no more time than that for all of it.

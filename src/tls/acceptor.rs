@@ -111,7 +111,7 @@ fn read_again(spec: &ListenerTls) -> Result<ListenerTls, FileError> {
         None => None,
     };
     let (alpn, stream_alpn) = (spec.alpn.clone(), spec.stream_alpn.clone());
-    Ok(ListenerTls { certificates, client_auth, alpn, stream_alpn, ..*spec })
+    Ok(ListenerTls { certificates, alpn, stream_alpn, client_auth, ..*spec })
 }
 
 /// What rustls is told. Sessions that began under `before` can be resumed as long as it is the same

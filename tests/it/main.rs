@@ -64,6 +64,7 @@ mod strictness;
 mod support_tests;
 mod tcp;
 mod tcp_tls;
+mod tcp_tls_backends;
 mod testing;
 mod tls;
 mod tls_backends;
