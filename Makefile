@@ -5,7 +5,7 @@ CARGO ?= cargo
 LOCKED := --locked
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint build sim bench-balance bench-filters clean prerequisites
+.PHONY: help demo test interop lint build sim bench-balance bench-filters clean prerequisites
 
 help: ## say what can be made
 	@echo 'make TARGET, where TARGET is one of'
@@ -18,6 +18,11 @@ demo: prerequisites ## build in the quick way, and run three backends with a bal
 
 test: prerequisites ## run all tests, those in the documentation included
 	$(CARGO) test $(LOCKED)
+
+# Clients that others have written. The script installs what it needs of them, or names it.
+interop: prerequisites ## curl, h2load, nghttp, openssl and Python clients through the binary, a minute
+	$(CARGO) build $(LOCKED)
+	tests/interop/run.sh target/debug/pingora-lb
 
 lint: prerequisites ## check formatting, lints and documentation; a warning is an error
 	$(CARGO) fmt --check
