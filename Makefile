@@ -5,7 +5,7 @@ CARGO ?= cargo
 LOCKED := --locked
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint build sim bench-balance bench-filters fuzz clean prerequisites
+.PHONY: help demo test interop tcp-proof tls-proof lint build sim bench-balance bench-filters fuzz clean prerequisites
 
 help: ## say what can be made
 	@echo 'make TARGET, where TARGET is one of'
@@ -18,6 +18,18 @@ demo: prerequisites ## build in the quick way, and run three backends with a bal
 
 test: prerequisites ## run all tests, those in the documentation included
 	$(CARGO) test $(LOCKED)
+
+# Clients that others have written. The script installs what it needs of them, or names it.
+interop: prerequisites ## curl, h2load, nghttp, openssl and Python clients through the binary, a minute
+	$(CARGO) build $(LOCKED)
+	tests/interop/run.sh target/debug/pingora-lb
+
+# The long forms of tests that `make test` has in short.
+tcp-proof: prerequisites ## 10 GiB through one TCP connection, and 5,000 of them at once, in little memory
+	PINGORA_LB_TEST_BIG=1 $(CARGO) test $(LOCKED) --test it -- --nocapture --test-threads 1 streams:: --skip http2
+
+tls-proof: prerequisites ## swap certificates a hundred times under load, with no failed handshake
+	SWAPS=100 $(CARGO) test $(LOCKED) --test it -- --nocapture certificates_are_swapped_under_load
 
 lint: prerequisites ## check formatting, lints and documentation; a warning is an error
 	$(CARGO) fmt --check

@@ -56,7 +56,7 @@ pub(super) fn read(root: &Field<'_>) -> Option<(Config, Vec<Chain>)> {
         filters: &filters,
         only: names.only_pool().filter(|_| catches_all),
     };
-    let read_pools = |field: &Field<'_>| pool::read_all(field, |name| users.are_streams(name));
+    let read_pools = |field: &Field<'_>| pool::read_all(field, |name| users.of(name));
     let pools = pools_field.as_ref().map_or(Some(Vec::new()), read_pools);
 
     let (listeners, mut routes, pools) = (listeners?, routes?, pools?);
@@ -81,14 +81,16 @@ struct Users<'a> {
 }
 
 impl Users<'_> {
-    /// Whether the pool is used, and by tcp listeners alone.
-    fn are_streams(&self, pool: &str) -> bool {
-        let (Some(listeners), Some(routes)) = (self.listeners, self.routes) else { return false };
+    fn of(&self, pool: &str) -> pool::Users {
+        let (Some(listeners), Some(routes)) = (self.listeners, self.routes) else {
+            return pool::Users { streams: false, alone: false };
+        };
         let is_it = |name: &&PoolName| name.as_str() == pool;
         let mut requested =
             warnings::routed_pools(routes).chain(self.filters.iter().flat_map(Chain::pools));
         let by_requests = self.only == Some(pool) || requested.any(|it| is_it(&it));
-        !by_requests && warnings::forwarded_pools(listeners).any(|it| is_it(&it))
+        let streams = warnings::forwarded_pools(listeners).any(|it| is_it(&it));
+        pool::Users { streams, alone: !by_requests }
     }
 }
 

@@ -24,7 +24,7 @@ pub(super) fn yaml(outline: &Outline, server: &Server, filters: &Registry) -> St
         return String::new();
     };
     complete_server(&mut file, server);
-    fit_listeners(&mut file);
+    fit_listeners(&mut file, outline.root());
     serde_saphyr::to_string(&Value::Map(file))
         .expect("a tree of texts, lists and maps can always be written")
 }
@@ -75,10 +75,10 @@ fn complete_server(file: &mut [(String, Value)], server: &Server) {
 
 /// Takes the defaults of http listeners off those that pass connections on, for which they are
 /// errors.
-fn fit_listeners(file: &mut [(String, Value)]) {
+fn fit_listeners(file: &mut [(String, Value)], given: &Settings) {
     let listeners = file.iter_mut().find(|(key, _)| key == "listeners");
     let Some((_, Value::Map(listeners))) = listeners else { return };
-    for (_, listener) in listeners {
+    for (name, listener) in listeners {
         let Value::Map(keys) = listener else { continue };
         let protocol = keys.iter().find(|(key, _)| key == "protocol");
         if !protocol.is_some_and(|(_, value)| *value == Value::Text("tcp".to_owned())) {
@@ -88,11 +88,27 @@ fn fit_listeners(file: &mut [(String, Value)]) {
         if !keys.iter().any(|(key, _)| key == "idle_timeout") {
             keys.push(("idle_timeout".to_owned(), Value::Text("1h".to_owned())));
         }
+        let tls = keys.iter_mut().find(|(key, _)| key == "tls");
+        let decrypts = tls.is_some();
+        if let Some((_, Value::Map(tls))) = tls {
+            let is_given = at(given, &["listeners", name, "tls", "alpn"]).is_some();
+            tls.retain(|(key, _)| key != "alpn" || is_given);
+        }
         let timeouts = keys.iter_mut().find(|(key, _)| key == "timeouts");
         if let Some((_, Value::Map(timeouts))) = timeouts {
-            timeouts.retain(|(key, _)| key == "header");
+            timeouts.retain(|(key, _)| key == "header" || key == "tls_handshake" && decrypts);
         }
     }
+}
+
+/// What the file has at this path.
+fn at<'s>(settings: &'s Settings, path: &[&str]) -> Option<&'s Settings> {
+    path.iter().try_fold(settings, |settings, step| match &settings.value {
+        SettingsValue::Map(entries) => {
+            entries.iter().find(|(key, _)| key == step).map(|(_, value)| value)
+        }
+        _ => None,
+    })
 }
 
 /// The value of `key` with what its schema has for what is left out.
@@ -184,6 +200,12 @@ mod tests {
              pools: { app: { backends: [a:1], ejection: { base_time: 400s }, \
              retry: { backoff: { base: 1s } }, sticky: { cookie: c } } }",
             "listeners: { pg: { address: 0.0.0.0:80, protocol: tcp, pool: app } }\n\
+             pools: { app: { backends: [a:1] } }",
+            "listeners: { pg: { address: 0.0.0.0:80, protocol: tcp, pool: app, tls: { \
+             certificates: [{ cert: certs/example.pem, key: certs/example.key }] } } }\n\
+             pools: { app: { backends: [a:1] } }",
+            "listeners: { pg: { address: 0.0.0.0:80, protocol: tcp, pool: app, tls: { \
+             certificates: [{ cert: certs/example.pem, key: certs/example.key }], alpn: [x] } } }\n\
              pools: { app: { backends: [a:1] } }",
         ] {
             let yaml = effective(text);

@@ -12,7 +12,7 @@ use super::{
 };
 use crate::model::{
     AddressError, HostPattern, ListenAddress, Listener, ListenerLimits, ListenerName,
-    ListenerTimeouts, PoolName, Protocol, ProxyProtocol, Tcp,
+    ListenerTimeouts, ListenerTls, PoolName, Protocol, ProxyProtocol, Tcp,
 };
 use std::{num::NonZeroU32, time::Duration};
 
@@ -50,10 +50,10 @@ const SNI_NAME: &str = "a host name such as example.com or *.example.com";
 /// How long a connection that is passed on may be silent.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(3600);
 /// The keys that are about requests.
-const HTTP_KEYS: [&str; 3] = ["h2c", "limits", "tls"];
+const HTTP_KEYS: [&str; 2] = ["h2c", "limits"];
 /// The keys that say where connections go, and those of `timeouts` that are about requests.
 const TCP_KEYS: [&str; 3] = ["pool", "sni", "idle_timeout"];
-const HTTP_TIMEOUTS: [&str; 4] = ["body_idle", "keepalive", "write", "tls_handshake"];
+const HTTP_TIMEOUTS: [&str; 3] = ["body_idle", "keepalive", "write"];
 
 /// Reads every listener.
 pub(super) fn read_all(field: &Field<'_>, names: &Names<'_>) -> Option<Vec<Listener>> {
@@ -79,7 +79,7 @@ fn read(
     let address = section.require("address", ADDRESS).and_then(|field| address(&field, addresses));
     let kind = section.try_or("protocol", Kind::Http, |field| field.word("protocol", &KINDS));
     let protocol = kind.and_then(|kind| protocol(&section, kind, names));
-    let tls = section.try_or("tls", None, |field| tls::listener(field).map(Some));
+    let tls = section.try_or("tls", None, |field| tls_of(kind, field).map(Some));
     let h2c = h2c(&section);
     let proxy_protocol = proxy_protocol(&section, address.as_ref());
     let max_connections = section.optional("max_connections", Field::count).flatten();
@@ -96,6 +96,13 @@ fn read(
         timeouts,
         limits,
     })
+}
+
+fn tls_of(kind: Option<Kind>, field: &Field<'_>) -> Option<ListenerTls> {
+    match kind {
+        Some(Kind::Tcp) => tls::stream_listener(field),
+        Some(Kind::Http) | None => tls::listener(field),
+    }
 }
 
 /// Reads whether clients may speak HTTP/2 in clear text, which there is none of inside TLS.
@@ -133,6 +140,9 @@ fn protocol(section: &Section<'_>, kind: Kind, names: &Names<'_>) -> Option<Prot
                 refuse(section.get(key).as_ref(), key, why, "protocol http");
             }
             check_tcp_timeouts(section);
+            let why = "beside tls, after which there is no hello left to look at";
+            let hello = section.get("sni").filter(|_| section.get("tls").is_some());
+            refuse(hello.as_ref(), "sni", why, "pool, or no tls: it decrypts what sni passes on");
             tcp(section, names).map(Protocol::Tcp)
         }
     }
@@ -144,7 +154,7 @@ fn refuse(field: Option<&Field<'_>>, key: &str, why: &str, expected: &str) {
     }
 }
 
-/// Only the time for what comes ahead of the stream has a meaning there, and only if that is read.
+/// Only the times for what comes ahead of the stream have a meaning there, and only if that is read.
 fn check_tcp_timeouts(section: &Section<'_>) {
     let Some(timeouts) = section.get("timeouts").filter(Field::is_map) else { return };
     for (key, field) in timeouts.entries("").into_iter().flatten() {
@@ -154,6 +164,9 @@ fn check_tcp_timeouts(section: &Section<'_>) {
         } else if key == "header" && !reads_ahead(section) {
             let found = "a time for what comes ahead of the stream, where nothing is read of that";
             field.warning(&Fault::new(found, "sni or proxy_protocol beside timeouts"));
+        } else if key == "tls_handshake" && section.get("tls").is_none() {
+            let found = "a time for the TLS handshake, where there is none";
+            field.warning(&Fault::new(found, "tls beside timeouts"));
         }
     }
 }

@@ -53,15 +53,24 @@ pub(super) const SLOW_START: Duration = Duration::ZERO;
 /// The most requests that may wait: each holds a connection and its head in memory.
 const MAX_QUEUE: u64 = 1_000_000;
 
-/// Reads every pool; `streams` says which of them are used by tcp listeners alone.
-pub(super) fn read_all(field: &Field<'_>, streams: impl Fn(&str) -> bool) -> Option<Vec<Pool>> {
+/// Who uses a pool, as far as that could be read.
+#[derive(Clone, Copy)]
+pub(super) struct Users {
+    /// Tcp listeners do.
+    pub(super) streams: bool,
+    /// And nobody else does.
+    pub(super) alone: bool,
+}
+
+/// Reads every pool; `users` says who uses it.
+pub(super) fn read_all(field: &Field<'_>, users: impl Fn(&str) -> Users) -> Option<Vec<Pool>> {
     let entries = field.entries(EXPECTED)?;
     if entries.is_empty() {
         field.error(&Fault::new("found an empty map", EXPECTED));
         return None;
     }
     let system = tls::SystemAuthorities::default();
-    let read = |(name, field): &(&str, Field<'_>)| read(name, field, streams(name), &system);
+    let read = |(name, field): &(&str, Field<'_>)| read(name, field, users(name), &system);
     let pools: Vec<Option<Pool>> = entries.iter().map(read).collect();
     pools.into_iter().collect()
 }
@@ -69,17 +78,22 @@ pub(super) fn read_all(field: &Field<'_>, streams: impl Fn(&str) -> bool) -> Opt
 fn read(
     name: &str,
     field: &Field<'_>,
-    streams: bool,
+    users: Users,
     system: &tls::SystemAuthorities,
 ) -> Option<Pool> {
     let name = key_name(name, field, PoolName::try_new);
     let section = field.section(&KEYS)?;
-    if streams {
+    if users.streams && users.alone {
         streams::check(&section);
     }
     let backends = section.require("backends", backend::EXPECTED);
     let backends = backends.and_then(|field| backend::read_all(&field));
     let tls = section.try_or("tls", None, |field| tls::pool(field, system).map(Some));
+    if let (Some(backends), Some(Some(tls))) = (&backends, &tls)
+        && users.streams
+    {
+        streams::check_names(&section, backends, tls);
+    }
     // Fields are read in this order, so what is missing stops nothing that comes before it.
     Some(Pool {
         resolve_interval: section.or(

@@ -4,6 +4,7 @@ use super::{
     diagnostic::{Fault, quote},
     reader::{Field, Section},
 };
+use crate::model::{Backend, BackendAddress, PoolTls};
 
 const WHERE: &str = "in a pool that tcp listeners alone use";
 
@@ -33,6 +34,23 @@ pub(super) fn check(pool: &Section<'_>) {
     for (_, field) in keys(pool, "retry", &["on"]) {
         let items = field.is_list().then(|| field.items("")).flatten();
         items.into_iter().flatten().for_each(|item| check_condition(&item));
+    }
+}
+
+/// Reports a pool whose backends nobody could verify: a stream brings no name along, so there has to be
+/// one for each backend.
+pub(super) fn check_names(pool: &Section<'_>, backends: &[Backend], tls: &PoolTls) {
+    let is_named = |backend: &&Backend| matches!(backend.address, BackendAddress::Host { .. });
+    if tls.sni.is_some() || tls.authorities.is_none() {
+        return;
+    }
+    let nameless = backends.iter().find(|backend| !is_named(backend));
+    if let (Some(backend), Some(field)) = (nameless, pool.get("tls")) {
+        let found = format!(
+            "no name that the certificate of backend {} must be for, in a pool that a tcp listener uses",
+            backend.name
+        );
+        field.error(&Fault::new(found, "sni, host names as backends, or verify: false"));
     }
 }
 

@@ -27,22 +27,41 @@ pub(super) const POOL: Keys =
     Keys { section: "pools.*.tls", names: &["sni", "verify", "ca", "client_cert", "client_key"] };
 
 const CERTIFICATES: &str = "a list of at least one certificate, each with cert and key";
+const PROTOCOLS: &str = "a list of protocols";
+const PROTOCOL_NAME: &str = "the registered name of a protocol, such as postgresql";
 const CERT_FILE: &str = "the PEM file of a certificate";
 const KEY_FILE: &str = "the PEM file of its private key";
 const NAME: &str = "a host name or an IP address, without a port";
 
-/// Reads `tls:` of a listener.
+/// Reads `tls:` of a listener that speaks HTTP.
 pub(super) fn listener(field: &Field<'_>) -> Option<ListenerTls> {
     let section = field.section(&LISTENER)?;
+    let alpn = section.or("alpn", vec![Alpn::Http1], |field| field.some_list(PROTOCOLS, alpn));
+    met(&section, alpn, Vec::new())
+}
+
+/// Reads `tls:` of a listener that passes on what it decrypts.
+pub(super) fn stream_listener(field: &Field<'_>) -> Option<ListenerTls> {
+    let section = field.section(&LISTENER)?;
+    let name = |field: &Field<'_>| field.scalar(PROTOCOL_NAME, protocol_name);
+    let alpn = section.or("alpn", Vec::new(), |field| field.some_list(PROTOCOLS, name));
+    met(&section, Vec::new(), alpn)
+}
+
+fn met(section: &Section<'_>, alpn: Vec<Alpn>, stream_alpn: Vec<String>) -> Option<ListenerTls> {
     let certificates = section.require("certificates", CERTIFICATES);
     let certificates = certificates.and_then(|field| field.some_list(CERTIFICATES, certificate));
     let versions = TlsVersion::ALL.map(|version| (version.as_str(), version));
     let version = |field: &Field<'_>| field.word("version of TLS", &versions);
     let min_version = section.or("min_version", TlsVersion::Tls12, version);
-    let alpn =
-        section.or("alpn", vec![Alpn::Http1], |field| field.some_list("a list of protocols", alpn));
-    let client_auth = client_auth(&section);
-    Some(ListenerTls { certificates: certificates?, min_version, alpn, client_auth: client_auth? })
+    let client_auth = client_auth(section);
+    Some(ListenerTls {
+        certificates: certificates?,
+        min_version,
+        alpn,
+        stream_alpn,
+        client_auth: client_auth?,
+    })
 }
 
 fn certificate(field: &Field<'_>) -> Option<Identity> {
@@ -74,6 +93,12 @@ fn now() -> i64 {
 fn refuse<T>(field: &Field<'_>, error: &FileError) -> Option<T> {
     field.error(&Fault::new(error.problem.clone(), error.expected));
     None
+}
+
+/// ALPN takes names of 1 to 255 bytes (RFC 7301); those that are registered are visible ASCII.
+fn protocol_name(text: &str) -> Result<String, Hint> {
+    let fits = (1..=255).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_graphic());
+    if fits { Ok(text.to_owned()) } else { Err(Hint::default()) }
 }
 
 fn alpn(field: &Field<'_>) -> Option<Alpn> {

@@ -8,7 +8,7 @@ use super::{
     http1::Http1,
     transport::ClientSocket,
 };
-use crate::{model::ListenerName, proxy::Gateway, runtime::Live};
+use crate::{model::ListenerName, proxy::Gateway, runtime::Live, tcp::Pipes};
 use pingora::server::configuration::ServerConf;
 use pingora_proxy::http_proxy;
 use std::{
@@ -52,6 +52,7 @@ pub async fn serve(sockets: Vec<Bound>, accepting: Accepting) -> io::Result<()> 
     let Accepting { live, drain, conf } = accepting;
     let gateway = http_proxy(&conf, Gateway::new(drain.draining()));
     let http1 = Arc::new(Http1::new(gateway, live.clone(), drain.clone()));
+    let pipes = Pipes::default();
     let mut listeners = JoinSet::new();
     for (index, bound) in sockets.into_iter().enumerate() {
         let listener = Listener {
@@ -59,6 +60,7 @@ pub async fn serve(sockets: Vec<Bound>, accepting: Accepting) -> io::Result<()> 
             live: live.clone(),
             http1: http1.clone(),
             drain: drain.clone(),
+            pipes: pipes.clone(),
             open: Arc::default(),
             exhaustion: Exhaustion::new(bound.name),
         };
@@ -140,6 +142,7 @@ struct Listener {
     live: Arc<Live>,
     http1: Arc<Http1>,
     drain: Drain,
+    pipes: Pipes,
     /// Connections that are served, for `max_connections`.
     open: Arc<AtomicUsize>,
     exhaustion: Exhaustion,
@@ -203,15 +206,15 @@ impl Listener {
         let place = Place::take(&self.open, max.map_or(usize::MAX, NonZeroUsize::get));
         let arrival = Arrival {
             listener: self.index,
+            snapshot,
             peer,
             accepted: Instant::now(),
-            overloaded: place.is_none(),
+            counted: Counted { place, _present: present },
+            http1: self.http1.clone(),
+            pipes: self.pipes.clone(),
+            drain: self.drain.clone(),
         };
-        let (http1, drain) = (self.http1.clone(), self.drain.clone());
-        tokio::spawn(async move {
-            arrival.serve(socket, snapshot, &http1, &drain).await;
-            drop((place, present));
-        });
+        tokio::spawn(arrival.serve(socket));
     }
 }
 
@@ -245,6 +248,19 @@ impl Exhaustion {
             self.failed = None;
             log::info!("listener {}: connections are accepted again", self.listener);
         }
+    }
+}
+
+/// What counts a connection: in the process and, unless there are too many, on its listener.
+pub(super) struct Counted {
+    place: Option<Place>,
+    _present: drain::Present,
+}
+
+impl Counted {
+    /// Whether its listener has as many connections as it may.
+    pub(super) fn is_too_many(&self) -> bool {
+        self.place.is_none()
     }
 }
 

@@ -2,6 +2,7 @@
 
 use super::{
     Drain,
+    accept::Counted,
     drain::overdue,
     http1::{Http1, IN_THE_CLEAR, TOO_MANY, serve_connection},
     proxy_header::{Expecting, Rejected},
@@ -12,10 +13,11 @@ use crate::{
     model::{Ends, Listener, ProxyProtocol},
     proxy::Link,
     runtime::Snapshot,
-    tcp::{self, Stream},
+    tcp::{self, Pipes, Stream},
 };
 use std::{
     net::SocketAddr,
+    pin::Pin,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -28,104 +30,64 @@ const HANDSHAKE_OVERLOADED: Duration = Duration::from_secs(1);
 pub(super) struct Arrival {
     /// Its listener's index in the snapshot.
     pub(super) listener: usize,
+    pub(super) snapshot: Arc<Snapshot>,
     /// The address that it comes from; `None` on a unix socket.
     pub(super) peer: Option<SocketAddr>,
     pub(super) accepted: Instant,
-    /// Whether its listener has as many connections as it may.
-    pub(super) overloaded: bool,
+    /// What counts it for as long as it lives.
+    pub(super) counted: Counted,
+    pub(super) http1: Arc<Http1>,
+    pub(super) pipes: Pipes,
+    pub(super) drain: Drain,
 }
+
+/// What a connection does from here on.
+type Serving = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 impl Arrival {
     /// Serves the connection to its end: first what a proxy in front says of it, then its protocol.
-    pub(super) async fn serve(
-        self,
-        socket: ClientSocket,
-        snapshot: Arc<Snapshot>,
-        http1: &Http1,
-        drain: &Drain,
-    ) {
-        let listener = &snapshot.listeners[self.listener];
-        let ends = match listener.proxy_protocol.as_ref().filter(|_| !self.overloaded) {
-            None => self.own_ends(&socket, &snapshot),
-            Some(protocol) => {
-                // Boxed, as it is long over while the connection lives.
-                let said = Box::pin(self.read_header(&socket, listener, protocol, drain)).await;
-                match said {
-                    Ok(ends) => ends.unwrap_or_else(|| self.own_ends(&socket, &snapshot)),
-                    Err(why) => return self.log_rejected(listener, &why),
-                }
+    pub(super) async fn serve(self, socket: ClientSocket) {
+        match self.meet(&socket).await {
+            // Boxed, so that what led here is not kept beside it.
+            Ok(ends) if self.snapshot.forwarding(self.listener).is_some() => {
+                self.pass_on(socket, ends).await;
             }
-        };
-        if snapshot.forwarding(self.listener).is_some() {
-            self.pass_on(socket, snapshot, ends, drain).await;
-        } else {
-            self.serve_http(socket, snapshot, ends, http1, drain).await;
+            Ok(ends) => self.serve_http(socket, ends).await,
+            Err(why) => self.log_rejected(&why),
         }
     }
 
-    /// Makes the TLS handshake if there is to be one, and serves what then comes.
-    async fn serve_http(
-        self,
-        socket: ClientSocket,
-        snapshot: Arc<Snapshot>,
-        ends: Ends,
-        http1: &Http1,
-        drain: &Drain,
-    ) {
-        let patience = snapshot.listeners[self.listener].timeouts.tls_handshake;
-        let handshake = snapshot.acceptor(self.listener).map(|acceptor| Handshake {
-            acceptor: acceptor.clone(),
-            client: ends.client,
-            patience: if self.overloaded { patience.min(HANDSHAKE_OVERLOADED) } else { patience },
-            drain: drain.clone(),
-        });
-        drop(snapshot);
-        // Boxed, as a handshake takes more room than the connection after it needs.
-        let met = match handshake {
-            Some(handshake) => Box::pin(handshake.meet(socket)).await,
-            None => Met::Client(Transport::Clear(socket), None),
-        };
-        let refusal = self.overloaded.then_some(TOO_MANY);
-        let (transport, facts, refusal) = match met {
-            Met::Client(transport, facts) => (transport, facts, refusal),
-            Met::InTheClear(transport) => (transport, None, Some(IN_THE_CLEAR)),
-            Met::Nobody => return,
-        };
-        let link = Arc::new(Link::new(self.listener, ends, facts));
-        serve_connection(http1, transport, link, refusal).await;
+    fn listener(&self) -> &Listener {
+        &self.snapshot.listeners[self.listener]
     }
 
-    async fn pass_on(
-        self,
-        socket: ClientSocket,
-        snapshot: Arc<Snapshot>,
-        ends: Ends,
-        drain: &Drain,
-    ) {
-        let Self { listener, accepted, overloaded, .. } = self;
-        let arrival = tcp::Arrival { snapshot, listener, ends, accepted };
-        if overloaded {
-            tcp::refuse(&arrival);
-        } else {
-            tcp::serve(socket, arrival, overdue(drain.phase())).await;
-        }
+    /// Finds out whose connection it is. One that is one too many is not asked.
+    async fn meet(&self, socket: &ClientSocket) -> Result<Ends, Rejected> {
+        let said = match &self.listener().proxy_protocol {
+            Some(protocol) if !self.counted.is_too_many() => {
+                // Boxed, as most connections have nothing like it.
+                Box::pin(self.read_header(socket, protocol)).await?
+            }
+            _ => None,
+        };
+        Ok(said.unwrap_or_else(|| self.own_ends(socket)))
     }
 
     /// Whose connection it is if nobody says otherwise. The system is asked for what the client has
     /// connected to only if that will be told to a backend.
-    fn own_ends(&self, socket: &ClientSocket, snapshot: &Snapshot) -> Ends {
+    fn own_ends(&self, socket: &ClientSocket) -> Ends {
         let server = || socket.socket().local_address();
-        Ends { client: self.peer, server: snapshot.announces_clients().then(server).flatten() }
+        let announced = self.snapshot.announces_clients();
+        Ends { client: self.peer, server: announced.then(server).flatten() }
     }
 
     /// What the proxy in front says of the connection, if it says anything.
     async fn read_header(
         &self,
         socket: &ClientSocket,
-        listener: &Listener,
         protocol: &ProxyProtocol,
-        drain: &Drain,
     ) -> Result<Option<Ends>, Rejected> {
+        let listener = self.listener();
         let expecting = Expecting {
             socket: socket.socket(),
             protocol,
@@ -134,12 +96,71 @@ impl Arrival {
             // A client of HTTP that says nothing wants nothing.
             may_be_silent: !listener.is_http(),
         };
-        expecting.read(drain).await
+        expecting.read(&self.drain).await
     }
 
     /// A fault of whoever connects is no error of ours, and there may be many of them.
-    fn log_rejected(&self, listener: &Listener, why: &Rejected) {
+    fn log_rejected(&self, why: &Rejected) {
+        let listener = &self.listener().name;
         let peer = self.peer.map_or_else(|| "a unix socket".to_owned(), |peer| peer.to_string());
-        log::debug!("listener {}: a connection from {peer} is closed: {why}", listener.name);
+        log::debug!("listener {listener}: a connection from {peer} is closed: {why}");
+    }
+
+    /// Makes the TLS handshake if there is to be one, and serves what then comes.
+    fn serve_http(self, socket: ClientSocket, ends: Ends) -> Serving {
+        let handshake = self.handshake(&ends);
+        let Self { listener, counted, http1, .. } = self;
+        Box::pin(async move {
+            let refusal = counted.is_too_many().then_some(TOO_MANY);
+            let (transport, facts, refusal) = match shake_hands(handshake, socket).await {
+                Met::Client(transport, facts) => (transport, facts, refusal),
+                Met::InTheClear(transport) => (transport, None, Some(IN_THE_CLEAR)),
+                Met::Nobody => return,
+            };
+            let link = Arc::new(Link::new(listener, ends, facts));
+            serve_connection(&http1, transport, link, refusal).await;
+            drop(counted);
+        })
+    }
+
+    fn handshake(&self, ends: &Ends) -> Option<Handshake> {
+        let acceptor = self.snapshot.acceptor(self.listener)?.clone();
+        let patience = self.listener().timeouts.tls_handshake;
+        let most = if self.counted.is_too_many() { HANDSHAKE_OVERLOADED } else { patience };
+        Some(Handshake {
+            acceptor,
+            client: ends.client,
+            patience: patience.min(most),
+            drain: self.drain.clone(),
+        })
+    }
+
+    /// Passes on what the client says, once the TLS handshake is made if there is to be one.
+    fn pass_on(self, socket: ClientSocket, ends: Ends) -> Serving {
+        let handshake = self.handshake(&ends);
+        let Self { listener, snapshot, accepted, counted, pipes, drain, .. } = self;
+        let mut arrival = tcp::Arrival { snapshot, listener, ends, accepted, tls: None, pipes };
+        if counted.is_too_many() {
+            tcp::refuse(&arrival);
+            return Box::pin(std::future::ready(()));
+        }
+        let overdue = Box::pin(overdue(drain.phase()));
+        Box::pin(async move {
+            // Whoever speaks in the clear where TLS is spoken cannot be told so: in which protocol?
+            if let Met::Client(transport, facts) = shake_hands(handshake, socket).await {
+                arrival.tls = facts;
+                tcp::serve(transport, arrival, overdue).await;
+            }
+            drop(counted);
+        })
+    }
+}
+
+/// Makes the handshake, if there is to be one.
+async fn shake_hands(handshake: Option<Handshake>, socket: ClientSocket) -> Met {
+    match handshake {
+        // Boxed, as a handshake takes more room than the connection after it needs.
+        Some(handshake) => Box::pin(handshake.meet(socket)).await,
+        None => Met::Client(Transport::Clear(socket), None),
     }
 }

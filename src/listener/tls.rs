@@ -126,6 +126,7 @@ pub(super) mod tests {
             certificates: vec![identity.unwrap()],
             min_version: TlsVersion::Tls12,
             alpn: vec![Alpn::Http1],
+            stream_alpn: Vec::new(),
             client_auth: None,
         };
         Arc::new(Acceptor::new(ListenerName::try_new("web").unwrap(), spec))

@@ -64,6 +64,11 @@ impl Stream for Transport {
     fn is_plain(&self) -> bool {
         !self.is_tls()
     }
+
+    /// Many clients close without `close_notify` once they have all they want.
+    fn may_end_unsaid(&self) -> bool {
+        self.is_tls()
+    }
 }
 
 impl AsyncRead for Transport {

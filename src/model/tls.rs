@@ -17,8 +17,12 @@ pub struct ListenerTls {
     pub certificates: Vec<Identity>,
     /// The oldest version that is spoken.
     pub min_version: TlsVersion,
-    /// The protocols that may be chosen by ALPN, the preferred one first; never empty.
+    /// The protocols that may be chosen by ALPN, the preferred one first; never empty where HTTP is
+    /// spoken, and empty elsewhere.
     pub alpn: Vec<Alpn>,
+    /// The same by their registered names where a stream is passed on, whose protocol is between the
+    /// client and the backend; without any, none is chosen.
+    pub stream_alpn: Vec<String>,
     /// Whether clients show who they are; `None` when they are not asked.
     pub client_auth: Option<ClientAuth>,
 }

@@ -6,6 +6,7 @@ use http::HeaderValue;
 use pingora_core::protocols::l4::socket::SocketAddr;
 use pingora_load_balancing::Backend;
 use std::{
+    borrow::Cow,
     sync::{
         Arc, Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{
@@ -247,6 +248,15 @@ impl Member {
     /// The host name that the configuration gives it by; `None` if that is an address.
     pub fn host_name(&self) -> Option<&str> {
         self.host_name.as_deref()
+    }
+
+    /// What it is called by itself, where nobody says what to call it: its host name, else its address.
+    pub fn own_name(&self) -> Cow<'_, str> {
+        match (&self.host_name, &self.address) {
+            (Some(name), _) => Cow::Borrowed(name),
+            (None, SocketAddr::Inet(address)) => Cow::Owned(address.ip().to_string()),
+            (None, SocketAddr::Unix(_)) => Cow::Borrowed("localhost"),
+        }
     }
 
     /// Its share of traffic: as set at run time, else as configured.

@@ -11,7 +11,6 @@ use pingora::{
     Error, ErrorType, Result,
     connectors::l4::Connect,
     http::RequestHeader,
-    protocols::l4::socket::SocketAddr,
     upstreams::peer::{HttpPeer, PeerOptions, Scheme},
 };
 use pingora_proxy::Session;
@@ -232,11 +231,7 @@ impl Exchange {
         if !host.is_empty() {
             return without_brackets(host);
         }
-        match (member.host_name(), member.address()) {
-            (Some(name), _) => Cow::Borrowed(name),
-            (None, SocketAddr::Inet(address)) => Cow::Owned(address.ip().to_string()),
-            (None, SocketAddr::Unix(_)) => Cow::Borrowed("localhost"),
-        }
+        member.own_name()
     }
 
     /// Whether the name that the present try's backend must have a certificate for is the client's

@@ -1,7 +1,7 @@
 //! One connection, from its arrival to its line in the access log.
 
 use super::{
-    Socket, Stream,
+    Pipes, Socket, Stream,
     hello::{self, Beginning},
     log_line::Story,
     relay::{Ended, Relay, Side},
@@ -9,8 +9,9 @@ use super::{
 };
 use crate::{
     model::{Ends, Reason},
-    pool::{Dialed, Pool},
+    pool::Pool,
     runtime::{Forwarding, Snapshot},
+    tls::TlsFacts,
 };
 use std::{sync::Arc, time::Instant};
 
@@ -25,6 +26,10 @@ pub struct Arrival {
     pub ends: Ends,
     /// When it was accepted.
     pub accepted: Instant,
+    /// What the client's TLS handshake came to, if it has made one with us.
+    pub tls: Option<Box<TlsFacts>>,
+    /// What large streams are passed on through.
+    pub pipes: Pipes,
 }
 
 impl Arrival {
@@ -41,13 +46,14 @@ pub fn refuse(arrival: &Arrival) {
 /// Serves a connection to its end. When `overdue` resolves, the process is about to end, and a client
 /// that has not said yet whom it wants is not waited for any more.
 pub async fn serve<S: Stream>(mut client: S, arrival: Arrival, overdue: impl Future<Output = ()>) {
-    let mut story = Story::of(&arrival);
+    let mut story = Box::new(Story::of(&arrival));
     // What it takes to get to a backend is not kept for as long as the connection lives.
     let found = Box::pin(find(&mut client, arrival, overdue, &mut story)).await;
     let reason = match found {
-        Ok(connected) => pass_on(client, connected, &mut story).await,
+        Ok(connected) => pass_on(&mut client, connected, &mut story).await,
         Err(reason) => reason,
     };
+    drop(client);
     story.log(reason);
 }
 
@@ -57,7 +63,7 @@ async fn find<S: Stream>(
     arrival: Arrival,
     overdue: impl Future<Output = ()>,
     story: &mut Story,
-) -> Result<Connected, Reason> {
+) -> Result<Box<Connected>, Reason> {
     let forwarding = arrival.forwarding();
     let pool = tokio::select! {
         biased;
@@ -65,7 +71,8 @@ async fn find<S: Stream>(
         () = overdue => return Err(Reason::ClientTimeout),
     };
     story.pool = Some(pool.spec().name.clone());
-    Tries::new(pool, arrival.ends, forwarding.idle_timeout, story).connect(client).await
+    let relay = Relay::new(arrival.pipes.clone(), forwarding.idle_timeout);
+    Tries::new(pool, arrival.ends, story).connect(client, relay).await
 }
 
 /// The pool for the connection, by the name that the client asks for where there is a choice.
@@ -89,39 +96,31 @@ async fn choose<'a>(
 }
 
 /// Passes on what each side sends until both have ended.
-async fn pass_on<S: Stream>(client: S, connected: Connected, story: &mut Story) -> Reason {
-    let Connected { backend, lease, began, mut relay, ended } = connected;
-    let ended = match backend {
-        Dialed::Tcp(backend) => finish(client, backend, &mut relay, ended).await,
-        Dialed::Unix(backend) => finish(client, backend, &mut relay, ended).await,
+async fn pass_on<S: Stream>(
+    client: &mut S,
+    mut connected: Box<Connected>,
+    story: &mut Story,
+) -> Reason {
+    let ended = match connected.ended.take() {
+        Some(ended) => ended,
+        None => connected.relay.run(client, &mut connected.backend).await,
     };
-    // The place on the backend was held until its connection was closed.
+    // Where one side broke off, the other must see that: an orderly end would look like the end of what
+    // was to be said.
+    match &ended {
+        Ended::Broken(Side::Client, _) => connected.backend.socket().reset_on_close(),
+        Ended::Broken(Side::Backend, _) => client.socket().reset_on_close(),
+        Ended::Both | Ended::Idle => {}
+    }
+    let Connected { backend, lease, began, relay, .. } = *connected;
+    // The place on the backend is held until its connection is closed.
+    drop(backend);
     drop(lease);
     story.bytes_in = relay.bytes_in();
     story.bytes_out = relay.bytes_out();
     let first_byte = relay.first_byte().map(tokio::time::Instant::into_std);
     story.first_byte = first_byte.map(|at| at.saturating_duration_since(began));
     reason(&ended, story)
-}
-
-/// Passes on the rest and closes both sides. Where one broke off, the other must see that: an orderly
-/// end would look like the end of what was to be said.
-async fn finish<C: Stream, B: Stream>(
-    mut client: C,
-    mut backend: B,
-    relay: &mut Relay,
-    ended: Option<Ended>,
-) -> Ended {
-    let ended = match ended {
-        Some(ended) => ended,
-        None => relay.run(&mut client, &mut backend).await,
-    };
-    match &ended {
-        Ended::Broken(Side::Client, _) => backend.socket().reset_on_close(),
-        Ended::Broken(Side::Backend, _) => client.socket().reset_on_close(),
-        Ended::Both | Ended::Idle => {}
-    }
-    ended
 }
 
 fn reason(ended: &Ended, story: &Story) -> Reason {

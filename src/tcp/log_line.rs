@@ -20,6 +20,8 @@ pub(super) struct Story {
     pub(super) client: Option<IpAddr>,
     time: SystemTime,
     accepted: Instant,
+    /// The version of TLS that the client speaks with us, if it does.
+    tls: Option<&'static str>,
     /// The name that the client asks for.
     pub(super) name: Option<Box<str>>,
     pub(super) pool: Option<PoolName>,
@@ -44,7 +46,8 @@ impl Story {
             client: arrival.ends.client.map(|address| address.ip()),
             time: SystemTime::now().checked_sub(since).unwrap_or(SystemTime::UNIX_EPOCH),
             accepted: arrival.accepted,
-            name: None,
+            tls: arrival.tls.as_ref().map(|tls| tls.version),
+            name: arrival.tls.as_ref().and_then(|tls| tls.server_name.clone()),
             pool: None,
             backend: None,
             tries: 0,
@@ -80,7 +83,7 @@ impl Story {
             reason: reason.as_str(),
             request_id: "-",
             protocol: "TCP",
-            tls: None,
+            tls: self.tls,
             user_agent: None,
             referer: None,
         });

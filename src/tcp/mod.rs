@@ -9,6 +9,7 @@
 mod connection;
 mod hello;
 mod log_line;
+mod pipe;
 mod relay;
 mod socket;
 mod tries;
@@ -16,4 +17,5 @@ mod tries;
 pub use connection::{Arrival, refuse, serve};
 #[cfg(any(test, fuzzing))]
 pub(crate) use hello::fuzz as fuzz_hello;
+pub use pipe::Pipes;
 pub use socket::{Socket, Stream};

@@ -2,24 +2,33 @@
 
 use rustix::net::{RecvFlags, recv};
 use std::{
+    fmt::Debug,
     io,
     net::SocketAddr,
     os::fd::{AsFd, BorrowedFd},
+    task::{Context, Poll},
     time::Duration,
 };
 use tokio::{
     io::{AsyncRead, AsyncWrite, Interest, Ready},
     net::{TcpStream, UnixStream},
 };
+use tokio_rustls::client::TlsStream;
 
 /// A connection that can be relayed.
-pub trait Stream: AsyncRead + AsyncWrite + Unpin + Send + Sync {
+pub trait Stream: AsyncRead + AsyncWrite + Debug + Unpin + Send + Sync {
     /// The socket beneath.
     fn socket(&self) -> Socket<'_>;
 
     /// Whether the socket carries the stream's bytes as they are, not wrapped as in TLS.
     fn is_plain(&self) -> bool {
         true
+    }
+
+    /// Whether the other side may close without having said that this is the end, where there is a way
+    /// to say it.
+    fn may_end_unsaid(&self) -> bool {
+        false
     }
 }
 
@@ -32,6 +41,30 @@ impl Stream for TcpStream {
 impl Stream for UnixStream {
     fn socket(&self) -> Socket<'_> {
         Socket::Unix(self)
+    }
+}
+
+impl<S: Stream> Stream for TlsStream<S> {
+    fn socket(&self) -> Socket<'_> {
+        self.get_ref().0.socket()
+    }
+
+    fn is_plain(&self) -> bool {
+        false
+    }
+}
+
+impl Stream for Box<dyn Stream> {
+    fn socket(&self) -> Socket<'_> {
+        (**self).socket()
+    }
+
+    fn is_plain(&self) -> bool {
+        (**self).is_plain()
+    }
+
+    fn may_end_unsaid(&self) -> bool {
+        (**self).may_end_unsaid()
     }
 }
 
@@ -153,7 +186,26 @@ impl Socket<'_> {
         }
     }
 
-    fn try_io<T>(self, interest: Interest, io: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
+    /// Polls for readiness to read or write.
+    pub(super) fn poll_ready(
+        self,
+        interest: Interest,
+        cx: &mut Context<'_>,
+    ) -> Poll<io::Result<()>> {
+        match (self, interest.is_writable()) {
+            (Self::Tcp(stream), false) => stream.poll_read_ready(cx),
+            (Self::Tcp(stream), true) => stream.poll_write_ready(cx),
+            (Self::Unix(stream), false) => stream.poll_read_ready(cx),
+            (Self::Unix(stream), true) => stream.poll_write_ready(cx),
+        }
+    }
+
+    /// Does what the socket is said to be ready for; that it is not after all is noted.
+    pub(super) fn try_io<T>(
+        self,
+        interest: Interest,
+        io: impl FnOnce() -> io::Result<T>,
+    ) -> io::Result<T> {
         match self {
             Self::Tcp(stream) => stream.try_io(interest, io),
             Self::Unix(stream) => stream.try_io(interest, io),

@@ -12,15 +12,18 @@ use crate::{
         hash_address,
     },
 };
+use rustix::io::Errno;
+use rustls::pki_types::ServerName;
 use std::{
     io,
     time::{Duration, Instant},
 };
+use tokio_rustls::TlsConnector;
 
 /// A connection that has come to a backend.
 #[derive(Debug)]
 pub(super) struct Connected {
-    pub(super) backend: Dialed,
+    pub(super) backend: Box<dyn Stream>,
     /// Counts the connection on its backend.
     pub(super) lease: Lease,
     /// When the try began that came to this.
@@ -37,13 +40,40 @@ struct Failure {
 }
 
 impl Failure {
+    /// Whether it is us who lack something. That says nothing of the backend.
+    fn is_ours(&self) -> bool {
+        let lacking =
+            [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM, Errno::ADDRNOTAVAIL];
+        Errno::from_io_error(&self.error).is_some_and(|error| lacking.contains(&error))
+    }
+
     fn reason(&self) -> Reason {
         match self.kind {
+            _ if self.is_ours() => Reason::InternalError,
             RetryOn::Reset => Reason::UpstreamReset,
             _ if self.error.kind() == io::ErrorKind::TimedOut => Reason::UpstreamTimeout,
             _ => Reason::ConnectFailed,
         }
     }
+}
+
+fn in_the_clear(dialed: Dialed) -> Box<dyn Stream> {
+    match dialed {
+        Dialed::Tcp(stream) => Box::new(stream),
+        Dialed::Unix(stream) => Box::new(stream),
+    }
+}
+
+async fn secured(
+    dialed: Dialed,
+    connector: &TlsConnector,
+    name: ServerName<'static>,
+) -> io::Result<Box<dyn Stream>> {
+    let shaken: io::Result<Box<dyn Stream>> = match dialed {
+        Dialed::Tcp(stream) => connector.connect(name, stream).await.map(|it| Box::new(it) as _),
+        Dialed::Unix(stream) => connector.connect(name, stream).await.map(|it| Box::new(it) as _),
+    };
+    shaken.map_err(|error| io::Error::new(error.kind(), format!("TLS handshake: {error}")))
 }
 
 /// The tries of one connection.
@@ -52,37 +82,37 @@ pub(super) struct Tries<'a> {
     story: &'a mut Story,
     /// Whose connection it is.
     ends: Ends,
-    idle_timeout: Duration,
     /// What the hashing policies go by.
     key: Option<u64>,
     tried: Tried,
 }
 
 impl<'a> Tries<'a> {
-    pub(super) fn new(
-        pool: &'a Pool,
-        ends: Ends,
-        idle_timeout: Duration,
-        story: &'a mut Story,
-    ) -> Self {
+    pub(super) fn new(pool: &'a Pool, ends: Ends, story: &'a mut Story) -> Self {
         let hashes = pool.spec().balance.policy.is_hashing();
         let key = story.client.filter(|_| hashes).map(hash_address);
-        Self { pool, story, ends, idle_timeout, key, tried: Tried::default() }
+        Self { pool, story, ends, key, tried: Tried::default() }
     }
 
     /// Connects to one backend after another, until one takes the connection or there is no other try.
-    pub(super) async fn connect<S: Stream>(mut self, client: &mut S) -> Result<Connected, Reason> {
+    /// What each of them says goes through `relay`.
+    pub(super) async fn connect<S: Stream>(
+        mut self,
+        client: &mut S,
+        mut relay: Relay,
+    ) -> Result<Box<Connected>, Reason> {
         let mut lease = self.pick_first(client.socket()).await?;
-        let mut relay = Relay::new(self.idle_timeout);
         loop {
             let began = Instant::now();
             let failure = match self.begin(&lease, client, &mut relay).await {
                 Ok((backend, ended)) => {
-                    return Ok(Connected { backend, lease, began, relay, ended });
+                    return Ok(Box::new(Connected { backend, lease, began, relay, ended }));
                 }
                 Err(failure) => failure,
             };
-            self.pool.report(&lease, Outcome::Failure { took: began.elapsed() });
+            if !failure.is_ours() {
+                self.pool.report(&lease, Outcome::Failure { took: began.elapsed() });
+            }
             lease = self.pick_next(&lease, &failure)?;
             tokio::time::sleep(self.pool.pause(self.story.tries)).await;
         }
@@ -117,31 +147,29 @@ impl<'a> Tries<'a> {
         lease: &Lease,
         client: &mut S,
         relay: &mut Relay,
-    ) -> Result<(Dialed, Option<Ended>), Failure> {
+    ) -> Result<(Box<dyn Stream>, Option<Ended>), Failure> {
         let (mut backend, connect) = self.dial(lease).await?;
-        let ended = match &mut backend {
-            Dialed::Tcp(backend) => relay.begin(client, backend).await,
-            Dialed::Unix(backend) => relay.begin(client, backend).await,
-        };
-        match ended {
+        match relay.begin(client, &mut backend).await {
             Some(Ended::Broken(Side::Backend, error)) if relay.is_untouched() => {
                 Err(Failure { kind: RetryOn::Reset, error })
             }
             ended => {
-                self.pool.report(lease, Outcome::Success { first_byte: connect });
+                if !matches!(ended, Some(Ended::Broken(..))) {
+                    self.pool.report(lease, Outcome::Success { first_byte: connect });
+                }
                 Ok((backend, ended))
             }
         }
     }
 
-    async fn dial(&mut self, lease: &Lease) -> Result<(Dialed, Duration), Failure> {
+    async fn dial(&mut self, lease: &Lease) -> Result<(Box<dyn Stream>, Duration), Failure> {
         self.tried.add(lease);
         self.story.tries += 1;
         self.story.backend = Some(lease.name().clone());
         self.story.connect = None;
         let began = Instant::now();
-        let dialed = self.dialer().dial(lease.address()).await;
-        let backend = dialed.map_err(|error| Failure { kind: RetryOn::ConnectFailure, error })?;
+        let met = self.meet(lease).await;
+        let backend = met.map_err(|error| Failure { kind: RetryOn::ConnectFailure, error })?;
         let took = began.elapsed();
         self.story.connect = Some(took);
         // Enough to send it more, though it may be long until one side says something.
@@ -149,10 +177,19 @@ impl<'a> Tries<'a> {
         Ok((backend, took))
     }
 
-    fn dialer(&self) -> Dialer {
+    /// Connects, and makes the TLS handshake where there is to be one.
+    async fn meet(&self, lease: &Lease) -> io::Result<Box<dyn Stream>> {
+        let timeout = self.connect_timeout();
+        let until = tokio::time::Instant::now() + timeout;
         let version = self.pool.spec().proxy_protocol;
         let preamble = version.map(|version| Preamble::of_client(version, self.ends));
-        Dialer { timeout: self.connect_timeout(), preamble }
+        let dialed = Dialer { timeout, preamble }.dial(lease.address()).await?;
+        let Some(tls) = self.pool.tls() else { return Ok(in_the_clear(dialed)) };
+        let (config, name) = tls.client(&lease.own_name());
+        let connector = TlsConnector::from(config);
+        let handshake = secured(dialed, &connector, name);
+        let shaken = tokio::time::timeout_at(until, handshake).await;
+        shaken.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
     }
 
     /// A try has no more time than that for all of it.

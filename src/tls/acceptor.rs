@@ -110,7 +110,8 @@ fn read_again(spec: &ListenerTls) -> Result<ListenerTls, FileError> {
         }),
         None => None,
     };
-    Ok(ListenerTls { certificates, client_auth, alpn: spec.alpn.clone(), ..*spec })
+    let (alpn, stream_alpn) = (spec.alpn.clone(), spec.stream_alpn.clone());
+    Ok(ListenerTls { certificates, alpn, stream_alpn, client_auth, ..*spec })
 }
 
 /// What rustls is told. Sessions that began under `before` can be resumed as long as it is the same
@@ -127,7 +128,9 @@ fn server_config(spec: &ListenerTls, before: Option<&Current>) -> Result<ServerC
         None => builder.with_no_client_auth(),
     };
     let mut config = builder.with_cert_resolver(Arc::new(Certificates::new(&spec.certificates)));
-    config.alpn_protocols = spec.alpn.iter().map(|alpn| alpn.as_str().into()).collect();
+    let spoken = spec.alpn.iter().map(|alpn| alpn.as_str());
+    let passed_on = spec.stream_alpn.iter().map(String::as_str);
+    config.alpn_protocols = spoken.chain(passed_on).map(Into::into).collect();
     match before.filter(|before| lets_the_same_in(&before.spec, spec)) {
         Some(before) => {
             config.ticketer = before.config.ticketer.clone();

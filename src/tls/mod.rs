@@ -1,13 +1,15 @@
 //! TLS: certificates and keys, and what listeners and pools make of them.
 //!
 //! The protocol is rustls's, on both sides. Towards clients its server side is ours to drive, in
-//! `listener`; towards backends Pingora drives it, and [`PeerTls`] says how. A certificate is read
+//! `listener`; towards backends Pingora drives it for requests, and `tcp` for streams, and [`PeerTls`] says
+//! how. A certificate is read
 //! with the configuration, so that a wrong one is an error with a place in it, and read again by a
 //! [`Watch`] when its file changes. What is in use is swapped in whole: a connection keeps what it
 //! began with, and a file that is broken changes nothing.
 
 mod acceptor;
 mod certificate;
+mod client;
 mod facts;
 mod load;
 mod peer;

@@ -1,4 +1,5 @@
-//! A pool's side of TLS: what Pingora is told, so that it connects to backends as configured.
+//! A pool's side of TLS: what Pingora is told, so that it connects to backends as configured; and what
+//! those need who do so themselves, for streams.
 //!
 //! Four things about Pingora 0.9.1 shape this. An empty server name turns verification off, so a
 //! peer always gets one. The key of kept connections knows neither authorities nor private keys, so
@@ -7,6 +8,7 @@
 //! each peer brings its authorities along. And what a handshake failed of is left as a text only.
 
 use super::{
+    client::client_config,
     load::FileError,
     watch::{Reread, Watched},
 };
@@ -18,7 +20,7 @@ use pingora_core::{
     upstreams::peer::{HttpPeer, Scheme},
     utils::tls::{CertKey, WrappedX509, parse_x509},
 };
-use rustls::pki_types::ServerName;
+use rustls::{ClientConfig, pki_types::ServerName};
 use sha2::{Digest, Sha256};
 use std::sync::Arc;
 
@@ -52,6 +54,8 @@ struct Current {
     spec: PoolTls,
     authorities: Arc<CaType>,
     identity: Option<Arc<CertKey>>,
+    /// What streams are secured by.
+    client: Arc<ClientConfig>,
     /// Tells connections apart that were made on different terms.
     terms: u64,
 }
@@ -62,6 +66,7 @@ impl Current {
         Self {
             authorities: verified.unwrap_or_else(|| Arc::from([wrapped(NOBODY)])),
             identity: spec.identity.as_ref().map(|identity| Arc::new(cert_key(identity))),
+            client: Arc::new(client_config(&spec)),
             terms: terms(&spec),
             spec,
         }
@@ -79,24 +84,38 @@ impl PeerTls {
         self.current.load().spec.sni.clone()
     }
 
+    /// What secures a stream to a backend, which must have a certificate for the configured name, else
+    /// for `own`, the backend's.
+    pub fn client(&self, own: &str) -> (Arc<ClientConfig>, ServerName<'static>) {
+        let current = self.current.load();
+        let name = current.spec.sni.as_deref().unwrap_or(own);
+        let name = presentable(Some(name), current.spec.authorities.is_some());
+        let name = ServerName::try_from(name.to_owned()).expect("a name that can be asked for");
+        (current.client.clone(), name)
+    }
+
     /// Has `peer` speak TLS. Its backend must have a certificate for `name`, a host name or an
     /// address; without one, any name will do as long as the certificate is good. The peer shares
     /// kept connections only with peers of the same terms, and of the same `group_key` before this.
     pub fn secure(&self, peer: &mut HttpPeer, name: Option<&str>) {
         let current = self.current.load();
         let verify = current.spec.authorities.is_some();
-        let valid = name.filter(|name| ServerName::try_from(*name).is_ok());
         peer.scheme = Scheme::HTTPS;
-        peer.sni = match (valid, name) {
-            (Some(name), _) => name.to_owned(),
-            (None, Some(_)) if verify => INVALID.to_owned(),
-            (None, _) => UNNAMED.to_owned(),
-        };
+        presentable(name, verify).clone_into(&mut peer.sni);
         peer.options.verify_cert = verify;
         peer.options.verify_hostname = verify && name.is_some();
         peer.options.ca = Some(current.authorities.clone());
         peer.client_cert_key.clone_from(&current.identity);
         peer.group_key ^= current.terms;
+    }
+}
+
+/// The name as it can be asked for, or what stands in the place of one that cannot.
+fn presentable(name: Option<&str>, verify: bool) -> &str {
+    match name {
+        Some(name) if ServerName::try_from(name).is_ok() => name,
+        Some(_) if verify => INVALID,
+        _ => UNNAMED,
     }
 }
 

@@ -63,6 +63,8 @@ mod streams;
 mod strictness;
 mod support_tests;
 mod tcp;
+mod tcp_tls;
+mod tcp_tls_backends;
 mod testing;
 mod tls;
 mod tls_backends;

@@ -79,7 +79,7 @@ fn the_address_in_the_header_is_the_clients_everywhere() {
     client.send(b"PROXY TCP6 2001:db8::7 2001:db8::80 1 2\r\n");
     client.get("/");
     assert_eq!(origin.last_request().headers.get("x-forwarded-for"), Some("2001:db8::7"));
-    lb.wait_for_entries(5);
+    assert_eq!(lb.wait_for_entries(5)[4]["client_ip"], "2001:db8::7");
     // What is refused before it is a request is logged with it too.
     let mut client = lb.client();
     client.send([&v1_from(CLIENT)[..], b"nonsense\r\n\r\n"].concat());

@@ -372,6 +372,8 @@ fn once_something_was_said_there_is_no_other_try() {
         assert_eq!(to.exactly(1), b"x");
         served.reset();
         assert_reset(&mut client);
+        // A connection's line comes after its end, and may come after the next one's.
+        lb.wait_for_entries(1 + usize::from(!said_by_client));
     }
     let entries = lb.wait_for_entries(2);
     let reasons: Vec<_> = entries.iter().map(|entry| entry["reason"].clone()).collect();
@@ -415,8 +417,8 @@ fn a_backend_that_refuses_connections_is_ejected() {
     let gone = Reserved::new();
     let here = Raw::named("here");
     let gone_entry = format!("{{ address: \"{}\", name: gone }}", gone.address());
-    let keys = format!("{UNCHECKED}\nejection: {{ consecutive_failures: 2, base_time: 60s }}");
-    let lb = tcp("", &[gone_entry, here.entry()], &keys);
+    // It is on where nothing is said of it.
+    let lb = tcp("", &[gone_entry, here.entry()], UNCHECKED);
     let mut connections = 0;
     let served = within(SOON, || {
         drop(lb.client());
@@ -435,6 +437,29 @@ fn a_backend_that_refuses_connections_is_ejected() {
         entries[before..].iter().all(|entry| entry["tries"].as_u64() == Some(1)),
         "{entries:?}"
     );
+}
+
+#[test]
+fn a_lack_of_descriptors_is_not_held_against_a_backend() {
+    let backend = Raw::named("a");
+    let spare = Raw::named("spare");
+    let keys = format!("{UNCHECKED}\nejection: {{ consecutive_failures: 1 }}");
+    // A connection takes two: with one of these limits, the last of them has one.
+    let lacking = [40, 41].map(|limit| {
+        let files = config("", &entries(&[&backend, &spare]), &keys).write();
+        let mut command = std::process::Command::new("sh");
+        let binary = Program::command(["-c"]).get_program().to_owned();
+        let run = format!("ulimit -n {limit} && exec \"$0\" -c \"$1\"");
+        command.args(["-c", &run]).arg(binary).arg(files.path());
+        let program = Program::spawn(&mut command);
+        program.stderr.wait_for("listening on");
+        let _crowd: Vec<Client> = (0..30).map(|_| Client::connect(&files.web())).collect();
+        let lacks = || program.stderr.count("internal_error after") > 0;
+        let lacking = within(Duration::from_secs(1), lacks);
+        assert_eq!(program.stderr.count("EJECTED"), 0);
+        lacking
+    });
+    assert!(lacking.contains(&true), "nobody lacked anything");
 }
 
 #[test]

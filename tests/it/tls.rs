@@ -483,7 +483,7 @@ fn a_certificate_that_has_expired_meanwhile_is_told() {
     assert!(line.ends_with("a.pem has a certificate that expired on 2021-01-01"), "{line}");
 }
 
-/// How often certificates are swapped under load. The run that counts has a hundred.
+/// How often certificates are swapped under load; `make tls-proof` has a hundred.
 const SWAPS: usize = 20;
 
 #[test]
@@ -493,6 +493,7 @@ fn certificates_are_swapped_under_load_and_no_handshake_fails() {
     // Half of it resumes sessions where it can, half never does.
     let fresh = running.client.but(|config| config.resumption = Resumption::disabled());
     let web = running.lb.web();
+    let began = Instant::now();
     let loads = [&running.client, &fresh].map(|it| Load::start_tls(&web, 2, "/", it, "a.example"));
     for _ in 0..swaps {
         let certificate = running.authority.server(&["a.example"]);
@@ -503,10 +504,14 @@ fn certificates_are_swapped_under_load_and_no_handshake_fails() {
             load.wait_for_more(1);
         }
     }
+    let mut connections = 0;
     for load in loads {
         let (done, _, failures) = load.stop();
         assert_eq!(failures, [""; 0], "of {done} connections");
+        connections += done;
     }
+    let took = began.elapsed().as_secs_f64();
+    println!("{swaps} swaps in {took:.1} s, {connections} handshakes beside them, none failed");
 }
 
 /// How long it takes until the other side closes.

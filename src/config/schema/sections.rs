@@ -153,8 +153,12 @@ fn listener_tls() -> Value {
             )
             .required(),
             key("min_version", json!({ "enum": [1.2, 1.3] }), "The oldest version.").default("1.2"),
-            key("alpn", list_of(&words(&["http/1.1"]), 1), "The protocols that may be chosen.")
-                .default(json!(["http/1.1"])),
+            key(
+                "alpn",
+                list_of(&any_of(&[words(&["http/1.1"]), matching("^[!-~]{1,255}$")]), 1),
+                "The protocols that may be chosen. With protocol tcp any, and by default none.",
+            )
+            .default(json!(["http/1.1"])),
             key(
                 "client_ca",
                 text(),

@@ -347,6 +347,22 @@ fn tcp_listeners_are_checked() {
                  expected protocol http",
             ),
             (
+                "sni: { a.example: app }, tls: {}",
+                "4:5: listeners.pg.sni: \"sni\" beside tls, after which there is no hello left to look \
+                 at; expected pool, or no tls: it decrypts what sni passes on\n\
+                 4:30: listeners.pg.tls: missing key \"certificates\"; \
+                 expected a list of at least one certificate, each with cert and key",
+            ),
+            (
+                "pool: app, tls: { certificates: [], alpn: ['', 'a b'] }",
+                "4:23: listeners.pg.tls.certificates: found an empty list; \
+                 expected a list of at least one certificate, each with cert and key\n\
+                 4:48: listeners.pg.tls.alpn[0]: found \"\"; \
+                 expected the registered name of a protocol, such as postgresql\n\
+                 4:52: listeners.pg.tls.alpn[1]: found \"a b\"; \
+                 expected the registered name of a protocol, such as postgresql",
+            ),
+            (
                 "pool: app, h2c: true",
                 "4:16: listeners.pg.h2c: \"h2c\" beside protocol tcp, which knows no requests; \
                  expected protocol http",

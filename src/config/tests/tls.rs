@@ -214,6 +214,44 @@ fn a_server_name_is_a_host_or_an_address() {
     }
 }
 
+/// A stream brings no host along that a backend's certificate could have to be for.
+#[test]
+fn a_name_is_wanted_where_a_stream_goes_in_tls() {
+    let text = |listeners: &str, backends: &str, tls: &str| {
+        format!(
+            "listeners: {{ {listeners} }}\n\
+             pools: {{ app: {{ backends: [{backends}], tls: {{ {tls} }} }} }}\n"
+        )
+    };
+    let tcp = "x: { address: 0.0.0.0:81, protocol: tcp, pool: app }";
+    let both = format!("{tcp}, web: {{ address: 0.0.0.0:80 }}");
+    let ca = "ca: certs/internal-ca.pem";
+    for (listeners, backends, place) in [
+        (tcp, "10.0.0.1:1", "2:41"),
+        (&both, "10.0.0.1:1, a:1", "2:46"),
+        (tcp, "{ address: 10.0.0.1:1, name: \"10.0.0.1:1\" }, \"unix:/x\"", "2:85"),
+    ] {
+        assert_eq!(
+            errors(&text(listeners, backends, ca)),
+            format!(
+                "{place}: pools.app.tls: no name that the certificate of backend 10.0.0.1:1 must be for, \
+                 in a pool that a tcp listener uses; \
+                 expected sni, host names as backends, or verify: false"
+            ),
+        );
+    }
+    let web = "web: { address: 0.0.0.0:80 }";
+    for (listeners, backends, tls) in [
+        (tcp, "a:1, b:1", ca.to_owned()),
+        (tcp, "10.0.0.1:1", format!("{ca}, sni: a.internal")),
+        (tcp, "10.0.0.1:1", format!("{ca}, sni: 10.0.0.1")),
+        (tcp, "10.0.0.1:1", "verify: false".to_owned()),
+        (web, "10.0.0.1:1", ca.to_owned()),
+    ] {
+        config(&text(listeners, backends, &tls));
+    }
+}
+
 #[test]
 fn what_is_wrong_with_a_pool_is_told() {
     check_all(

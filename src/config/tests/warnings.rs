@@ -256,6 +256,13 @@ fn a_time_for_a_header_that_nobody_reads_is_a_warning() {
           is read of that; expected sni or proxy_protocol beside timeouts"
         ]
     );
+    assert_eq!(
+        of_listener("timeouts: { tls_handshake: 1s }"),
+        [
+            "2:29: listeners.pg.timeouts.tls_handshake: a time for the TLS handshake, where there is none; \
+             expected tls beside timeouts"
+        ]
+    );
     assert_eq!(of_listener("timeouts: { header: 1s }, sni: { a.b: app }"), [""; 0]);
     assert_eq!(of_listener("timeouts: { header: 1s }, proxy_protocol: accept"), [""; 0]);
 }

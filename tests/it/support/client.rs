@@ -77,7 +77,12 @@ impl Client {
 
     /// Connects and speaks TLS, asking for `name`; an error is that of the handshake.
     pub fn try_connect_tls(address: &Address, tls: &TlsClient, name: &str) -> io::Result<Self> {
-        let mut stream = StreamOwned::new(tls.connection(name), patient(address.connect()?)?);
+        Self::tls_over(address.connect()?, tls, name)
+    }
+
+    /// Speaks TLS on a connection that exists.
+    pub fn tls_over(socket: Socket, tls: &TlsClient, name: &str) -> io::Result<Self> {
+        let mut stream = StreamOwned::new(tls.connection(name), patient(socket)?);
         while stream.conn.is_handshaking() {
             stream.conn.complete_io(&mut stream.sock)?;
         }

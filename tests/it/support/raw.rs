@@ -45,6 +45,10 @@ impl Raw {
         Self { name: name.to_owned(), address, listener, _port: port, _directory: directory }
     }
 
+    pub fn address(&self) -> &Address {
+        &self.address
+    }
+
     /// This server as an entry of `backends:`.
     pub fn entry(&self) -> String {
         format!("{{ address: \"{}\", name: {} }}", self.address, self.name)

@@ -1,7 +1,7 @@
 //! Certificates made for the occasion, clients that speak TLS, and origins behind it.
 
 use super::{
-    Origin,
+    Origin, Raw,
     address::{Address, Reserved},
 };
 use rcgen::{
@@ -250,7 +250,8 @@ pub struct Seen {
     pub identified: bool,
 }
 
-/// TLS in front of an origin: what comes in is passed on in the clear.
+/// TLS in front of an origin or a raw server: what comes in is passed on in the clear. If that breaks
+/// off, so does this, without `close_notify`.
 pub struct TlsFront {
     address: Address,
     _port: Reserved,
@@ -269,18 +270,23 @@ struct Shared {
 impl TlsFront {
     /// Shows `certificate` and asks for none.
     pub fn new(origin: &Origin, certificate: &Certificate) -> Self {
-        Self::start(origin, config(certificate, None))
+        Self::start(origin.address(), config(certificate, None))
     }
 
     /// Shows `certificate`, and wants one that `authority` has signed.
     pub fn asking(origin: &Origin, certificate: &Certificate, authority: &Authority) -> Self {
-        Self::start(origin, config(certificate, Some(authority)))
+        Self::start(origin.address(), config(certificate, Some(authority)))
     }
 
-    fn start(origin: &Origin, config: ServerConfig) -> Self {
+    /// Shows `certificate`, and asks for none or for one that the authority has signed.
+    pub fn of_raw(raw: &Raw, certificate: &Certificate, asking: Option<&Authority>) -> Self {
+        Self::start(raw.address(), config(certificate, asking))
+    }
+
+    fn start(origin: &Address, config: ServerConfig) -> Self {
         let port = Reserved::new();
         let address = port.address();
-        let (Address::Tcp(own), Address::Tcp(origin)) = (&address, origin.address()) else {
+        let (Address::Tcp(own), Address::Tcp(origin)) = (&address, origin) else {
             panic!("a front has an address of its own and one to go to");
         };
         let shared = Arc::new(Shared {
