@@ -1,5 +1,6 @@
 //! Answers, most of them JSON.
 
+use super::Problem;
 use bytes::Bytes;
 use http::{HeaderValue, Response, StatusCode, header};
 use http_body_util::Full;
@@ -32,6 +33,19 @@ pub(super) fn metrics(text: String) -> Answer {
 /// A value as JSON.
 pub(super) fn json(status: StatusCode, value: &Value) -> Answer {
     answer(status, "application/json", format!("{value:#}\n"))
+}
+
+/// Nothing is there.
+pub(super) fn not_found(message: &str) -> Answer {
+    refusal(StatusCode::NOT_FOUND, "not_found", message)
+}
+
+/// A text that has errors, each with its place.
+pub(super) fn invalid(error: &str, message: &str, problems: &[Problem]) -> Answer {
+    let status = StatusCode::UNPROCESSABLE_ENTITY;
+    let code = status.as_u16();
+    let refusal = json!({ "status": code, "error": error, "message": message, "errors": problems });
+    json(status, &refusal)
 }
 
 /// A request that was refused: a code for programs, and what is wrong for people.

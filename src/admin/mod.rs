@@ -5,11 +5,14 @@
 //! process behind [`Instance`] for what is not in it.
 //!
 //! A request passes, in this order: whether it calls us by a name of ours (`guard`), its token, the
-//! path and the method (`resource`), and, if it changes something, whether another web site sent it.
+//! path and the method (`resource`, `request`), and, if it changes something, whether another web site sent it.
 
 mod answer;
 mod guard;
 mod metrics;
+mod pools;
+mod reload;
+mod request;
 mod resource;
 mod server;
 mod status;
@@ -17,7 +20,10 @@ mod status;
 pub use server::start;
 
 use crate::runtime::Live;
+use async_trait::async_trait;
 use jiff::Timestamp;
+use serde::Serialize;
+use serde_json::Value;
 use std::{sync::Arc, time::Instant};
 
 /// What the API speaks for.
@@ -31,6 +37,7 @@ pub struct Admin {
 }
 
 /// The process, as far as the API asks it or tells it something.
+#[async_trait]
 pub trait Instance: Send + Sync {
     /// Whether it serves on its listeners: not yet, or no more, is no.
     fn is_serving(&self) -> bool;
@@ -40,6 +47,38 @@ pub trait Instance: Send + Sync {
 
     /// The configuration in force.
     fn in_force(&self) -> Arc<InForce>;
+
+    /// Has the configuration read again and put in force, as a HUP does, and says what has changed.
+    ///
+    /// # Errors
+    /// Why nothing has.
+    async fn reload(&self) -> Result<Vec<String>, NotReloaded>;
+}
+
+/// Why a reload changed nothing.
+#[derive(Clone, Debug)]
+pub enum NotReloaded {
+    /// The file has errors.
+    Invalid(Vec<Problem>),
+    /// Keys say something else that cannot change while the process lives.
+    Fixed(Vec<Problem>),
+    /// It is not possible at all, or not now.
+    Unable(String),
+}
+
+/// Something wrong with a text, and where.
+#[derive(Clone, Debug, Serialize)]
+pub struct Problem {
+    /// The file, or what the text is called.
+    pub file: String,
+    /// From 1; `None` when it is about the whole.
+    pub line: Option<u32>,
+    /// From 1.
+    pub column: Option<u32>,
+    /// The key path, such as `pools.app.backends[1].weight`; empty at the top.
+    pub path: String,
+    /// What was found, and what was expected.
+    pub message: String,
 }
 
 /// What is told of the configuration in force.
@@ -49,6 +88,8 @@ pub struct InForce {
     pub hash: u64,
     /// Since when it is in force.
     pub loaded_at: Timestamp,
+    /// The whole of it, with its defaults and without its secrets.
+    pub effective: Value,
 }
 
 impl Admin {

@@ -1,8 +1,8 @@
 //! The API's own HTTP server, on a thread of its own.
 
-use super::{Admin, resource};
+use super::{Admin, request};
 use crate::model::ListenAddress;
-use hyper::{server::conn::http1, service::service_fn};
+use hyper::{Request, body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use rustix::net::sockopt::set_tcp_user_timeout;
 use std::{
@@ -140,10 +140,10 @@ where
     S: AsyncRead + AsyncWrite + Unpin,
 {
     let Presence { admin, mut closing, _place } = presence;
-    let service = service_fn(|request| {
+    let service = service_fn(|request: Request<Incoming>| {
         let (head, _) = request.into_parts();
-        let answer = resource::answer(&admin, local, &head);
-        async { Ok::<_, Infallible>(answer) }
+        let admin = &admin;
+        async move { Ok::<_, Infallible>(request::answer(admin, local, &head).await) }
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())

@@ -2,11 +2,12 @@
 
 use super::signals::Control;
 use crate::{
-    admin::{InForce, Instance},
+    admin::{InForce, Instance, NotReloaded},
     config::Checked,
     filter::Registry,
 };
 use arc_swap::ArcSwap;
+use async_trait::async_trait;
 use jiff::Timestamp;
 use std::sync::Arc;
 
@@ -17,7 +18,11 @@ pub(super) struct Running {
 }
 
 fn in_force(checked: &Checked, filters: &Registry) -> InForce {
-    InForce { hash: checked.hash(filters), loaded_at: Timestamp::now() }
+    InForce {
+        hash: checked.hash(filters),
+        loaded_at: Timestamp::now(),
+        effective: checked.effective_json(filters),
+    }
 }
 
 impl Running {
@@ -35,6 +40,7 @@ impl Running {
     }
 }
 
+#[async_trait]
 impl Instance for Running {
     fn is_serving(&self) -> bool {
         self.control.is_serving()
@@ -46,5 +52,9 @@ impl Instance for Running {
 
     fn in_force(&self) -> Arc<InForce> {
         self.in_force.load_full()
+    }
+
+    async fn reload(&self) -> Result<Vec<String>, NotReloaded> {
+        self.control.ask_for_reload().await
     }
 }

@@ -5,7 +5,8 @@
 
 use super::{StartError, instance::Running, open_access_log, signals::Control};
 use crate::{
-    config::{self, Checked, ConfigErrors},
+    admin::{NotReloaded, Problem},
+    config::{self, Checked, ConfigErrors, Diagnostic},
     filter::Registry,
     model::{Config, Listener},
     pool::Interner,
@@ -46,12 +47,50 @@ enum Refused {
     Failed(String),
 }
 
+impl Refused {
+    /// The same for those who asked.
+    fn told(&self) -> NotReloaded {
+        match self {
+            Self::Invalid(errors) => NotReloaded::Invalid(problems(errors)),
+            Self::Fixed(keys) => NotReloaded::Fixed(keys.iter().map(|key| fixed(key)).collect()),
+            other => NotReloaded::Unable(other.to_string()),
+        }
+    }
+}
+
+/// The errors of a text for the admin API.
+pub(super) fn problems(errors: &ConfigErrors) -> Vec<Problem> {
+    let problem = |diagnostic: &Diagnostic| Problem {
+        file: diagnostic.file.clone(),
+        line: diagnostic.position.map(|position| position.line),
+        column: diagnostic.position.map(|position| position.column),
+        path: diagnostic.path.clone(),
+        message: diagnostic.message.clone(),
+    };
+    errors.diagnostics().iter().map(problem).collect()
+}
+
+fn fixed(key: &str) -> Problem {
+    Problem {
+        file: String::new(),
+        line: None,
+        column: None,
+        path: key.to_owned(),
+        message: "cannot change while the process runs".to_owned(),
+    }
+}
+
 impl Reloader {
     /// Reloads whenever the control asks for it, one at a time.
     pub(super) async fn run(mut self) -> Infallible {
         loop {
-            self.control.reload_wanted().await;
-            match self.reload().await {
+            let askers = self.control.reload_wanted().await;
+            let outcome = self.reload().await;
+            for asker in askers {
+                // Whoever asked may be gone.
+                let _ = asker.send(outcome.as_ref().map(Clone::clone).map_err(Refused::told));
+            }
+            match outcome {
                 Ok(changes) if changes.is_empty() => log::info!("reloaded: nothing has changed"),
                 Ok(changes) => {
                     log::info!("reloaded with {} changes", changes.len());

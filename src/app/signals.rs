@@ -3,6 +3,7 @@
 
 use super::{StartError, files, service};
 use crate::{
+    admin::NotReloaded,
     listener::{BoundSocket, Drain, Phase, SocketFile, hand_over},
     model::{Config, ListenAddress},
     observe::{AccessLog, error_log::ErrorLog},
@@ -26,6 +27,11 @@ use tokio::{
 
 /// How long an idle connection is kept after TERM, for a request that is already on its way.
 const IDLE_GRACE: Duration = Duration::from_millis(100);
+
+/// What came of a reload.
+type Outcome = Result<Vec<String>, NotReloaded>;
+/// Whoever wants to hear that.
+pub(super) type Asker = oneshot::Sender<Outcome>;
 
 type Sockets = Vec<(ListenAddress, OwnedFd)>;
 
@@ -58,6 +64,8 @@ pub(super) struct Control {
     listening: watch::Sender<bool>,
     /// Told when the configuration is to be read again.
     reload: Notify,
+    /// Those who want to hear what comes of it.
+    askers: Mutex<Vec<Asker>>,
     /// Why the service could not start.
     failure: watch::Sender<Option<String>>,
 }
@@ -100,6 +108,7 @@ impl Control {
             stage: Mutex::new(stage),
             listening: watch::Sender::new(false),
             reload: Notify::new(),
+            askers: Mutex::default(),
             failure: watch::Sender::new(None),
         }
     }
@@ -205,9 +214,23 @@ impl Control {
         }
     }
 
-    /// Resolves when the configuration is to be read again.
-    pub(super) async fn reload_wanted(&self) {
+    /// Resolves when the configuration is to be read again, with those who asked for it.
+    pub(super) async fn reload_wanted(&self) -> Vec<Asker> {
         self.reload.notified().await;
+        std::mem::take(&mut *locked(&self.askers))
+    }
+
+    /// Has the certificates and the configuration read again, as HUP does, and tells what comes of it.
+    pub(super) async fn ask_for_reload(&self) -> Outcome {
+        if !self.is_serving() {
+            return Err(NotReloaded::Unable("it is not serving, or not any more".to_owned()));
+        }
+        let (asker, outcome) = oneshot::channel();
+        locked(&self.askers).push(asker);
+        self.reread.notify_one();
+        self.reload.notify_one();
+        let ended = |_| NotReloaded::Unable("the process ends".to_owned());
+        outcome.await.map_err(ended)?
     }
 
     /// Whether the process is about to end.

@@ -8,6 +8,8 @@ use rustix::process::Signal;
 use std::{ffi::OsStr, fs, os::unix::fs::MetadataExt};
 
 mod guard;
+mod pools;
+mod reload;
 
 /// Has the admin API on `@2@`.
 const ADMIN: &str = "admin: { address: \"@2@\", hosts: [test.example] }\n";
