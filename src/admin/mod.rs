@@ -8,6 +8,8 @@
 //! path and the method (`resource`, `request`), and, if it changes something, whether another web site sent it.
 
 mod answer;
+mod body;
+mod decide;
 mod guard;
 mod metrics;
 mod pools;
@@ -19,12 +21,18 @@ mod status;
 
 pub use server::start;
 
-use crate::runtime::Live;
+use crate::{
+    model::{Amendment, Backend},
+    runtime::Live,
+};
 use async_trait::async_trait;
 use jiff::Timestamp;
 use serde::Serialize;
 use serde_json::Value;
-use std::{sync::Arc, time::Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 /// What the API speaks for.
 pub struct Admin {
@@ -53,6 +61,21 @@ pub trait Instance: Send + Sync {
     /// # Errors
     /// Why nothing has.
     async fn reload(&self) -> Result<Vec<String>, NotReloaded>;
+
+    /// How long work may go on that is to end.
+    fn drain_timeout(&self) -> Duration;
+
+    /// Reads a backend as the configuration has it.
+    ///
+    /// # Errors
+    /// Everything that is wrong with it.
+    fn read_backend(&self, text: &str) -> Result<Backend, Vec<Problem>>;
+
+    /// Reads what is decided of a backend.
+    ///
+    /// # Errors
+    /// Everything that is wrong with it.
+    fn read_amendment(&self, text: &str) -> Result<Amendment, Vec<Problem>>;
 }
 
 /// Why a reload changed nothing.

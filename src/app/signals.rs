@@ -124,6 +124,10 @@ impl Control {
         let _ = self.listening.subscribe().wait_for(|listening| *listening).await.map(drop);
     }
 
+    pub(super) fn drain_timeout(&self) -> Duration {
+        self.drain_timeout
+    }
+
     pub(super) fn drain(&self) -> &Drain {
         &self.drain
     }
