@@ -11,6 +11,7 @@ mod answer;
 mod body;
 mod decide;
 mod guard;
+mod log_level;
 mod metrics;
 mod pools;
 mod reload;
@@ -27,6 +28,7 @@ use crate::{
 };
 use async_trait::async_trait;
 use jiff::Timestamp;
+use log::LevelFilter;
 use serde::Serialize;
 use serde_json::Value;
 use std::{
@@ -76,6 +78,15 @@ pub trait Instance: Send + Sync {
     /// # Errors
     /// Everything that is wrong with it.
     fn read_amendment(&self, text: &str) -> Result<Amendment, Vec<Problem>>;
+
+    /// Reads which messages are to be logged.
+    ///
+    /// # Errors
+    /// Everything that is wrong with it.
+    fn read_log_level(&self, text: &str) -> Result<LevelFilter, Vec<Problem>>;
+
+    /// From here on messages of `level` and above are logged.
+    fn set_log_level(&self, level: LevelFilter);
 }
 
 /// Why a reload changed nothing.

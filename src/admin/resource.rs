@@ -18,6 +18,7 @@ pub(super) enum Resource {
     /// A backend, by its pool's name and its own.
     Backend(String, String),
     Config,
+    LogLevel,
     Reload,
 }
 
@@ -41,6 +42,7 @@ impl Resource {
                 Self::Backend(name(pool)?, name(backend)?)
             }
             ["api", "v1", "config"] => Self::Config,
+            ["api", "v1", "log_level"] => Self::LogLevel,
             ["api", "v1", "reload"] => Self::Reload,
             _ => return None,
         })
@@ -51,6 +53,7 @@ impl Resource {
         match self {
             Self::Reload | Self::Backends(_) => "POST",
             Self::Backend(..) => "PUT, DELETE",
+            Self::LogLevel => "GET, HEAD, PUT",
             _ => "GET, HEAD",
         }
     }

@@ -10,6 +10,7 @@ use crate::{
 use arc_swap::ArcSwap;
 use async_trait::async_trait;
 use jiff::Timestamp;
+use log::LevelFilter;
 use std::{
     path::{Path, PathBuf},
     sync::Arc,
@@ -80,5 +81,13 @@ impl Instance for Running {
 
     fn read_amendment(&self, text: &str) -> Result<Amendment, Vec<Problem>> {
         config::parse_amendment(text).map_err(|errors| problems(&errors))
+    }
+
+    fn read_log_level(&self, text: &str) -> Result<LevelFilter, Vec<Problem>> {
+        config::parse_log_level(text).map_err(|errors| problems(&errors))
+    }
+
+    fn set_log_level(&self, level: LevelFilter) {
+        self.control.set_log_level(level);
     }
 }

@@ -113,6 +113,11 @@ impl Control {
         }
     }
 
+    /// From here on messages of `level` and above are logged.
+    pub(super) fn set_log_level(&self, level: log::LevelFilter) {
+        self.error_log.set_level(level);
+    }
+
     /// The process will not fork any more: the error log may have its thread.
     pub(super) fn start_error_log(&self) {
         self.error_log.start();

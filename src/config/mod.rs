@@ -57,6 +57,7 @@ use crate::{
     filter::{Chain, Instance, Registry},
     model::{Amendment, Backend, Config, PoolName, Settings, scalar},
 };
+use log::LevelFilter;
 use reader::{Context, Field};
 use std::{
     fs::File,
@@ -206,6 +207,14 @@ pub fn parse_backend(text: &str, base: &Path) -> Result<Backend, ConfigErrors> {
 /// Every error in the text.
 pub fn parse_amendment(text: &str) -> Result<Amendment, ConfigErrors> {
     parse_request(text, Path::new("/"), backend::read_amendment)
+}
+
+/// Reads which messages are to be logged, as `level`, in the same way.
+///
+/// # Errors
+/// Every error in the text.
+pub fn parse_log_level(text: &str) -> Result<LevelFilter, ConfigErrors> {
+    parse_request(text, Path::new("/"), server::read_log_level)
 }
 
 fn parse_request<T>(
