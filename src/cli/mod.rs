@@ -2,11 +2,14 @@
 
 mod arguments;
 pub mod backend;
+mod client;
 mod demo;
+mod operate;
 
-use crate::{App, Mode, config, config::Checked};
+use crate::{App, Mode, config, config::Checked, model::BackendState};
 use arguments::{Arguments, Command};
 use clap::{CommandFactory, Parser, error::ErrorKind};
+use operate::BackendChoice;
 use std::{
     io::{self, Write as _},
     path::Path,
@@ -23,6 +26,9 @@ impl App {
             Some(Command::Backend(backend)) => backend.run(),
             Some(Command::Demo(demo)) => demo.run(&self),
             Some(Command::Schema) => self.print_schema(),
+            Some(Command::Drain(choice)) => change(choice, BackendState::Draining),
+            Some(Command::Enable(choice)) => change(choice, BackendState::Active),
+            Some(Command::Disable(choice)) => change(choice, BackendState::Disabled),
             None => self.run_server(&arguments),
         };
         match done {
@@ -72,6 +78,11 @@ impl App {
             Some(yaml) => print(&format!("# {valid}{yaml}")),
         }
     }
+}
+
+/// `drain`, `enable` and `disable`.
+fn change(choice: &BackendChoice, state: BackendState) -> Result<(), String> {
+    print(&choice.set(state)?)
 }
 
 /// Writes to standard output.

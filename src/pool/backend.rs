@@ -1,7 +1,7 @@
 //! A backend: what the configuration says of it, and the state that outlives a configuration.
 
 use super::{Tag, Time, ejection::Standing, ewma::PeakEwma, health::HealthState};
-use crate::model::{BackendName, BackendState as Admission, Weight};
+use crate::model::{Amendment, BackendName, BackendState as Admission, Weight};
 use http::HeaderValue;
 use pingora_core::protocols::l4::socket::SocketAddr;
 use pingora_load_balancing::Backend;
@@ -50,6 +50,10 @@ const FIRST_SHARE: f64 = 0.1;
 pub struct BackendState {
     /// Requests that hold a [`super::Lease`] on the backend.
     in_flight: AtomicUsize,
+    /// How many there have been.
+    requests: AtomicU64,
+    /// How many of them it failed.
+    errors: AtomicU64,
     /// A copy of what `probing` last decided, read without its lock.
     health: AtomicU8,
     /// The state machine of rise and fall; locked once a probe.
@@ -70,12 +74,16 @@ pub struct BackendState {
     admission: AtomicU8,
     /// The weight set at run time.
     weight: AtomicU32,
+    /// Whether it is on its way out of the pool.
+    leaving: AtomicBool,
 }
 
 impl Default for BackendState {
     fn default() -> Self {
         Self {
             in_flight: AtomicUsize::new(0),
+            requests: AtomicU64::new(0),
+            errors: AtomicU64::new(0),
             health: AtomicU8::new(Health::Unknown as u8),
             probing: Mutex::default(),
             ejected_until: AtomicU64::new(0),
@@ -86,6 +94,7 @@ impl Default for BackendState {
             speed: Mutex::default(),
             admission: AtomicU8::new(0),
             weight: AtomicU32::new(AS_CONFIGURED),
+            leaving: AtomicBool::new(false),
         }
     }
 }
@@ -98,6 +107,20 @@ impl BackendState {
     /// Requests in flight at this moment.
     pub fn in_flight(&self) -> usize {
         self.in_flight.load(Relaxed)
+    }
+
+    /// Requests that it was given since it is known, tries counted each.
+    pub fn requests(&self) -> u64 {
+        self.requests.load(Relaxed)
+    }
+
+    /// Those of them that it failed: as ejection counts failures.
+    pub fn errors(&self) -> u64 {
+        self.errors.load(Relaxed)
+    }
+
+    pub(super) fn count_error(&self) {
+        self.errors.fetch_add(1, Relaxed);
     }
 
     /// What active probing knows.
@@ -127,6 +150,7 @@ impl BackendState {
 
     pub(super) fn begin_request(&self) {
         self.in_flight.fetch_add(1, Relaxed);
+        self.requests.fetch_add(1, Relaxed);
     }
 
     pub(super) fn end_request(&self) {
@@ -177,6 +201,32 @@ impl BackendState {
         self.came_back.store(at.as_nanos().max(1), Relaxed);
     }
 
+    /// What the operator decided at run time: its admission and its weight.
+    pub fn decided(&self) -> (Option<Admission>, Option<u32>) {
+        let weight = self.weight.load(Relaxed);
+        (self.decided_admission(), (weight != AS_CONFIGURED).then_some(weight))
+    }
+
+    fn decided_admission(&self) -> Option<Admission> {
+        let index = usize::from(self.admission.load(Relaxed)).checked_sub(1)?;
+        Admission::ALL.get(index).copied()
+    }
+
+    /// Whether it is on its way out of the pool: it gets no requests, and those in flight go on.
+    pub fn is_leaving(&self) -> bool {
+        self.leaving.load(Relaxed)
+    }
+
+    pub(super) fn set_leaving(&self, leaving: bool) {
+        self.leaving.store(leaving, Relaxed);
+    }
+
+    /// All that the operator decided at run time, and nothing else.
+    pub(super) fn decide(&self, amendment: Amendment) {
+        self.admission.store(amendment.state.map_or(0, |state| state as u8 + 1), Relaxed);
+        self.weight.store(amendment.weight.map_or(AS_CONFIGURED, Weight::get), Relaxed);
+    }
+
     /// What the operator decided at run time.
     pub(super) fn set_admission(&self, admission: Admission) {
         self.admission.store(admission as u8 + 1, Relaxed);
@@ -192,6 +242,11 @@ impl BackendState {
 pub struct Member {
     pub(super) order: usize,
     pub(super) name: BackendName,
+    /// The name of what it comes from in the configuration, or of what was added: its own, unless that
+    /// is a host name with several addresses.
+    pub(super) entry: BackendName,
+    /// Whether it was added at run time.
+    pub(super) added: bool,
     pub(super) name_value: HeaderValue,
     pub(super) address: SocketAddr,
     /// What identifies it among the members of its pool, in this process and in any other.
@@ -210,11 +265,6 @@ pub struct Member {
 }
 
 impl Member {
-    /// The member that our discovery attached to a backend of Pingora's.
-    pub(super) fn of(backend: &Backend) -> Option<&Arc<Self>> {
-        backend.ext.get::<Arc<Self>>()
-    }
-
     /// The position in the file.
     pub fn order(&self) -> usize {
         self.order
@@ -223,6 +273,20 @@ impl Member {
     /// The backend's name.
     pub fn name(&self) -> &BackendName {
         &self.name
+    }
+
+    /// Whether it was added at run time.
+    pub fn is_added(&self) -> bool {
+        self.added
+    }
+
+    /// Whether `other`, of the same state, says the same of it.
+    pub(super) fn is_like(&self, other: &Self) -> bool {
+        (self.order, &self.name, &self.entry, self.added, &self.host_name)
+            == (other.order, &other.name, &other.entry, other.added, &other.host_name)
+            && (self.weight, self.backup, self.admission)
+                == (other.weight, other.backup, other.admission)
+            && Arc::ptr_eq(&self.state, &other.state)
     }
 
     /// The backend's name as the value of a header field.
@@ -284,12 +348,10 @@ impl Member {
 
     /// Whether it takes requests: as decided at run time, else as configured.
     pub fn admission(&self) -> Admission {
-        match self.state.admission.load(Relaxed) {
-            1 => Admission::Active,
-            2 => Admission::Draining,
-            3 => Admission::Disabled,
-            _ => self.admission,
+        if self.state.is_leaving() {
+            return Admission::Disabled;
         }
+        self.state.decided_admission().unwrap_or(self.admission)
     }
 
     /// Whether nothing speaks against its working: probes succeed and it is not ejected. A backend
@@ -371,6 +433,8 @@ impl MemberSpec {
         let address = std::net::SocketAddr::from(([127, 0, 0, host], port));
         Arc::new(Member {
             order,
+            entry: name.clone(),
+            added: false,
             name,
             name_value: value.clone(),
             address: SocketAddr::Inet(address),

@@ -243,6 +243,11 @@ impl Core {
         true
     }
 
+    /// Something was decided at run time of the members.
+    pub(super) fn decided(&self, now: Time) {
+        self.rebuild(now, None);
+    }
+
     /// Takes in what a probe of `member` found, and says what that changed.
     pub fn observe_probe(&self, member: &Member, ok: bool, now: Time) -> Option<Change> {
         let check = self.spec.health_check.as_ref()?;
@@ -270,6 +275,7 @@ impl Core {
                 false
             }
             Outcome::Failure { took } => {
+                member.state().count_error();
                 member.state().observe_speed(took.max(ewma::FAILURE), now);
                 self.consider_ejection(member, now)
             }
