@@ -26,6 +26,9 @@ pub(super) fn prepare(
     if context.is_to_http2() && client.version == Version::HTTP_2 {
         keep_te(client, request)?;
     }
+    if context.upgrade {
+        keep_upgrade(client, request)?;
+    }
     if let Some(target) = &context.rewritten {
         request.set_raw_path(target.as_bytes())?;
     }
@@ -43,6 +46,14 @@ fn keep_te(client: &RequestHeader, request: &mut RequestHeader) -> Result<()> {
         Some(te) => request.insert_header(header::TE, te),
         None => Ok(()),
     }
+}
+
+/// Of the upgrades that a client may ask for, Pingora passes on those to `websocket` only. Past this
+/// hook it goes by the field alone, whatever the protocol.
+fn keep_upgrade(client: &RequestHeader, request: &mut RequestHeader) -> Result<()> {
+    let Some(protocol) = client.headers.get(header::UPGRADE) else { return Ok(()) };
+    request.insert_header(header::CONNECTION, HeaderValue::from_static("Upgrade"))?;
+    request.insert_header(header::UPGRADE, protocol)
 }
 
 /// `X_Forwarded_For` and `X-Forwarded-For` are the same to many a backend (CGI maps both to one

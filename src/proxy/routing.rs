@@ -5,7 +5,7 @@ use crate::{
     filter::{Answer, Facts, Variables, host_of, target_of},
     model::{self, BackendProtocol},
     route::{self, normal_path},
-    runtime::Action,
+    runtime::{Action, Route},
 };
 use http::{HeaderName, HeaderValue, StatusCode, Version, header};
 use pingora::http::RequestHeader;
@@ -17,21 +17,27 @@ impl Exchange {
     /// once.
     pub(super) async fn route(&mut self, session: &mut Session) -> pingora::Result<Option<Answer>> {
         self.identify(session.req_header());
-        if let Err(answer) = self.enter_route(session.req_header()) {
+        if let Err(answer) = self.enter_route(session.req_header_mut()) {
             return Ok(Some(answer));
         }
         if let Some(answer) = self.filter_request(session).await? {
             return Ok(Some(answer));
         }
-        Ok(self.act(session.req_header()))
+        Ok(self.act(session.req_header_mut()))
     }
 
-    fn enter_route(&mut self, request: &RequestHeader) -> Result<(), Answer> {
+    fn enter_route(&mut self, request: &mut RequestHeader) -> Result<(), Answer> {
         let Some(index) = self.find_route(request)? else {
             return Err(Answer::error(Reason::NoRoute));
         };
         self.route = Some(index);
-        let timeout = self.snapshot.routes[index].timeout;
+        let Route { upgrades, timeout, .. } = &self.snapshot.routes[index];
+        let protocol = request.headers.get(header::UPGRADE);
+        let allowed = protocol.is_some_and(|protocol| upgrades.allow(protocol.as_bytes()));
+        let timeout = *timeout;
+        if self.upgrade && !allowed {
+            self.decline_upgrade(request);
+        }
         self.route_deadline = timeout.map(|timeout| self.received + timeout);
         self.link.set_deadline(self.route_deadline);
         let bounded = self.route_deadline.is_some() || self.upgrade;
@@ -42,7 +48,7 @@ impl Exchange {
     }
 
     /// Does what the route, or a filter, says is to be done; an answer is to be given at once.
-    fn act(&mut self, request: &RequestHeader) -> Option<Answer> {
+    fn act(&mut self, request: &mut RequestHeader) -> Option<Answer> {
         let snapshot = self.snapshot.clone();
         let route = self.route.map(|index| &snapshot.routes[index])?;
         let chosen =
@@ -67,12 +73,12 @@ impl Exchange {
 
     /// Sees to what HTTP/2 has not: upgrades, and clients of HTTP/1.0 that an answer of unknown length
     /// can be passed on to.
-    fn adapt_to_http2(&mut self, request: &RequestHeader, timed: bool) -> Option<Answer> {
+    fn adapt_to_http2(&mut self, request: &mut RequestHeader, timed: bool) -> Option<Answer> {
         if request.version == Version::HTTP_10 {
             let status = StatusCode::HTTP_VERSION_NOT_SUPPORTED;
             return Some(Answer::refusal(status, Reason::BadRequest));
         }
-        self.upgrade = false;
+        self.decline_upgrade(request);
         if timed && self.sketch.is_none() {
             // A try that cannot be cut takes its request with it.
             self.remember(request);

@@ -45,6 +45,8 @@ pub struct Route {
     pub action: Action,
     /// Time until the response's headers.
     pub timeout: Option<Duration>,
+    /// The protocols that its requests may change to.
+    pub upgrades: model::Upgrades,
     /// The filters that its requests and their responses pass.
     pub filters: Chain,
 }
@@ -228,7 +230,8 @@ fn compile_route(route: &model::Route, pools: &PoolsByName) -> Route {
         model::Action::Redirect(redirect) => Action::Redirect(redirect.clone()),
         model::Action::Respond(respond) => Action::Respond(respond.clone()),
     };
-    Route { name: route.name.clone(), action, timeout: route.timeout, filters: Chain::default() }
+    let model::Route { name, timeout, upgrades, .. } = route.clone();
+    Route { name, action, timeout, upgrades, filters: Chain::default() }
 }
 
 /// The one place that holds the snapshot in force.

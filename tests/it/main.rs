@@ -66,3 +66,4 @@ mod tcp;
 mod testing;
 mod tls;
 mod tls_backends;
+mod upgrades;
