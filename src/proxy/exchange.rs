@@ -1,6 +1,6 @@
 //! One request and its answer.
 
-use super::{Link, Reason, answer, client::HTTP, filters::Filtering, routing};
+use super::{Link, Reason, answer, client::HTTP, filters::Filtering, nominated};
 use crate::{
     filter::{Answer, host_of},
     pool::{Lease, Member, Outcome, Pool, Tried},
@@ -225,7 +225,7 @@ impl Exchange {
         self.link.set_waiting_to_continue(self.expects_continue);
         session.set_close_on_response_before_downstream_finish(self.expects_continue);
         session.set_total_drain_timeout(Some(DRAIN));
-        routing::strip_nominated(session.req_header_mut());
+        nominated::strip(session.req_header_mut());
     }
 
     /// Makes a request an ordinary one that may have asked for another protocol: a server that does

@@ -13,6 +13,7 @@ mod forward;
 mod hash_key;
 mod link;
 mod log_line;
+mod nominated;
 mod response;
 mod retry;
 mod routing;

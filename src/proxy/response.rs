@@ -1,6 +1,6 @@
 //! What a client gets that the backend did not say, and what it does not get.
 
-use super::{answer::X_REQUEST_ID, exchange::Context, filters::Filtered};
+use super::{answer::X_REQUEST_ID, exchange::Context, filters::Filtered, nominated};
 use http::{HeaderName, HeaderValue, Method, StatusCode, Version, header};
 use pingora::{Error, ErrorType, Result, http::ResponseHeader};
 use pingora_proxy::Session;
@@ -86,25 +86,12 @@ pub(super) async fn prepare(
 /// Removes the fields that concern the connection to the backend only. `Transfer-Encoding` stays:
 /// Pingora frames the response by it.
 fn remove_hop_by_hop(response: &mut ResponseHeader) {
-    for name in nominated(response) {
+    for name in nominated::fields(&response.headers) {
         response.remove_header(&name);
     }
     for name in [header::CONNECTION, header::UPGRADE, KEEP_ALIVE, PROXY_CONNECTION] {
         response.remove_header(&name);
     }
-}
-
-/// The fields that `Connection` names. Those that frame the message or that every response needs
-/// are not a backend's to take away.
-fn nominated(response: &ResponseHeader) -> Vec<HeaderName> {
-    let essential = [header::TRANSFER_ENCODING, header::CONTENT_LENGTH];
-    let fields = response.headers.get_all(header::CONNECTION).into_iter();
-    fields
-        .filter_map(|value| value.to_str().ok())
-        .flat_map(|value| value.split(','))
-        .filter_map(|name| name.trim().parse::<HeaderName>().ok())
-        .filter(|name| !essential.contains(name))
-        .collect()
 }
 
 /// An HTTP/1.0 client cannot read chunks: its response ends when the connection does. And a

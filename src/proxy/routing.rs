@@ -7,7 +7,7 @@ use crate::{
     route::{self, normal_path},
     runtime::{Action, Route},
 };
-use http::{HeaderName, HeaderValue, StatusCode, Version, header};
+use http::{HeaderValue, StatusCode, Version, header};
 use pingora::http::RequestHeader;
 use pingora_proxy::Session;
 use std::borrow::Cow;
@@ -160,37 +160,5 @@ impl Exchange {
             }
             Err(_) => Answer::error(Reason::BadRequest),
         }
-    }
-}
-
-/// Fields that `Connection` may not take away: they frame the message or say whom it is for.
-const ESSENTIAL: [HeaderName; 3] =
-    [header::HOST, header::CONTENT_LENGTH, header::TRANSFER_ENCODING];
-
-/// Removes the fields that `Connection` names, and leaves of it what concerns the connection.
-/// Pingora refuses a request whose `Connection` names what it holds dear, when a backend has been
-/// connected already.
-pub(super) fn strip_nominated(request: &mut RequestHeader) {
-    let ours = |token: &str| {
-        ["close", "keep-alive", "upgrade"].iter().any(|known| token.eq_ignore_ascii_case(known))
-    };
-    let fields = request.headers.get_all(header::CONNECTION).into_iter();
-    let tokens: Vec<String> = fields
-        .flat_map(|value| value.as_bytes().split(|byte| *byte == b','))
-        .map(|token| String::from_utf8_lossy(token.trim_ascii()).into_owned())
-        .collect();
-    if tokens.iter().all(|token| ours(token)) {
-        return;
-    }
-    let (kept, named): (Vec<_>, Vec<_>) = tokens.into_iter().partition(|token| ours(token));
-    for name in named.iter().filter_map(|name| name.parse::<HeaderName>().ok()) {
-        if !ESSENTIAL.contains(&name) {
-            request.remove_header(&name);
-        }
-    }
-    request.remove_header(&header::CONNECTION);
-    if !kept.is_empty() {
-        // The tokens are known words, so this is a valid value.
-        let _ = request.insert_header(header::CONNECTION, kept.join(", "));
     }
 }

@@ -545,6 +545,21 @@ fn an_upgrade_that_the_backend_declines_is_a_plain_answer() {
 }
 
 #[test]
+fn connection_may_say_the_same_many_times() {
+    let origin = Origin::named("app-1");
+    let lb = in_front_of(&origin);
+    let fields = ["Connection: close"; 12];
+    let response = lb.client().ask(request("GET", "/", &fields, b""));
+    assert_eq!((response.status, response.text().as_str()), (200, "app-1"));
+    assert!(response.headers.lists("connection", "close"), "{response:?}");
+    let mut client = lb.client();
+    let all = format!("Connection: {}", ["keep-alive"; 50].join(", "));
+    for _ in 0..2 {
+        assert_eq!(client.ask(request("GET", "/", &[&all], b"")).status, 200);
+    }
+}
+
+#[test]
 fn many_clients_at_once_each_get_their_own_answer() {
     let origin = Origin::scripted("app-1", |request| Reply::text(request.target.clone()));
     let lb = in_front_of(&origin);
