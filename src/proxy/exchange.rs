@@ -221,7 +221,12 @@ impl Exchange {
         if !self.upgrade {
             self.decline_upgrade(session.req_header_mut());
         }
-        self.expects_continue = session.req_header().headers.contains_key(header::EXPECT);
+        if session.req_header().version == Version::HTTP_10 {
+            // It knows neither (RFC 9110 sections 10.1.1 and 15.2).
+            session.req_header_mut().remove_header(&header::EXPECT);
+            session.set_ignore_info_resp(true);
+        }
+        self.expects_continue = expects_continue(session.req_header());
         self.link.set_waiting_to_continue(self.expects_continue);
         session.set_close_on_response_before_downstream_finish(self.expects_continue);
         session.set_total_drain_timeout(Some(DRAIN));
@@ -296,10 +301,15 @@ fn offers_upgrade(request: &RequestHeader) -> bool {
     if offers.next().is_none() || offers.next().is_some() {
         return false;
     }
-    let connection = request.headers.get_all(header::CONNECTION).iter();
-    let mut options = connection.flat_map(|field| field.as_bytes().split(|byte| *byte == b','));
-    request.version == Version::HTTP_11
-        && options.any(|option| option.trim_ascii().eq_ignore_ascii_case(b"upgrade"))
+    request.version == Version::HTTP_11 && nominated::lists(&request.headers, "upgrade")
+}
+
+/// Whether a client waits for a 100. No other expectation has a meaning, and silence after one is a
+/// body that does not come.
+fn expects_continue(request: &RequestHeader) -> bool {
+    let mut expected = request.headers.get_all(header::EXPECT).into_iter().peekable();
+    let is_continue = |value: &HeaderValue| value.as_bytes().eq_ignore_ascii_case(b"100-continue");
+    expected.peek().is_some() && expected.all(is_continue)
 }
 
 /// A client at fault may be out of step with us; a backend's or a filter's fault says nothing of the

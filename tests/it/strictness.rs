@@ -1,6 +1,6 @@
 //! Malformed and hostile requests. None of them may reach a backend.
 
-use crate::support::{Client, Config, Lb, Origin, request};
+use crate::support::{Client, Config, Lb, Origin, Raw, request};
 use std::time::{Duration, Instant};
 
 fn in_front_of(origin: &Origin) -> Lb {
@@ -362,6 +362,32 @@ fn a_body_that_stalls_is_cut_off() {
 fn a_client_that_does_not_read_is_cut_off() {
     let origin = Origin::scripted("app-1", |_| crate::support::Reply::Zeros(1 << 30));
     let lb = Config::pool(&[origin.entry()], "health_check: off")
+#[test]
+fn only_a_client_that_expects_a_100_may_keep_its_body_back() {
+    // A backend that says nothing, not even that it wants the body.
+    let backend = Raw::named("app-1");
+    let keys = "health_check: off\nretry: { attempts: 0 }\ntimeouts: { read: 2s }";
+    let lb = Config::pool(&[backend.entry()], keys)
+        .listener("timeouts: { body_idle: 300ms }")
+        .access_log()
+        .without_probe()
+        .start();
+    lb.wait_for_line("listening on");
+    let cases = [
+        ("HTTP/1.1", "Expect: something", "client_timeout"),
+        ("HTTP/1.1", "Expect: 100-continue, x", "client_timeout"),
+        ("HTTP/1.0", "Expect: 100-continue", "client_timeout"),
+        ("HTTP/1.1", "Expect: 100-Continue", "upstream_timeout"),
+    ];
+    for (at, (version, expect, reason)) in cases.into_iter().enumerate() {
+        let mut client = lb.client();
+        client
+            .send(format!("POST / {version}\r\nHost: a\r\n{expect}\r\nContent-Length: 9\r\n\r\n"));
+        client.rest();
+        assert_eq!(lb.wait_for_entries(at + 1)[at]["reason"], reason, "{version} {expect}");
+    }
+}
+
         .listener("timeouts: { write: 300ms }")
         .access_log()
         .start();
