@@ -2,10 +2,10 @@
 
 use super::{both, reasons, start};
 use crate::support::{
-    Config, Gate, Origin, Reply, eventually,
+    Config, FullBacklog, Gate, Origin, Reply, eventually,
     h2::{
-        DATA, END_HEADERS, END_STREAM, Frames, H2, HEADERS, RST_STREAM, SETTINGS, WINDOW_UPDATE,
-        asking, frame, get, request as head,
+        DATA, END_HEADERS, END_STREAM, Frames, H2, HEADERS, PING, RST_STREAM, SETTINGS,
+        WINDOW_UPDATE, asking, frame, get, request as head,
     },
 };
 use h2::Reason;
@@ -330,4 +330,31 @@ fn a_small_body_is_sent_again_to_another_backend() {
     }
     assert!(bad.count() > 0);
     assert!(good.requests().iter().all(|request| request.body == [b'x'; 5000]));
+}
+
+#[test]
+fn requests_that_were_given_up_and_still_take_our_time_count_against_the_limit() {
+    let hole = FullBacklog::new();
+    let keys = "health_check: off\ntimeouts: { connect: 60s }";
+    let lb = Config::pool(&[hole.address().to_string()], keys)
+        .listener("h2c: true\nlimits: { h2_streams: 4 }")
+        .without_probe()
+        .start();
+    lb.wait_for_line("listening on");
+    let mut client = Frames::connect(&lb.web());
+    let mut refused = None;
+    for stream in (1..40).step_by(2) {
+        client.get(stream, "/");
+        // By the answer to this, the stream has been accepted or refused.
+        client.send(PING, 0, 0, b"12345678");
+        let told = client.until(|frame| matches!(frame.kind, PING | RST_STREAM)).unwrap();
+        if told.kind == RST_STREAM {
+            assert_eq!(told.reason(), Reason::REFUSED_STREAM);
+            refused = Some(told.stream);
+            break;
+        }
+        client.send(RST_STREAM, 0, stream, &8_u32.to_be_bytes());
+    }
+    // Twice as many as may be open.
+    assert_eq!(refused, Some(2 * 8 + 1));
 }
