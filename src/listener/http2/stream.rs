@@ -38,6 +38,14 @@ pub(super) struct Stream {
     pub(super) began: Instant,
 }
 
+impl Drop for Stream {
+    /// An exchange that was given up by a panic, or with the whole connection, would keep its backend
+    /// busy: it and the link hold each other.
+    fn drop(&mut self) {
+        drop(self.link.take_abandoned());
+    }
+}
+
 /// How a stream ended, as far as its connection is concerned.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Ended {
@@ -106,8 +114,6 @@ impl Stream {
     /// After Pingora has served the request to its end, good or bad. Both of these fail only where
     /// the client has ended the stream already.
     fn after(&self, mut reply: Reply) {
-        // It was logged; what is left of it is not to stay.
-        drop(self.link.take_abandoned());
         if reply.has_ended() {
             return;
         }
