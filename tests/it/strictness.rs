@@ -102,6 +102,7 @@ fn chunks_are_well_formed() {
     let origin = Origin::named("app-1");
     let lb = in_front_of(&origin);
     let long_extension = format!("1;{}\r\nx\r\n0\r\n\r\n", "e".repeat(5000));
+    let many_trailers = format!("0\r\n{}\r\n", "a:\r\n".repeat(10_000));
     let cases = [
         ("a size with a prefix", "0x2\r\nxx\r\n0\r\n\r\n"),
         ("a size that overflows", "10000000000000000\r\nx\r\n0\r\n\r\n"),
@@ -109,6 +110,9 @@ fn chunks_are_well_formed() {
         ("data without its end", "1\r\nxx\r\n0\r\n\r\n"),
         ("no size", "\r\nx\r\n0\r\n\r\n"),
         ("a long extension", long_extension.as_str()),
+        ("a trailer without a colon", "0\r\nX-T 1\r\n\r\n"),
+        ("a trailer whose name is no token", "0\r\nX(T): 1\r\n\r\n"),
+        ("trailers of many short lines", many_trailers.as_str()),
     ];
     for (what, chunks) in cases {
         let (status, closed) = status_of(&lb, &post(&["Transfer-Encoding: chunked"], chunks));
@@ -359,10 +363,6 @@ fn a_body_that_stalls_is_cut_off() {
 }
 
 #[test]
-fn a_client_that_does_not_read_is_cut_off() {
-    let origin = Origin::scripted("app-1", |_| crate::support::Reply::Zeros(1 << 30));
-    let lb = Config::pool(&[origin.entry()], "health_check: off")
-#[test]
 fn only_a_client_that_expects_a_100_may_keep_its_body_back() {
     // A backend that says nothing, not even that it wants the body.
     let backend = Raw::named("app-1");
@@ -388,6 +388,10 @@ fn only_a_client_that_expects_a_100_may_keep_its_body_back() {
     }
 }
 
+#[test]
+fn a_client_that_does_not_read_is_cut_off() {
+    let origin = Origin::scripted("app-1", |_| crate::support::Reply::Zeros(1 << 30));
+    let lb = Config::pool(&[origin.entry()], "health_check: off")
         .listener("timeouts: { write: 300ms }")
         .access_log()
         .start();
