@@ -1,6 +1,8 @@
 //! Which requests become tunnels.
 
-use crate::support::{Client, Config, Lb, Origin, Reply, Response, h2_origin::H2Origin, request};
+use crate::support::{
+    Client, Config, Lb, Origin, Reply, Response, eventually, h2_origin::H2Origin, request,
+};
 
 /// A backend that upgrades whatever asks it to.
 fn willing(name: &str) -> Origin {
@@ -131,4 +133,16 @@ fn a_pool_of_http2_takes_no_upgrades_and_keeps_the_client() {
         assert_eq!(response.status, 200);
         assert!(!response.headers.lists("connection", "close"), "{response:?}");
     }
+}
+
+#[test]
+fn the_connection_of_a_declined_upgrade_is_not_used_again() {
+    let origin = Origin::named("app-1");
+    let lb = in_front_of(&[&origin], "");
+    for number in 1..=3 {
+        let fields = ["Connection: upgrade", "Upgrade: websocket"];
+        assert_eq!(ask(&mut lb.client(), &fields).text(), "app-1");
+        assert_eq!(origin.accepted(), number);
+    }
+    eventually("they are closed", || origin.open() == 0);
 }
