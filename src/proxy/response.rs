@@ -32,12 +32,26 @@ pub(super) fn accept(
     if !codings.all(|coding| coding.trim_ascii().eq_ignore_ascii_case(b"chunked")) {
         return malformed("an unknown transfer coding");
     }
+    if !has_one_length(response) {
+        return malformed("a length that is not one number");
+    }
     context.upstream_answered(response.status);
     if context.retries_status(session, response.status) {
         let status = ErrorType::HTTPStatus(response.status.as_u16());
         return Err(Error::explain(status, "asks for a retry").into_up());
     }
     Ok(())
+}
+
+/// Whether a response has one length or none. One that says it twice, even if it says the same, was put
+/// together by somebody who does not know what it says.
+fn has_one_length(response: &ResponseHeader) -> bool {
+    let mut lengths = response.headers.get_all(header::CONTENT_LENGTH).into_iter();
+    let one = lengths.next().is_none_or(|length| {
+        let digits = length.as_bytes();
+        !digits.is_empty() && digits.iter().all(u8::is_ascii_digit)
+    });
+    one && lengths.next().is_none()
 }
 
 fn malformed(what: &'static str) -> Result<()> {
