@@ -10,6 +10,7 @@ use crate::{
         Drain,
         drain::{drained, draining_for, overdue},
         http2::{self, Http2},
+        pace::Paces,
         transport::Transport,
         watchdog::expired,
     },
@@ -81,7 +82,7 @@ pub(in crate::listener) async fn serve_connection(
 ) {
     let snapshot = http1.live.load();
     let listener = &snapshot.listeners[link.listener()];
-    let socket = Socket::new(transport, link.clone(), listener.timeouts);
+    let socket = Socket::new(transport, link.clone(), Paces::of(listener));
     let mut connection = Connection {
         http1,
         link,

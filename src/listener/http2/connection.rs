@@ -5,7 +5,7 @@ use super::{
     wire::{Home, Seen, Wire},
 };
 use crate::{
-    listener::{Drain, Phase},
+    listener::{Drain, Phase, pace::Paces},
     model::{Listener, ListenerTimeouts},
     proxy::{Gateway, Link},
     runtime::Live,
@@ -87,6 +87,7 @@ pub(in crate::listener) async fn serve_connection<T>(
     let snapshot = http2.live.load();
     let listener = &snapshot.listeners[link.listener()];
     let (builder, timeouts) = (builder(listener), listener.timeouts);
+    let paces = Paces::of(listener);
     let most = listener.limits.requests_per_connection;
     let most_streams = 2 * listener.limits.h2_streams.get() as usize;
     drop(snapshot);
@@ -102,6 +103,7 @@ pub(in crate::listener) async fn serve_connection<T>(
         link,
         seen,
         timeouts,
+        paces,
         most,
         most_streams,
         streams: JoinSet::new(),
@@ -142,6 +144,7 @@ struct Connection<'a> {
     link: &'a Link,
     seen: Arc<Seen>,
     timeouts: ListenerTimeouts,
+    paces: Paces,
     /// The most requests; `None` is no limit.
     most: Option<NonZeroUsize>,
     /// The most streams that we are busy with. The `h2` crate forgets those that a client has reset at
@@ -296,7 +299,7 @@ impl Connection<'_> {
             http2: self.http2.clone(),
             link: Arc::new(self.link.for_stream()),
             seen: self.seen.clone(),
-            timeouts: self.timeouts,
+            paces: self.paces,
             began: Instant::now(),
         };
         self.streams.spawn(stream.serve(request, respond));

@@ -8,8 +8,7 @@ use super::{
 };
 use crate::{
     filter::Answer,
-    listener::{http1::Refusal, watchdog::expired},
-    model::ListenerTimeouts,
+    listener::{http1::Refusal, pace::Paces, watchdog::expired},
     proxy::{
         BrokenOff, Exchange, Fault, Link, Reason, Refused, RequestBody, log_abandoned, log_refused,
         new_request_id, refusal,
@@ -34,7 +33,7 @@ pub(super) struct Stream {
     pub(super) http2: Arc<Http2>,
     pub(super) link: Arc<Link>,
     pub(super) seen: Arc<Seen>,
-    pub(super) timeouts: ListenerTimeouts,
+    pub(super) paces: Paces,
     pub(super) began: Instant,
 }
 
@@ -91,7 +90,7 @@ impl Stream {
             home: slot.clone(),
             link: self.link.clone(),
             seen: self.seen.clone(),
-            timeouts: self.timeouts,
+            paces: self.paces,
         });
         let session = ServerSession::new_custom(Box::new(session));
         let finished = {
