@@ -23,7 +23,6 @@ mod upgrade;
 
 pub use crate::model::Reason;
 pub use answer::{closing_refusal, refusal};
-pub use client::new_request_id;
 pub use exchange::{Exchange, RequestBody};
 pub(crate) use filters::own_response;
 pub use link::{BrokenOff, Fault, Link};

@@ -217,9 +217,7 @@ impl Exchange {
             options,
         };
         if let Some(tls) = self.pool.as_ref().and_then(|pool| pool.tls()) {
-            let configured = tls.server_name();
-            let name = configured.map_or_else(|| self.server_name(member, request), Cow::Owned);
-            tls.secure(&mut peer, Some(&name));
+            tls.secure(&mut peer, || Some(self.server_name(member, request)));
         }
         peer
     }
@@ -245,7 +243,7 @@ impl Exchange {
     /// choice, who may choose one that no backend has.
     pub(super) fn client_chose_name(&self) -> bool {
         let tls = self.pool.as_ref().and_then(|pool| pool.tls());
-        tls.is_some_and(|tls| tls.server_name().is_none()) && self.host_header().is_none()
+        tls.is_some_and(|tls| !tls.has_server_name()) && self.host_header().is_none()
     }
 
     /// What goes ahead of a connection to a backend of `pool`.

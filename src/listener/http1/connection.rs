@@ -17,7 +17,7 @@ use crate::{
     model::{Listener, ListenerLimits},
     proxy::{
         BrokenOff, Exchange, Gateway, Link, Reason, Refused, RequestBody, closing_refusal,
-        log_abandoned, log_refused, new_request_id,
+        log_abandoned, log_refused,
     },
     runtime::{Live, Snapshot},
 };
@@ -225,9 +225,9 @@ impl Connection<'_> {
 
     /// Tells a client of HTTP/2 that there are too many connections.
     async fn turn_http2_away(&mut self, snapshot: &Snapshot) {
-        let (link, id) = (self.link.for_stream(), new_request_id());
+        let link = self.link.for_stream();
         let Refusal { status, reason, .. } = TOO_MANY;
-        let refused = Refused { status, reason, ..Refused::on(&link, self.began.into_std(), &id) };
+        let refused = Refused { status, reason, ..Refused::on(&link, self.began.into_std()) };
         log_refused(snapshot, &refused);
         self.say_goodbye(http2::TURNED_AWAY).await;
     }
@@ -391,15 +391,7 @@ impl Connection<'_> {
     /// After Pingora refused a head that we took for a good one, before any hook of ours was called.
     /// Our check is meant to leave nothing to refuse; a gap in it must not go unnoticed.
     fn log_unseen(&self, snapshot: &Snapshot, began: Instant) {
-        let id = new_request_id();
-        log_refused(
-            snapshot,
-            &Refused {
-                status: StatusCode::BAD_REQUEST,
-                reason: Reason::BadRequest,
-                ..Refused::on(&self.link, began.into_std(), &id)
-            },
-        );
+        let id = log_refused(snapshot, &Refused::on(&self.link, began.into_std()));
         log::warn!(
             "request {}: Pingora refused a head that we did not",
             id.to_str().unwrap_or("-")
@@ -423,16 +415,15 @@ impl Connection<'_> {
 
     /// Answers what is not a request, or not one that we take, and closes.
     async fn refuse(&mut self, snapshot: &Snapshot, refusal: Refusal, began: Instant) -> After {
-        let id = new_request_id();
         let (method, target) = first_words(&self.socket().inbound);
         let refused = Refused {
             method: &method,
             target: &target,
             status: refusal.status,
             reason: refusal.reason,
-            ..Refused::on(&self.link, began.into_std(), &id)
+            ..Refused::on(&self.link, began.into_std())
         };
-        log_refused(snapshot, &refused);
+        let id = log_refused(snapshot, &refused);
         log::debug!("request {}: {}", id.to_str().unwrap_or("-"), refusal.why);
         let bytes = closing_refusal(Answer::refusal(refusal.status, refusal.reason), &id);
         self.say_goodbye(&bytes).await

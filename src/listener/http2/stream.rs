@@ -11,7 +11,7 @@ use crate::{
     listener::{http1::Refusal, pace::Paces, watchdog::expired},
     proxy::{
         BrokenOff, Exchange, Fault, Link, Reason, Refused, RequestBody, log_abandoned, log_refused,
-        new_request_id, refusal,
+        refusal,
     },
     runtime::Snapshot,
 };
@@ -153,15 +153,14 @@ impl Stream {
     /// are in order.
     fn refuse(&self, snapshot: &Snapshot, refused: &head::Refused, mut reply: Reply) {
         let Refusal { status, reason, why } = refused.refusal;
-        let id = new_request_id();
-        log_refused(
+        let id = log_refused(
             snapshot,
             &Refused {
                 method: refused.method.as_str(),
                 target: &refused.target,
                 status,
                 reason,
-                ..Refused::on(&self.link, self.began.into_std(), &id)
+                ..Refused::on(&self.link, self.began.into_std())
             },
         );
         log::debug!("request {}: {why}", id.to_str().unwrap_or("-"));
@@ -178,13 +177,12 @@ impl Stream {
 
 /// What is logged of a connection that is closed while no request is whole.
 pub(super) fn log_late(snapshot: &Snapshot, link: &Link, began: Instant) {
-    let id = new_request_id();
     log_refused(
         snapshot,
         &Refused {
             status: StatusCode::REQUEST_TIMEOUT,
             reason: Reason::ClientTimeout,
-            ..Refused::on(link, began.into_std(), &id)
+            ..Refused::on(link, began.into_std())
         },
     );
 }
