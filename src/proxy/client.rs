@@ -59,7 +59,7 @@ pub(super) fn is_request_id(value: &HeaderValue) -> bool {
 }
 
 /// A new request id: 128 random bits in hexadecimal.
-pub fn new_request_id() -> HeaderValue {
+pub(super) fn new_request_id() -> HeaderValue {
     const DIGITS: &[u8; 16] = b"0123456789abcdef";
     let bits: [u8; 16] = rand::random();
     let mut text = [0; 32];

@@ -55,7 +55,7 @@ impl Exchange {
             self.filtering.progress.choices.pool.as_ref().map(|pool| &snapshot.pools[pool.index]);
         let pool = match (&route.action, chosen) {
             (_, Some(pool)) => pool,
-            (Action::Proxy(pools), None) => pools.choose(&mut rand::rng()),
+            (Action::Proxy(pools), None) => pools.choose(rand::rng),
             (Action::Redirect(redirect), None) => return Some(self.redirect(request, redirect)),
             (Action::Respond(fixed), None) => {
                 let (headers, body) = (fixed.headers.clone(), fixed.body.clone());

@@ -11,7 +11,7 @@ use crate::{
 };
 use arc_swap::ArcSwap;
 use ipnet::IpNet;
-use rand::{Rng, RngCore};
+use rand::Rng;
 use std::{collections::HashMap, net::IpAddr, sync::Arc, time::Duration};
 
 /// Everything a request needs to know. A request loads one and keeps it to its end, so there is no
@@ -71,12 +71,12 @@ pub struct WeightedPools {
 
 impl WeightedPools {
     /// One of the pools, at random in proportion to their shares.
-    pub fn choose(&self, rng: &mut dyn RngCore) -> &Arc<Pool> {
+    pub fn choose<R: Rng>(&self, rng: impl FnOnce() -> R) -> &Arc<Pool> {
         let (last, total) = self.pools.last().expect("a route names at least one pool");
         if self.pools.len() == 1 {
             return last;
         }
-        let ticket = rng.random_range(0..*total);
+        let ticket = rng().random_range(0..*total);
         let chosen = self.pools.partition_point(|(_, sum)| *sum <= ticket);
         &self.pools[chosen].0
     }
