@@ -1,7 +1,8 @@
 //! Who the client is, once trusted proxies are taken at their word.
 
 use crate::runtime::Snapshot;
-use http::{HeaderMap, HeaderName, HeaderValue};
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue};
 use std::net::IpAddr;
 
 pub(super) const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
@@ -67,7 +68,9 @@ pub(super) fn new_request_id() -> HeaderValue {
         pair[0] = DIGITS[usize::from(byte >> 4)];
         pair[1] = DIGITS[usize::from(byte & 15)];
     }
-    HeaderValue::from_bytes(&text).expect("hexadecimal digits are visible ASCII")
+    // An owned text is shared by all who have the id; a copied one would be copied once more for that.
+    let text = Bytes::from_owner(text);
+    HeaderValue::from_maybe_shared(text).expect("hexadecimal digits are visible ASCII")
 }
 
 #[cfg(test)]
