@@ -28,6 +28,8 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 /// Small writes are gathered up to this, so that a head and a short body are one write.
 const GATHER: usize = 8 * 1024;
+/// Room that is made for that at first: a head, and a short body.
+const GATHER_FIRST: usize = 1024;
 /// What may arrive beyond the request being served: part of the next one, held for later.
 const MAX_AHEAD: usize = 16 * 1024;
 
@@ -407,6 +409,10 @@ impl AsyncWrite for RequestStream {
         // A client that closed its side is not read from, so nothing would flush what is gathered.
         if socket.outbound.len() + bytes.len() <= GATHER && !socket.ended {
             socket.yielded = false;
+            if socket.outbound.capacity() == 0 {
+                // Room for what mostly follows, which would otherwise have it made anew.
+                socket.outbound.reserve(bytes.len().max(GATHER_FIRST));
+            }
             socket.outbound.extend_from_slice(bytes);
             return Poll::Ready(Ok(bytes.len()));
         }
