@@ -30,6 +30,7 @@ use std::{
     io,
     pin::pin,
     sync::{Arc, PoisonError},
+    task::ready,
     time::Duration,
 };
 use tokio::{
@@ -467,6 +468,10 @@ async fn read_some(socket: &mut Socket) -> io::Result<()> {
         return Err(io::ErrorKind::UnexpectedEof.into());
     }
     Ok(())
+        if inbound.is_empty() {
+            // Most often nothing is there yet, and a buffer would be made to be given back.
+            ready!(transport.poll_readable(cx))?;
+        }
 }
 
 /// Takes empty lines off the input, and says whether there is more than the beginning of one.
