@@ -8,7 +8,7 @@ use crate::{
     filter::Answer,
     listener::{
         Drain,
-        drain::{drained, draining_for, overdue},
+        drain::{Drained, drained, draining_for, overdue},
         http2::{self, Http2},
         pace::Paces,
         transport::Transport,
@@ -28,7 +28,7 @@ use pingora_proxy::HttpProxy;
 use std::{
     future::{Future as _, poll_fn},
     io,
-    pin::pin,
+    pin::{Pin, pin},
     sync::{Arc, PoisonError},
     task::ready,
     time::Duration,
@@ -36,7 +36,7 @@ use std::{
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     sync::watch,
-    time::Instant,
+    time::{Instant, Sleep, sleep_until},
 };
 
 /// A head is read in pieces of this size.
@@ -84,12 +84,15 @@ pub(in crate::listener) async fn serve_connection(
     let snapshot = http1.live.load();
     let listener = &snapshot.listeners[link.listener()];
     let socket = Socket::new(transport, link.clone(), Paces::of(listener));
+    let began = Instant::now();
     let mut connection = Connection {
         http1,
+        timer: Box::pin(sleep_until(began + listener.timeouts.header)),
+        drained: http1.drain.drained(),
         link,
         socket: Some(Box::new(socket)),
         slot: Slot::default(),
-        began: Instant::now(),
+        began,
         served: 0,
         linger: LINGER,
     };
@@ -126,6 +129,10 @@ struct Connection<'a> {
     socket: Option<Box<Socket>>,
     /// Where Pingora leaves it.
     slot: Slot,
+    /// For the waits between requests. It stays set while one is served: putting its end off is
+    /// cheaper than making it anew, and if it fires, the task only looks up.
+    timer: Pin<Box<Sleep>>,
+    drained: Drained,
     began: Instant,
     served: usize,
     /// How long it is read from once all was said.
@@ -250,12 +257,16 @@ impl Connection<'_> {
         if self.socket().ended {
             return false;
         }
-        let phase = self.http1.drain.phase();
-        let reading = tokio::time::timeout_at(until, read_beginning(self.socket()));
+        let Self { socket, timer, drained, .. } = self;
+        let socket = socket.as_mut().expect("the socket is here between requests");
+        if timer.deadline() != until {
+            timer.as_mut().reset(until);
+        }
         tokio::select! {
             biased;
-            read = reading => matches!(read, Ok(Ok(()))),
-            () = drained(phase) => false,
+            read = read_beginning(socket) => read.is_ok(),
+            () = timer.as_mut() => false,
+            () = drained => false,
         }
     }
 
@@ -457,6 +468,10 @@ impl Connection<'_> {
 async fn read_some(socket: &mut Socket) -> io::Result<()> {
     let Socket { transport, inbound, .. } = socket;
     let read = poll_fn(|cx| {
+        if inbound.is_empty() {
+            // Most often nothing is there yet, and a buffer would be made to be given back.
+            ready!(transport.poll_readable(cx))?;
+        }
         inbound.reserve(READ);
         let read = pin!(transport.read_buf(inbound)).poll(cx);
         if read.is_pending() && inbound.is_empty() {
@@ -468,10 +483,6 @@ async fn read_some(socket: &mut Socket) -> io::Result<()> {
         return Err(io::ErrorKind::UnexpectedEof.into());
     }
     Ok(())
-        if inbound.is_empty() {
-            // Most often nothing is there yet, and a buffer would be made to be given back.
-            ready!(transport.poll_readable(cx))?;
-        }
 }
 
 /// Takes empty lines off the input, and says whether there is more than the beginning of one.
