@@ -1,12 +1,13 @@
 //! Who the client is, once trusted proxies are taken at their word.
 
+use super::field::Field;
 use crate::runtime::Snapshot;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue};
 use std::net::IpAddr;
 
-pub(super) const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
-pub(super) const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+pub(super) const X_FORWARDED_FOR: Field = Field::new("x-forwarded-for");
+pub(super) const X_FORWARDED_PROTO: Field = Field::new("x-forwarded-proto");
 pub(super) const HTTP: &str = "http";
 pub(super) const HTTPS: &str = "https";
 
@@ -34,14 +35,14 @@ pub(super) fn address(
 /// What the client used according to a trusted proxy; `None` if the proxy does not say. Of several,
 /// the first, which is that of the proxy closest to the client.
 pub(super) fn forwarded_scheme(headers: &HeaderMap) -> Option<&'static str> {
-    let field = headers.get(X_FORWARDED_PROTO)?.to_str().ok()?;
+    let field = headers.get(&X_FORWARDED_PROTO.name)?.to_str().ok()?;
     let first = field.split(',').next()?.trim();
     [HTTP, HTTPS].into_iter().find(|scheme| first.eq_ignore_ascii_case(scheme))
 }
 
 /// The entries of all `X-Forwarded-For` fields, in order.
 fn forwarded_for(headers: &HeaderMap) -> Vec<&str> {
-    let fields = headers.get_all(X_FORWARDED_FOR).into_iter();
+    let fields = headers.get_all(&X_FORWARDED_FOR.name).into_iter();
     fields.filter_map(|value| value.to_str().ok()).flat_map(|value| value.split(',')).collect()
 }
 
@@ -92,7 +93,7 @@ mod tests {
     fn the_scheme_is_the_first_that_is_forwarded() {
         let scheme = |field: &str| {
             let value = HeaderValue::from_str(field).unwrap();
-            forwarded_scheme(&HeaderMap::from_iter([(X_FORWARDED_PROTO, value)]))
+            forwarded_scheme(&HeaderMap::from_iter([(X_FORWARDED_PROTO.name, value)]))
         };
         for https in ["https", "HTTPS", " https , http"] {
             assert_eq!(scheme(https), Some("https"), "{https}");

@@ -8,6 +8,7 @@ mod answer;
 mod client;
 mod exchange;
 mod failure;
+mod field;
 mod filters;
 mod forward;
 mod hash_key;

@@ -1,11 +1,11 @@
 //! What a client gets that the backend did not say, and what it does not get.
 
-use super::{answer::X_REQUEST_ID, exchange::Context, filters::Filtered, nominated};
+use super::{answer::X_REQUEST_ID, exchange::Context, field::Field, filters::Filtered, nominated};
 use http::{HeaderName, HeaderValue, Method, StatusCode, Version, header};
 use pingora::{Error, ErrorType, Result, http::ResponseHeader};
 use pingora_proxy::Session;
 
-const X_BACKEND_SERVER: HeaderName = HeaderName::from_static("x-backend-server");
+const X_BACKEND_SERVER: Field = Field::new("x-backend-server");
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const CHUNKED: HeaderValue = HeaderValue::from_static("chunked");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
@@ -80,9 +80,9 @@ pub(super) async fn prepare(
     if let (Some(pool), Some(lease)) = (&context.pool, &context.lease)
         && pool.spec().reveal_backend
     {
-        response.insert_header(X_BACKEND_SERVER, lease.name_value())?;
+        X_BACKEND_SERVER.answer(response, lease.name_value().clone())?;
     }
-    response.insert_header(X_REQUEST_ID, &context.request_id)?;
+    X_REQUEST_ID.answer(response, context.request_id.clone())?;
     let rechunk = match context.filter_response(session.req_header(), response).await? {
         Filtered::Passed { rechunk } => rechunk,
         Filtered::Replaced(answer) if switches => return context.end_with(answer),
