@@ -55,6 +55,8 @@ const METHODS: [&str; 40] = [
 
 /// What a method looks like, for messages.
 pub(super) const METHOD: &str = "an HTTP method in upper case, such as GET";
+/// What a protocol to upgrade to looks like, for messages.
+pub(super) const UPGRADE: &str = "the name of a protocol, such as websocket or my-proto/1";
 /// What a host looks like, for messages.
 pub(super) const HOST_AND_PORT: &str = "a host or host:port, such as app.internal or [::1]:8080";
 
@@ -72,6 +74,19 @@ pub(super) fn method(text: &str) -> Result<Method, Hint> {
         return Err(unknown());
     }
     Method::from_bytes(text.as_bytes()).map_err(|_| unknown())
+}
+
+/// Reads a protocol as an `Upgrade` field names it.
+pub(super) fn upgrade(text: &str) -> Result<String, Hint> {
+    let (name, version) = text.split_once('/').unwrap_or((text, "any"));
+    // What the name of a header field may have in it is a token's.
+    let is_token = |part: &str| HeaderName::from_bytes(part.as_bytes()).is_ok();
+    if name.eq_ignore_ascii_case("h2c") {
+        let found = "h2c, which is never taken up by an upgrade";
+        let expected = "h2c: true on a listener, and clients that know of it beforehand";
+        return Err(Hint { found: Some(found.to_owned()), ..Hint::expected(expected) });
+    }
+    if is_token(name) && is_token(version) { Ok(text.to_owned()) } else { Err(Hint::default()) }
 }
 
 /// Reads the value of a header field.

@@ -14,7 +14,10 @@ use crate::model::{
     AddressError, HostPattern, ListenAddress, Listener, ListenerLimits, ListenerName,
     ListenerTimeouts, ListenerTls, PoolName, Protocol, ProxyProtocol, Tcp,
 };
-use std::{num::NonZeroU32, time::Duration};
+use std::{
+    num::{NonZeroU32, NonZeroU64},
+    time::Duration,
+};
 
 pub(super) const KEYS: Keys = Keys {
     section: "listeners.*",
@@ -39,7 +42,14 @@ pub(super) const TIMEOUTS: Keys = Keys {
 };
 pub(super) const LIMITS: Keys = Keys {
     section: "listeners.*.limits",
-    names: &["header_bytes", "headers", "uri_bytes", "requests_per_connection", "h2_streams"],
+    names: &[
+        "header_bytes",
+        "headers",
+        "uri_bytes",
+        "requests_per_connection",
+        "h2_streams",
+        "min_rate",
+    ],
 };
 
 /// What `listeners:` holds, for messages.
@@ -306,6 +316,7 @@ fn limits(field: &Field<'_>) -> Option<ListenerLimits> {
             .optional("requests_per_connection", Field::count)
             .flatten(),
         h2_streams: section.or("h2_streams", defaults.h2_streams, h2_streams),
+        min_rate: section.or("min_rate", defaults.min_rate, min_rate),
     })
 }
 
@@ -316,6 +327,12 @@ fn header_bytes(field: &Field<'_>) -> Option<usize> {
 
 fn h2_streams(field: &Field<'_>) -> Option<NonZeroU32> {
     NonZeroU32::new(u32::try_from(field.integer(1..=1_000)?).ok()?)
+}
+
+#[allow(clippy::option_option, reason = "no limit, and unreadable, are two things")]
+fn min_rate(field: &Field<'_>) -> Option<Option<NonZeroU64>> {
+    let expected = "bytes a second as a size up to 1MiB, or 0B for no limit";
+    field.size(&(0..=1024 * 1024), expected).map(NonZeroU64::new)
 }
 
 /// The longest target that the `http` crate takes.

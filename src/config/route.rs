@@ -3,14 +3,16 @@
 use super::{
     action,
     diagnostic::{Fault, alternatives},
-    filters, matches,
+    filters,
+    http::{self, UPGRADE},
+    matches,
     names::{NAME, Names},
     reader::{Field, Keys, Once, Section},
     scalar::Hint,
 };
 use crate::{
     filter::Chain,
-    model::{Action, Match, PoolName, Route, RouteListeners, RouteName},
+    model::{Action, Match, PoolName, Route, RouteListeners, RouteName, Upgrades},
 };
 
 pub(super) const KEYS: Keys = Keys {
@@ -25,6 +27,7 @@ pub(super) const KEYS: Keys = Keys {
         "redirect",
         "respond",
         "timeout",
+        "allow_upgrade",
     ],
 };
 
@@ -47,6 +50,7 @@ pub(super) fn catch_all(pool: PoolName) -> Option<Route> {
         matches: Match::default(),
         action: Action::Pool(pool),
         timeout: None,
+        upgrades: Upgrades::default(),
     })
 }
 
@@ -68,7 +72,20 @@ fn read(
     let filters = section.or("filters", Chain::default(), chain);
     let action = action(&section, names);
     let timeout = section.optional("timeout", Field::positive_duration);
-    Some((Route { name: name?, listeners, matches, action: action?, timeout }, filters))
+    let upgrades = section.or("allow_upgrade", Upgrades::default(), upgrades);
+    Some((Route { name: name?, listeners, matches, action: action?, timeout, upgrades }, filters))
+}
+
+fn upgrades(field: &Field<'_>) -> Option<Upgrades> {
+    let mut once = Once::default();
+    let items = field.items("a list of protocols")?;
+    let mut read = |item: &Field<'_>| {
+        let name = item.scalar(UPGRADE, http::upgrade)?;
+        once.check(&name.to_ascii_lowercase(), "protocol", item);
+        Some(name)
+    };
+    let found: Vec<_> = items.iter().map(&mut read).collect();
+    found.into_iter().collect::<Option<Vec<_>>>().map(Upgrades)
 }
 
 fn name(section: &Section<'_>, index: usize, once: &mut Once) -> Option<RouteName> {

@@ -3,7 +3,7 @@
 use super::{
     Answer, Failure, FieldError, PoolRef,
     facts::{Facts, Slots, Variables, keeps_state, knows_its_request, split_target},
-    fields::{has_fields, text_of},
+    fields::has_fields,
     flow::Result,
     settings::Template,
 };
@@ -289,7 +289,7 @@ pub(crate) fn target_of<'a>(rewritten: Option<&'a str>, head: &'a RequestHeader)
 
 /// The host that a request asks for: lower case, without port; empty where it names none.
 pub(crate) fn host_of(head: &RequestHeader) -> Cow<'_, str> {
-    let field = text_of(&head.headers, header::HOST.as_str());
+    let field = head.headers.get(header::HOST).and_then(|host| host.to_str().ok());
     let host = crate::model::host_without_port(field.unwrap_or(""));
     if host.bytes().any(|byte| byte.is_ascii_uppercase()) {
         Cow::Owned(host.to_ascii_lowercase())

@@ -1,10 +1,12 @@
 //! Draining: who is still here, and when the last one has left.
 
 use std::{
+    pin::Pin,
     sync::{
         Arc,
-        atomic::{AtomicUsize, Ordering::SeqCst},
+        atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst},
     },
+    task::{Context, Poll},
     time::Duration,
 };
 use tokio::sync::{Notify, watch};
@@ -44,6 +46,8 @@ struct Shared {
     phase: watch::Sender<Phase>,
     /// The same as a flag, in the form in which Pingora takes it.
     draining: watch::Sender<bool>,
+    /// The same, to be looked at without a lock.
+    begun: AtomicBool,
     connections: AtomicUsize,
     /// Listeners that may still take connections from the kernel.
     listeners: AtomicUsize,
@@ -55,6 +59,7 @@ impl Default for Drain {
         Self(Arc::new(Shared {
             phase: watch::Sender::new(Phase::Serving),
             draining: watch::Sender::new(false),
+            begun: AtomicBool::new(false),
             connections: AtomicUsize::new(0),
             listeners: AtomicUsize::new(0),
             left: Notify::new(),
@@ -65,6 +70,8 @@ impl Default for Drain {
 impl Drain {
     /// Stops accepting and has every connection close when it is done.
     pub fn begin(&self, idle_grace: Duration, successor: bool) {
+        // First, as those who are woken look at it.
+        self.0.begun.store(true, SeqCst);
         self.0.draining.send_replace(true);
         self.0.phase.send_replace(Phase::Draining { idle_grace, successor });
     }
@@ -72,6 +79,12 @@ impl Drain {
     /// Follows the phase.
     pub fn phase(&self) -> watch::Receiver<Phase> {
         self.0.phase.subscribe()
+    }
+
+    /// Resolves when draining has begun and its grace for idle connections is over.
+    pub(super) fn drained(&self) -> Drained {
+        let resolved = Box::pin(drained(self.phase()));
+        Drained { drain: self.clone(), resolved, waits: false }
     }
 
     /// Follows whether we are draining.
@@ -114,6 +127,28 @@ impl Drain {
             }
             left.await;
         }
+    }
+}
+
+/// Resolves when draining has begun and its grace for idle connections is over, for a task that waits
+/// for this again and again: it gets in line once, where each wait of its own would do so under a
+/// lock.
+pub(super) struct Drained {
+    drain: Drain,
+    resolved: Pin<Box<dyn Future<Output = ()> + Send>>,
+    /// Whether it is in line. Only one task may wait, as that is the one that is woken.
+    waits: bool,
+}
+
+impl Future for Drained {
+    type Output = ();
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let this = self.get_mut();
+        if std::mem::replace(&mut this.waits, true) && !this.drain.0.begun.load(SeqCst) {
+            return Poll::Pending;
+        }
+        this.resolved.as_mut().poll(cx)
     }
 }
 

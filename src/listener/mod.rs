@@ -7,6 +7,7 @@ mod drain;
 mod handover;
 mod http1;
 mod http2;
+mod pace;
 mod proxy_header;
 mod timer;
 mod tls;

@@ -22,7 +22,7 @@ const TOO_SLOW: &str = "it took too long";
 /// What came of a client.
 pub(super) enum Met {
     /// It is to be served; with what its handshake came to, if it has made one.
-    Client(Transport, Option<Box<TlsFacts>>),
+    Client(Transport, Option<Arc<TlsFacts>>),
     /// It speaks HTTP in the clear where TLS is spoken.
     InTheClear(Transport),
     /// It is gone, or was let go.
@@ -83,7 +83,7 @@ impl Handshake {
         match TlsFacts::of(stream.get_ref().1) {
             Ok(facts) => {
                 self.acceptor.handshakes().count(facts.resumed);
-                Met::Client(Transport::Tls(Box::new(stream)), Some(Box::new(facts)))
+                Met::Client(Transport::Tls(Box::new(stream)), Some(Arc::new(facts)))
             }
             Err(error) => self.failed(&format!("the client has {error}")),
         }

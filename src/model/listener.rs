@@ -4,7 +4,7 @@ use super::{HostPattern, ListenAddress, ListenerName, ListenerTls, PoolName};
 use ipnet::IpNet;
 use std::{
     net::IpAddr,
-    num::{NonZeroU32, NonZeroUsize},
+    num::{NonZeroU32, NonZeroU64, NonZeroUsize},
     time::Duration,
 };
 
@@ -133,6 +133,9 @@ pub struct ListenerLimits {
     pub requests_per_connection: Option<NonZeroUsize>,
     /// Requests in flight on one HTTP/2 connection.
     pub h2_streams: NonZeroU32,
+    /// Bytes a second of a body, or of a response, while it is the client that is waited for; `None` is
+    /// no limit.
+    pub min_rate: Option<NonZeroU64>,
 }
 
 impl Default for ListenerLimits {
@@ -143,6 +146,7 @@ impl Default for ListenerLimits {
             uri_bytes: 8 * 1024,
             requests_per_connection: None,
             h2_streams: const { NonZeroU32::new(100).unwrap() },
+            min_rate: NonZeroU64::new(500),
         }
     }
 }

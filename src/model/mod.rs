@@ -43,7 +43,7 @@ pub use pool::{
 pub use reason::Reason;
 pub use route::{
     Action, HeaderMatch, HostPattern, Match, PathMatch, QueryMatch, Redirect, Respond, Route,
-    RouteListeners, Split, ValueMatch,
+    RouteListeners, Split, Upgrades, ValueMatch,
 };
 pub use server::{AccessLog, AccessLogFormat, LogTarget, Server};
 pub use settings::{Settings, SettingsValue};

@@ -19,6 +19,26 @@ pub struct Route {
     pub action: Action,
     /// Time until the response's headers, retries included; `None` is no limit.
     pub timeout: Option<Duration>,
+    /// The protocols that its requests may change to.
+    pub upgrades: Upgrades,
+}
+
+/// Protocols that a connection may change to, as an `Upgrade` field names them: a name, or a name and
+/// a version (`my-proto/1`).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Upgrades(pub Vec<String>);
+
+impl Default for Upgrades {
+    fn default() -> Self {
+        Self(vec!["websocket".to_owned()])
+    }
+}
+
+impl Upgrades {
+    /// Whether a connection may change to this one. Names differ in more than case.
+    pub fn allow(&self, protocol: &[u8]) -> bool {
+        self.0.iter().any(|allowed| allowed.as_bytes().eq_ignore_ascii_case(protocol))
+    }
 }
 
 /// The listeners a route applies to.

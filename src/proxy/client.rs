@@ -1,11 +1,13 @@
 //! Who the client is, once trusted proxies are taken at their word.
 
+use super::field::Field;
 use crate::runtime::Snapshot;
-use http::{HeaderMap, HeaderName, HeaderValue};
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue};
 use std::net::IpAddr;
 
-pub(super) const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
-pub(super) const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+pub(super) const X_FORWARDED_FOR: Field = Field::new("x-forwarded-for");
+pub(super) const X_FORWARDED_PROTO: Field = Field::new("x-forwarded-proto");
 pub(super) const HTTP: &str = "http";
 pub(super) const HTTPS: &str = "https";
 
@@ -33,7 +35,7 @@ pub(super) fn address(
 /// What the client used according to a trusted proxy; `None` if the proxy does not say. Of several,
 /// the first, which is that of the proxy closest to the client.
 pub(super) fn forwarded_scheme(headers: &HeaderMap) -> Option<&'static str> {
-    let field = headers.get(X_FORWARDED_PROTO)?.to_str().ok()?;
+    let field = headers.get(&X_FORWARDED_PROTO.name)?.to_str().ok()?;
     let first = field.split(',').next()?.trim();
     [HTTP, HTTPS].into_iter().find(|scheme| first.eq_ignore_ascii_case(scheme))
 }
@@ -41,7 +43,7 @@ pub(super) fn forwarded_scheme(headers: &HeaderMap) -> Option<&'static str> {
 /// The entries of all `X-Forwarded-For` fields, in order. What a client wrote into a field must not
 /// hide what a proxy appended to it, so they are told apart before any is read.
 fn forwarded_for(headers: &HeaderMap) -> impl DoubleEndedIterator<Item = &[u8]> {
-    let fields = headers.get_all(X_FORWARDED_FOR).into_iter();
+    let fields = headers.get_all(&X_FORWARDED_FOR.name).into_iter();
     fields.flat_map(|value| value.as_bytes().split(|byte| *byte == b','))
 }
 
@@ -60,7 +62,7 @@ pub(super) fn is_request_id(value: &HeaderValue) -> bool {
 }
 
 /// A new request id: 128 random bits in hexadecimal.
-pub fn new_request_id() -> HeaderValue {
+pub(super) fn new_request_id() -> HeaderValue {
     const DIGITS: &[u8; 16] = b"0123456789abcdef";
     let bits: [u8; 16] = rand::random();
     let mut text = [0; 32];
@@ -68,7 +70,9 @@ pub fn new_request_id() -> HeaderValue {
         pair[0] = DIGITS[usize::from(byte >> 4)];
         pair[1] = DIGITS[usize::from(byte & 15)];
     }
-    HeaderValue::from_bytes(&text).expect("hexadecimal digits are visible ASCII")
+    // An owned text is shared by all who have the id; a copied one would be copied once more for that.
+    let text = Bytes::from_owner(text);
+    HeaderValue::from_maybe_shared(text).expect("hexadecimal digits are visible ASCII")
 }
 
 #[cfg(test)]
@@ -91,7 +95,7 @@ mod tests {
     fn the_scheme_is_the_first_that_is_forwarded() {
         let scheme = |field: &str| {
             let value = HeaderValue::from_str(field).unwrap();
-            forwarded_scheme(&HeaderMap::from_iter([(X_FORWARDED_PROTO, value)]))
+            forwarded_scheme(&HeaderMap::from_iter([(X_FORWARDED_PROTO.name, value)]))
         };
         for https in ["https", "HTTPS", " https , http"] {
             assert_eq!(scheme(https), Some("https"), "{https}");

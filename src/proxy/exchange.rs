@@ -1,13 +1,13 @@
 //! One request and its answer.
 
-use super::{Link, Reason, answer, client::HTTP, filters::Filtering, routing};
+use super::{Link, Reason, answer, client::HTTP, filters::Filtering, nominated};
 use crate::{
     filter::{Answer, host_of},
     pool::{Lease, Member, Outcome, Pool, Tried},
     runtime::{Route, Snapshot},
 };
 use bytes::Bytes;
-use http::{HeaderValue, Method, StatusCode, header};
+use http::{HeaderValue, Method, StatusCode, Version, header};
 use pingora::{
     Result,
     http::{RequestHeader, ResponseHeader},
@@ -217,12 +217,27 @@ impl Exchange {
     /// sends its body, as it may then never send it.
     pub(super) fn settle(&mut self, session: &mut Session) {
         self.keepalive = session.get_keepalive();
-        self.upgrade = asks_for_upgrade(session);
-        self.expects_continue = session.req_header().headers.contains_key(header::EXPECT);
+        self.upgrade = offers_upgrade(session.req_header());
+        if !self.upgrade {
+            self.decline_upgrade(session.req_header_mut());
+        }
+        if session.req_header().version == Version::HTTP_10 {
+            // It knows neither (RFC 9110 sections 10.1.1 and 15.2).
+            session.req_header_mut().remove_header(&header::EXPECT);
+            session.set_ignore_info_resp(true);
+        }
+        self.expects_continue = expects_continue(session.req_header());
         self.link.set_waiting_to_continue(self.expects_continue);
         session.set_close_on_response_before_downstream_finish(self.expects_continue);
         session.set_total_drain_timeout(Some(DRAIN));
-        routing::strip_nominated(session.req_header_mut());
+        nominated::strip(session.req_header_mut());
+    }
+
+    /// Makes a request an ordinary one that may have asked for another protocol: a server that does
+    /// not want to change ignores the offer (RFC 9110 section 7.8).
+    pub(super) fn decline_upgrade(&mut self, request: &mut RequestHeader) {
+        self.upgrade = false;
+        request.remove_header(&header::UPGRADE);
     }
 
     /// Keeps what the exchange is logged with if it is given up.
@@ -277,15 +292,24 @@ impl Exchange {
     }
 }
 
-/// Whether a client asks for another protocol and the backend is told so. `h2c` does not count:
-/// clients offer it with ordinary requests, which are to keep their read timeout.
-fn asks_for_upgrade(session: &Session) -> bool {
-    let headers = &session.req_header().headers;
-    let connection = headers.get_all(header::CONNECTION).iter();
-    let mut options = connection.filter_map(|field| field.to_str().ok()).flat_map(|f| f.split(','));
-    session.is_upgrade_req()
-        && headers.get(header::UPGRADE).is_some_and(|protocol| protocol != "h2c")
-        && options.any(|option| option.trim().eq_ignore_ascii_case("upgrade"))
+/// Whether a client asks for another protocol, as RFC 9110 section 7.8 has it: in HTTP/1.1, with the
+/// protocol in `Upgrade` and that in `Connection`. Pingora goes by the first of the two fields alone,
+/// so a request with half of this must not keep it. A client that has several protocols to offer is
+/// served without.
+fn offers_upgrade(request: &RequestHeader) -> bool {
+    let mut offers = request.headers.get_all(header::UPGRADE).iter();
+    if offers.next().is_none() || offers.next().is_some() {
+        return false;
+    }
+    request.version == Version::HTTP_11 && nominated::lists(&request.headers, "upgrade")
+}
+
+/// Whether a client waits for a 100. No other expectation has a meaning, and silence after one is a
+/// body that does not come.
+fn expects_continue(request: &RequestHeader) -> bool {
+    let mut expected = request.headers.get_all(header::EXPECT).into_iter().peekable();
+    let is_continue = |value: &HeaderValue| value.as_bytes().eq_ignore_ascii_case(b"100-continue");
+    expected.peek().is_some() && expected.all(is_continue)
 }
 
 /// A client at fault may be out of step with us; a backend's or a filter's fault says nothing of the

@@ -116,6 +116,9 @@ impl Exchange {
 
     /// Runs the request hooks; an answer is to be given at once.
     pub(super) async fn filter_request(&mut self, session: &mut Session) -> Result<Option<Answer>> {
+        if self.matched().is_none_or(|route| route.filters.is_empty()) {
+            return Ok(None);
+        }
         let link = self.link.clone();
         let Some(mut passage) = self.passage() else { return Ok(None) };
         let stop = passage.request(&mut Arriving { session, link: &link }).await;

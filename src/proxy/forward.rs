@@ -4,13 +4,14 @@ use super::{
     answer::X_REQUEST_ID,
     client::{X_FORWARDED_FOR, X_FORWARDED_PROTO},
     exchange::Context,
+    field::Field,
     link::address_value,
 };
 use http::{HeaderName, HeaderValue, Version, header};
 use pingora::{Result, http::RequestHeader};
 
-const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
-const X_REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
+const X_FORWARDED_HOST: Field = Field::new("x-forwarded-host");
+const X_REAL_IP: Field = Field::new("x-real-ip");
 const X_CLIENT_CERT_VERIFIED: HeaderName = HeaderName::from_static("x-client-cert-verified");
 const X_CLIENT_CERT_SUBJECT: HeaderName = HeaderName::from_static("x-client-cert-subject");
 const X_CLIENT_CERT_SAN: HeaderName = HeaderName::from_static("x-client-cert-san");
@@ -26,13 +27,16 @@ pub(super) fn prepare(
     if context.is_to_http2() && client.version == Version::HTTP_2 {
         keep_te(client, request)?;
     }
+    if context.upgrade {
+        keep_upgrade(client, request)?;
+    }
     if let Some(target) = &context.rewritten {
         request.set_raw_path(target.as_bytes())?;
     }
     remove_ambiguous_names(request);
     set_forwarded(request, context)?;
     set_client_certificate(request, context)?;
-    request.insert_header(X_REQUEST_ID, &context.request_id)?;
+    X_REQUEST_ID.set(request, context.request_id.clone())?;
     set_host(request, context)
 }
 
@@ -43,6 +47,14 @@ fn keep_te(client: &RequestHeader, request: &mut RequestHeader) -> Result<()> {
         Some(te) => request.insert_header(header::TE, te),
         None => Ok(()),
     }
+}
+
+/// Of the upgrades that a client may ask for, Pingora passes on those to `websocket` only. Past this
+/// hook it goes by the field alone, whatever the protocol.
+fn keep_upgrade(client: &RequestHeader, request: &mut RequestHeader) -> Result<()> {
+    let Some(protocol) = client.headers.get(header::UPGRADE) else { return Ok(()) };
+    request.insert_header(header::CONNECTION, HeaderValue::from_static("Upgrade"))?;
+    request.insert_header(header::UPGRADE, protocol)
 }
 
 /// `X_Forwarded_For` and `X-Forwarded-For` are the same to many a backend (CGI maps both to one
@@ -61,31 +73,31 @@ fn set_forwarded(request: &mut RequestHeader, context: &Context) -> Result<()> {
     match context.link.client_value() {
         Some(peer) if trusted => {
             let list = appended(request, peer);
-            request.insert_header(X_FORWARDED_FOR, list)?;
+            request.insert_header(&X_FORWARDED_FOR.name, list)?;
         }
-        Some(peer) => request.insert_header(X_FORWARDED_FOR, peer)?,
-        None => drop(request.remove_header(&X_FORWARDED_FOR)),
+        Some(peer) => X_FORWARDED_FOR.set(request, peer.clone())?,
+        None => drop(request.remove_header(&X_FORWARDED_FOR.name)),
     }
     let peer = context.link.client().map(|address| address.ip());
     match (context.client, context.link.client_value()) {
         (Some(client), Some(value)) if Some(client) == peer => {
-            request.insert_header(X_REAL_IP, value)?;
+            X_REAL_IP.set(request, value.clone())?;
         }
-        (Some(client), _) => request.insert_header(X_REAL_IP, address_value(client))?,
-        (None, _) => drop(request.remove_header(&X_REAL_IP)),
+        (Some(client), _) => X_REAL_IP.set(request, address_value(client))?,
+        (None, _) => drop(request.remove_header(&X_REAL_IP.name)),
     }
     if !trusted {
         // An untrusted client's word on any of these is worth nothing.
         request.remove_header(&header::FORWARDED);
-        request.remove_header(&X_FORWARDED_PROTO);
-        request.remove_header(&X_FORWARDED_HOST);
+        request.remove_header(&X_FORWARDED_PROTO.name);
+        request.remove_header(&X_FORWARDED_HOST.name);
     }
-    if !request.headers.contains_key(X_FORWARDED_PROTO) {
+    if !request.headers.contains_key(&X_FORWARDED_PROTO.name) {
         let scheme = HeaderValue::from_static(context.scheme);
-        request.insert_header(X_FORWARDED_PROTO, scheme)?;
+        X_FORWARDED_PROTO.set(request, scheme)?;
     }
-    if let Some(host) = host.filter(|_| !request.headers.contains_key(X_FORWARDED_HOST)) {
-        request.insert_header(X_FORWARDED_HOST, host)?;
+    if let Some(host) = host.filter(|_| !request.headers.contains_key(&X_FORWARDED_HOST.name)) {
+        X_FORWARDED_HOST.set(request, host)?;
     }
     Ok(())
 }
@@ -112,7 +124,7 @@ fn set_client_certificate(request: &mut RequestHeader, context: &Context) -> Res
 /// The `X-Forwarded-For` of a trusted proxy with that proxy, `peer`, appended.
 fn appended(request: &RequestHeader, peer: &HeaderValue) -> Vec<u8> {
     let mut list = Vec::new();
-    for value in request.headers.get_all(X_FORWARDED_FOR) {
+    for value in request.headers.get_all(&X_FORWARDED_FOR.name) {
         list.extend_from_slice(value.as_bytes());
         list.extend_from_slice(b", ");
     }

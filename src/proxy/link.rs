@@ -11,7 +11,7 @@ use std::{
     net::{IpAddr, SocketAddr},
     os::fd::{BorrowedFd, RawFd},
     sync::{
-        Mutex, PoisonError,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicBool, AtomicI32, AtomicU8, AtomicU64, Ordering::Relaxed},
     },
     time::{Duration, Instant},
@@ -67,7 +67,7 @@ pub struct Link {
     /// The client's address without the port, as the value of a header field: every request needs it.
     client_value: Option<HeaderValue>,
     /// What the TLS handshake came to; `None` in clear text.
-    tls: Option<Box<TlsFacts>>,
+    tls: Option<Arc<TlsFacts>>,
     /// Whether it is a stream of an HTTP/2 connection.
     http2: bool,
     /// Instants are kept as nanoseconds since this.
@@ -118,7 +118,7 @@ pub struct Link {
 impl Link {
     /// A connection between these ends on the listener with this index, over TLS if there are facts of
     /// it.
-    pub fn new(listener: usize, ends: Ends, tls: Option<Box<TlsFacts>>) -> Self {
+    pub fn new(listener: usize, ends: Ends, tls: Option<Arc<TlsFacts>>) -> Self {
         Self {
             listener,
             ends,

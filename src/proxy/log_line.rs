@@ -1,8 +1,11 @@
 //! From an exchange to its line in the access log.
 
-use super::{Exchange, Link, Reason, filters::Ending};
+use super::{Exchange, Link, Reason, client::new_request_id, filters::Ending};
 use crate::filter::host_of;
-use crate::{observe::AccessRecord, runtime::Snapshot};
+use crate::{
+    observe::{AccessLog, AccessRecord},
+    runtime::Snapshot,
+};
 use http::{HeaderName, HeaderValue, StatusCode, header};
 use pingora_proxy::Session;
 use std::{
@@ -108,8 +111,6 @@ pub struct Refused<'a> {
     pub protocol: &'static str,
     /// When its first byte was seen.
     pub began: Instant,
-    /// The id it was answered with.
-    pub request_id: &'a HeaderValue,
     /// The method, as far as it can be told, or `-`.
     pub method: &'a str,
     /// The target, as far as it can be told, or `-`.
@@ -122,14 +123,13 @@ pub struct Refused<'a> {
 
 impl<'a> Refused<'a> {
     /// Something on a connection of which nothing more is known, refused as bad unless told otherwise.
-    pub fn on(link: &'a Link, began: Instant, request_id: &'a HeaderValue) -> Self {
+    pub fn on(link: &'a Link, began: Instant) -> Self {
         Self {
             listener: link.listener(),
             client: link.client().map(|address| address.ip()),
             tls: link.tls().map(|tls| tls.version),
             protocol: link.protocol(),
             began,
-            request_id,
             method: "-",
             target: "-",
             status: StatusCode::BAD_REQUEST,
@@ -138,11 +138,18 @@ impl<'a> Refused<'a> {
     }
 }
 
-/// Logs a request that was refused before it became an exchange.
-pub fn log_refused(snapshot: &Snapshot, refused: &Refused<'_>) {
-    let Some(access_log) = &snapshot.access_log else { return };
+/// Logs a request that was refused before it became an exchange, under the id that is returned.
+pub fn log_refused(snapshot: &Snapshot, refused: &Refused<'_>) -> HeaderValue {
+    let id = new_request_id();
+    if let Some(access_log) = &snapshot.access_log {
+        log_refused_as(&id, snapshot, access_log, refused);
+    }
+    id
+}
+
+fn log_refused_as(id: &HeaderValue, snapshot: &Snapshot, log: &AccessLog, refused: &Refused<'_>) {
     let duration = refused.began.elapsed();
-    access_log.log(&AccessRecord {
+    log.log(&AccessRecord {
         time: SystemTime::now().checked_sub(duration).unwrap_or(SystemTime::UNIX_EPOCH),
         method: refused.method,
         path: refused.target,
@@ -154,7 +161,7 @@ pub fn log_refused(snapshot: &Snapshot, refused: &Refused<'_>) {
             snapshot.listeners[refused.listener].name.as_str(),
             refused.status,
             refused.reason,
-            refused.request_id,
+            id,
         )
     });
 }

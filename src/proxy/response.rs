@@ -1,11 +1,11 @@
 //! What a client gets that the backend did not say, and what it does not get.
 
-use super::{answer::X_REQUEST_ID, exchange::Context, filters::Filtered};
+use super::{answer::X_REQUEST_ID, exchange::Context, field::Field, filters::Filtered, nominated};
 use http::{HeaderName, HeaderValue, Method, StatusCode, Version, header};
 use pingora::{Error, ErrorType, Result, http::ResponseHeader};
 use pingora_proxy::Session;
 
-const X_BACKEND_SERVER: HeaderName = HeaderName::from_static("x-backend-server");
+const X_BACKEND_SERVER: Field = Field::new("x-backend-server");
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const CHUNKED: HeaderValue = HeaderValue::from_static("chunked");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
@@ -32,12 +32,26 @@ pub(super) fn accept(
     if !codings.all(|coding| coding.trim_ascii().eq_ignore_ascii_case(b"chunked")) {
         return malformed("an unknown transfer coding");
     }
+    if !has_one_length(response) {
+        return malformed("a length that is not one number");
+    }
     context.upstream_answered(response.status);
     if context.retries_status(session, response.status) {
         let status = ErrorType::HTTPStatus(response.status.as_u16());
         return Err(Error::explain(status, "asks for a retry").into_up());
     }
     Ok(())
+}
+
+/// Whether a response has one length or none. One that says it twice, even if it says the same, was put
+/// together by somebody who does not know what it says.
+fn has_one_length(response: &ResponseHeader) -> bool {
+    let mut lengths = response.headers.get_all(header::CONTENT_LENGTH).into_iter();
+    let one = lengths.next().is_none_or(|length| {
+        let digits = length.as_bytes();
+        !digits.is_empty() && digits.iter().all(u8::is_ascii_digit)
+    });
+    one && lengths.next().is_none()
 }
 
 fn malformed(what: &'static str) -> Result<()> {
@@ -66,9 +80,9 @@ pub(super) async fn prepare(
     if let (Some(pool), Some(lease)) = (&context.pool, &context.lease)
         && pool.spec().reveal_backend
     {
-        response.insert_header(X_BACKEND_SERVER, lease.name_value())?;
+        X_BACKEND_SERVER.answer(response, lease.name_value().clone())?;
     }
-    response.insert_header(X_REQUEST_ID, &context.request_id)?;
+    X_REQUEST_ID.answer(response, context.request_id.clone())?;
     let rechunk = match context.filter_response(session.req_header(), response).await? {
         Filtered::Passed { rechunk } => rechunk,
         Filtered::Replaced(answer) if switches => return context.end_with(answer),
@@ -86,25 +100,12 @@ pub(super) async fn prepare(
 /// Removes the fields that concern the connection to the backend only. `Transfer-Encoding` stays:
 /// Pingora frames the response by it.
 fn remove_hop_by_hop(response: &mut ResponseHeader) {
-    for name in nominated(response) {
+    for name in nominated::fields(&response.headers) {
         response.remove_header(&name);
     }
     for name in [header::CONNECTION, header::UPGRADE, KEEP_ALIVE, PROXY_CONNECTION] {
         response.remove_header(&name);
     }
-}
-
-/// The fields that `Connection` names. Those that frame the message or that every response needs
-/// are not a backend's to take away.
-fn nominated(response: &ResponseHeader) -> Vec<HeaderName> {
-    let essential = [header::TRANSFER_ENCODING, header::CONTENT_LENGTH];
-    let fields = response.headers.get_all(header::CONNECTION).into_iter();
-    fields
-        .filter_map(|value| value.to_str().ok())
-        .flat_map(|value| value.split(','))
-        .filter_map(|name| name.trim().parse::<HeaderName>().ok())
-        .filter(|name| !essential.contains(name))
-        .collect()
 }
 
 /// An HTTP/1.0 client cannot read chunks: its response ends when the connection does. And a

@@ -53,11 +53,15 @@ impl Context {
             _ => is_unanswered(session) && session.req_header().method.is_idempotent(),
         };
         let repeatable = self.upstream_time.is_none() && repeatable;
-        let stale = matches!(kind, RetryOn::Reset | RetryOn::RefusedStream);
-        if stale && repeatable && self.replay_on_same(error, reused) {
-            return true;
+        if self.is_stale(kind, error, reused) {
+            if repeatable {
+                self.replay_on_same(error);
+                return true;
+            }
+            self.report(Outcome::Unknown);
+        } else {
+            self.report_failure();
         }
-        self.report_failure();
         repeatable && self.move_on(kind, error)
     }
 
@@ -114,25 +118,28 @@ impl Exchange {
         }
     }
 
-    /// A pooled connection may have been closed by the backend just when we used it. That says
-    /// nothing of the backend's health, so the request is replayed there once, outside the attempts,
-    /// the budget and the ejection.
-    fn replay_on_same(&mut self, error: &Error, reused: bool) -> bool {
+    /// Whether a pooled connection was closed by the backend just when we used it. That says nothing of
+    /// the backend's health, whether the request may be repeated or not.
+    fn is_stale(&self, kind: RetryOn, error: &Error, reused: bool) -> bool {
+        let unanswered =
+            matches!(kind, RetryOn::Reset | RetryOn::RefusedStream) && self.upstream_time.is_none();
         let broken = matches!(
             error.etype(),
             ErrorType::ReadError | ErrorType::WriteError | ErrorType::ConnectionClosed
         ) || h2_cause(error)
             .is_some_and(|cause| cause.is_go_away() && cause.is_remote());
-        if !reused || self.replay != Replay::Unused || !broken {
-            return false;
-        }
+        reused && unanswered && broken && self.replay == Replay::Unused
+    }
+
+    /// Replays the request on the same backend, once, outside the attempts, the budget and the
+    /// ejection.
+    fn replay_on_same(&mut self, error: &Error) {
         self.log_failed_try(
             self.lease.as_deref(),
             error,
             "a pooled connection was stale, replaying",
         );
         self.replay = Replay::Next;
-        true
     }
 
     /// Goes to a backend not tried yet, if the policy, the attempts and the budget allow it and

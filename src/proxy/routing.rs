@@ -5,9 +5,9 @@ use crate::{
     filter::{Answer, Facts, Variables, host_of, target_of},
     model::{self, BackendProtocol},
     route::{self, normal_path, single_slashes},
-    runtime::Action,
+    runtime::{Action, Route},
 };
-use http::{HeaderName, HeaderValue, StatusCode, Version, header};
+use http::{HeaderValue, StatusCode, Version, header};
 use pingora::http::RequestHeader;
 use pingora_proxy::Session;
 use std::borrow::Cow;
@@ -17,21 +17,27 @@ impl Exchange {
     /// once.
     pub(super) async fn route(&mut self, session: &mut Session) -> pingora::Result<Option<Answer>> {
         self.identify(session.req_header());
-        if let Err(answer) = self.enter_route(session.req_header()) {
+        if let Err(answer) = self.enter_route(session.req_header_mut()) {
             return Ok(Some(answer));
         }
         if let Some(answer) = self.filter_request(session).await? {
             return Ok(Some(answer));
         }
-        Ok(self.act(session.req_header()))
+        Ok(self.act(session.req_header_mut()))
     }
 
-    fn enter_route(&mut self, request: &RequestHeader) -> Result<(), Answer> {
+    fn enter_route(&mut self, request: &mut RequestHeader) -> Result<(), Answer> {
         let Some(index) = self.find_route(request)? else {
             return Err(Answer::error(Reason::NoRoute));
         };
         self.route = Some(index);
-        let timeout = self.snapshot.routes[index].timeout;
+        let Route { upgrades, timeout, .. } = &self.snapshot.routes[index];
+        let protocol = request.headers.get(header::UPGRADE);
+        let allowed = protocol.is_some_and(|protocol| upgrades.allow(protocol.as_bytes()));
+        let timeout = *timeout;
+        if self.upgrade && !allowed {
+            self.decline_upgrade(request);
+        }
         self.route_deadline = timeout.map(|timeout| self.received + timeout);
         self.link.set_deadline(self.route_deadline);
         let bounded = self.route_deadline.is_some() || self.upgrade;
@@ -42,14 +48,14 @@ impl Exchange {
     }
 
     /// Does what the route, or a filter, says is to be done; an answer is to be given at once.
-    fn act(&mut self, request: &RequestHeader) -> Option<Answer> {
+    fn act(&mut self, request: &mut RequestHeader) -> Option<Answer> {
         let snapshot = self.snapshot.clone();
         let route = self.route.map(|index| &snapshot.routes[index])?;
         let chosen =
             self.filtering.progress.choices.pool.as_ref().map(|pool| &snapshot.pools[pool.index]);
         let pool = match (&route.action, chosen) {
             (_, Some(pool)) => pool,
-            (Action::Proxy(pools), None) => pools.choose(&mut rand::rng()),
+            (Action::Proxy(pools), None) => pools.choose(rand::rng),
             (Action::Redirect(redirect), None) => return Some(self.redirect(request, redirect)),
             (Action::Respond(fixed), None) => {
                 let (headers, body) = (fixed.headers.clone(), fixed.body.clone());
@@ -67,12 +73,12 @@ impl Exchange {
 
     /// Sees to what HTTP/2 has not: upgrades, and clients of HTTP/1.0 that an answer of unknown length
     /// can be passed on to.
-    fn adapt_to_http2(&mut self, request: &RequestHeader, timed: bool) -> Option<Answer> {
+    fn adapt_to_http2(&mut self, request: &mut RequestHeader, timed: bool) -> Option<Answer> {
         if request.version == Version::HTTP_10 {
             let status = StatusCode::HTTP_VERSION_NOT_SUPPORTED;
             return Some(Answer::refusal(status, Reason::BadRequest));
         }
-        self.upgrade = false;
+        self.decline_upgrade(request);
         if timed && self.sketch.is_none() {
             // A try that cannot be cut takes its request with it.
             self.remember(request);
@@ -93,7 +99,7 @@ impl Exchange {
         {
             self.scheme = scheme;
         }
-        let given = request.headers.get(answer::X_REQUEST_ID).filter(|_| self.from_trusted);
+        let given = request.headers.get(&answer::X_REQUEST_ID.name).filter(|_| self.from_trusted);
         self.request_id = match given {
             Some(id) if client::is_request_id(id) => id.clone(),
             _ => client::new_request_id(),
@@ -154,37 +160,5 @@ impl Exchange {
             }
             Err(_) => Answer::error(Reason::BadRequest),
         }
-    }
-}
-
-/// Fields that `Connection` may not take away: they frame the message or say whom it is for.
-const ESSENTIAL: [HeaderName; 3] =
-    [header::HOST, header::CONTENT_LENGTH, header::TRANSFER_ENCODING];
-
-/// Removes the fields that `Connection` names, and leaves of it what concerns the connection.
-/// Pingora refuses a request whose `Connection` names what it holds dear, when a backend has been
-/// connected already.
-pub(super) fn strip_nominated(request: &mut RequestHeader) {
-    let ours = |token: &str| {
-        ["close", "keep-alive", "upgrade"].iter().any(|known| token.eq_ignore_ascii_case(known))
-    };
-    let fields = request.headers.get_all(header::CONNECTION).into_iter();
-    let tokens: Vec<String> = fields
-        .flat_map(|value| value.as_bytes().split(|byte| *byte == b','))
-        .map(|token| String::from_utf8_lossy(token.trim_ascii()).into_owned())
-        .collect();
-    if tokens.iter().all(|token| ours(token)) {
-        return;
-    }
-    let (kept, named): (Vec<_>, Vec<_>) = tokens.into_iter().partition(|token| ours(token));
-    for name in named.iter().filter_map(|name| name.parse::<HeaderName>().ok()) {
-        if !ESSENTIAL.contains(&name) {
-            request.remove_header(&name);
-        }
-    }
-    request.remove_header(&header::CONNECTION);
-    if !kept.is_empty() {
-        // The tokens are known words, so this is a valid value.
-        let _ = request.insert_header(header::CONNECTION, kept.join(", "));
     }
 }

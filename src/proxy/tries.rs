@@ -185,8 +185,9 @@ impl Exchange {
 
     fn peer(&self, member: &Member, request: &RequestHeader) -> HttpPeer {
         let mut options = PeerOptions::new();
-        // A connection that may become a tunnel is made for it and never pooled.
-        let mut group_key = u64::from(self.upgrade);
+        // A connection that may become a tunnel is made for it. Pingora pools it if it becomes none,
+        // where nobody may find it.
+        let mut group_key = if self.upgrade { rand::random() } else { 0 };
         if let Some(pool) = &self.pool {
             let timeouts = &pool.spec().timeouts;
             let own = pool.spec().retry.per_try_timeout;
@@ -195,7 +196,8 @@ impl Exchange {
             options.total_connection_timeout = Some(connect);
             options.read_timeout = self.read_timeout(timeouts.read);
             options.write_timeout = Some(timeouts.write);
-            options.idle_timeout = Some(timeouts.idle);
+            let idle = if self.upgrade { Duration::ZERO } else { timeouts.idle };
+            options.idle_timeout = Some(idle);
             let preamble = self.preamble(pool);
             // A connection with a header is that client's, and nobody else's.
             group_key ^= preamble.as_ref().map_or(0, Preamble::key);
@@ -214,9 +216,7 @@ impl Exchange {
             options,
         };
         if let Some(tls) = self.pool.as_ref().and_then(|pool| pool.tls()) {
-            let configured = tls.server_name();
-            let name = configured.map_or_else(|| self.server_name(member, request), Cow::Owned);
-            tls.secure(&mut peer, Some(&name));
+            tls.secure(&mut peer, || Some(self.server_name(member, request)));
         }
         peer
     }
@@ -238,7 +238,7 @@ impl Exchange {
     /// choice, who may choose one that no backend has.
     pub(super) fn client_chose_name(&self) -> bool {
         let tls = self.pool.as_ref().and_then(|pool| pool.tls());
-        tls.is_some_and(|tls| tls.server_name().is_none()) && self.host_header().is_none()
+        tls.is_some_and(|tls| !tls.has_server_name()) && self.host_header().is_none()
     }
 
     /// What goes ahead of a connection to a backend of `pool`.

@@ -5,7 +5,8 @@
 //! one task race, and the first look at the backend's socket may win. Connections for upgrade requests
 //! therefore say "not yet" to the first read, so that the other half always goes first. Under TLS that
 //! would be a read of the handshake, and how many of those there are is not ours to know: there, the
-//! first read after each write is put off. They are made anew for each request and never pooled.
+//! first read after each write is put off. They are made anew for each request and never used again,
+//! also where the backend declines and Pingora would keep them.
 
 use crate::pool::{Dialed, Dialer};
 use async_trait::async_trait;

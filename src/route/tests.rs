@@ -3,7 +3,7 @@
 use super::*;
 use crate::model::{
     Action, HeaderMatch, ListenerName, Match, PathMatch, QueryMatch, Respond, Route,
-    RouteListeners, RouteName, ValueMatch,
+    RouteListeners, RouteName, Upgrades, ValueMatch,
 };
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, StatusCode};
@@ -18,6 +18,7 @@ fn route(matches: Match) -> Route {
         matches,
         action: Action::Respond(respond),
         timeout: None,
+        upgrades: Upgrades::default(),
     }
 }
 

@@ -11,7 +11,7 @@ use crate::{
 };
 use arc_swap::ArcSwap;
 use ipnet::IpNet;
-use rand::{Rng, RngCore};
+use rand::Rng;
 use std::{
     collections::HashMap,
     net::IpAddr,
@@ -52,6 +52,8 @@ pub struct Route {
     pub action: Action,
     /// Time until the response's headers.
     pub timeout: Option<Duration>,
+    /// The protocols that its requests may change to.
+    pub upgrades: model::Upgrades,
     /// The filters that its requests and their responses pass.
     pub filters: Chain,
 }
@@ -76,12 +78,12 @@ pub struct WeightedPools {
 
 impl WeightedPools {
     /// One of the pools, at random in proportion to their shares.
-    pub fn choose(&self, rng: &mut dyn RngCore) -> &Arc<Pool> {
+    pub fn choose<R: Rng>(&self, rng: impl FnOnce() -> R) -> &Arc<Pool> {
         let (last, total) = self.pools.last().expect("a route names at least one pool");
         if self.pools.len() == 1 {
             return last;
         }
-        let ticket = rng.random_range(0..*total);
+        let ticket = rng().random_range(0..*total);
         let chosen = self.pools.partition_point(|(_, sum)| *sum <= ticket);
         &self.pools[chosen].0
     }
@@ -236,7 +238,8 @@ fn compile_route(route: &model::Route, pools: &PoolsByName) -> Route {
         model::Action::Redirect(redirect) => Action::Redirect(redirect.clone()),
         model::Action::Respond(respond) => Action::Respond(respond.clone()),
     };
-    Route { name: route.name.clone(), action, timeout: route.timeout, filters: Chain::default() }
+    let model::Route { name, timeout, upgrades, .. } = route.clone();
+    Route { name, action, timeout, upgrades, filters: Chain::default() }
 }
 
 /// The one place that holds the snapshot in force.

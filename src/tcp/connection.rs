@@ -27,7 +27,7 @@ pub struct Arrival {
     /// When it was accepted.
     pub accepted: Instant,
     /// What the client's TLS handshake came to, if it has made one with us.
-    pub tls: Option<Box<TlsFacts>>,
+    pub tls: Option<Arc<TlsFacts>>,
     /// What large streams are passed on through.
     pub pipes: Pipes,
 }

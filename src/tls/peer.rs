@@ -22,7 +22,7 @@ use pingora_core::{
 };
 use rustls::{ClientConfig, pki_types::ServerName};
 use sha2::{Digest, Sha256};
-use std::sync::Arc;
+use std::{borrow::Cow, sync::Arc};
 
 /// A file without authorities, for Pingora's connectors.
 pub const NO_AUTHORITIES: &str = "/dev/null";
@@ -79,9 +79,9 @@ impl PeerTls {
         Self { pool, current: ArcSwap::from_pointee(Current::new(spec)) }
     }
 
-    /// The name that a backend must have a certificate for, as configured.
-    pub fn server_name(&self) -> Option<String> {
-        self.current.load().spec.sni.clone()
+    /// Whether the configuration gives the name that a backend must have a certificate for.
+    pub fn has_server_name(&self) -> bool {
+        self.current.load().spec.sni.is_some()
     }
 
     /// What secures a stream to a backend, which must have a certificate for the configured name, else
@@ -94,11 +94,17 @@ impl PeerTls {
         (current.client.clone(), name)
     }
 
-    /// Has `peer` speak TLS. Its backend must have a certificate for `name`, a host name or an
-    /// address; without one, any name will do as long as the certificate is good. The peer shares
-    /// kept connections only with peers of the same terms, and of the same `group_key` before this.
-    pub fn secure(&self, peer: &mut HttpPeer, name: Option<&str>) {
+    /// Has `peer` speak TLS. Its backend must have a certificate for the name in the configuration,
+    /// else for `name`, a host name or an address; without one, any name will do as long as the
+    /// certificate is good. The peer shares kept connections only with peers of the same terms, and
+    /// of the same `group_key` before this.
+    pub fn secure<'n>(&self, peer: &mut HttpPeer, name: impl FnOnce() -> Option<Cow<'n, str>>) {
         let current = self.current.load();
+        let name = match &current.spec.sni {
+            Some(configured) => Some(Cow::Borrowed(configured.as_str())),
+            None => name(),
+        };
+        let name = name.as_deref();
         let verify = current.spec.authorities.is_some();
         peer.scheme = Scheme::HTTPS;
         presentable(name, verify).clone_into(&mut peer.sni);

@@ -69,3 +69,4 @@ mod tcp_tls_backends;
 mod testing;
 mod tls;
 mod tls_backends;
+mod upgrades;

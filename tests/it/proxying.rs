@@ -558,6 +558,40 @@ fn an_upgrade_that_the_backend_declines_is_a_plain_answer() {
 }
 
 #[test]
+fn a_client_of_http_1_0_gets_no_interim_responses() {
+    let early = "HTTP/1.1 103 Early Hints\r\nlink: </a.css>\r\n\r\n";
+    let go_on = "HTTP/1.1 100 Continue\r\n\r\n";
+    let answer = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
+    let origin = Origin::scripted("app-1", move |_| Reply::raw(format!("{early}{go_on}{answer}")));
+    let lb = in_front_of(&origin);
+    let mut client = lb.client();
+    client.send("POST / HTTP/1.0\r\nExpect: 100-continue\r\nContent-Length: 1\r\n\r\nx");
+    let answer = String::from_utf8(client.rest()).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+    assert!(answer.ends_with("\r\n\r\nok"), "{answer}");
+    assert!(!origin.only_request().headers.has("expect"), "HTTP/1.0 knows no Expect");
+    // One of HTTP/1.1 gets them.
+    let mut client = lb.client();
+    client.send(request("GET", "/", &["Connection: close"], b""));
+    assert!(client.rest().starts_with(b"HTTP/1.1 103 "));
+}
+
+#[test]
+fn connection_may_say_the_same_many_times() {
+    let origin = Origin::named("app-1");
+    let lb = in_front_of(&origin);
+    let fields = ["Connection: close"; 12];
+    let response = lb.client().ask(request("GET", "/", &fields, b""));
+    assert_eq!((response.status, response.text().as_str()), (200, "app-1"));
+    assert!(response.headers.lists("connection", "close"), "{response:?}");
+    let mut client = lb.client();
+    let all = format!("Connection: {}", ["keep-alive"; 50].join(", "));
+    for _ in 0..2 {
+        assert_eq!(client.ask(request("GET", "/", &[&all], b"")).status, 200);
+    }
+}
+
+#[test]
 fn many_clients_at_once_each_get_their_own_answer() {
     let origin = Origin::scripted("app-1", |request| Reply::text(request.target.clone()));
     let lb = in_front_of(&origin);

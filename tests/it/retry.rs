@@ -166,6 +166,33 @@ fn a_stale_pooled_connection_costs_a_get_nothing() {
 }
 
 #[test]
+fn a_stale_pooled_connection_says_nothing_of_a_backend_whatever_the_method() {
+    let lossy = |fails: &'static str| {
+        Origin::scripted("a", move |request| match request.path() == fails {
+            true => Reply::close(),
+            false => Reply::text("a"),
+        })
+    };
+    let post = |lb: &Lb, path: &str| lb.client().ask(request("POST", path, &[], b"x"));
+    let keys = "ejection: { consecutive_failures: 1 }\nretry: { attempts: 0 }";
+    // On a connection that was used before, and one that was not.
+    for (first, used_after) in [("/", 2), ("/fails", 0)] {
+        let (a, b) = (lossy("/fails"), Origin::named("b"));
+        let lb = unchecked(&[a.entry(), b.entry()], keys);
+        for _ in 0..2 {
+            post(&lb, first);
+        }
+        // A POST is not repeated, whoever ended the connection.
+        let failed = (0..2).filter(|_| post(&lb, "/fails").status == 502).count();
+        let (before, was_out) = (a.count(), failed == 0);
+        for _ in 0..4 {
+            assert_eq!(post(&lb, "/").status, 200);
+        }
+        assert_eq!((was_out, a.count() - before), (used_after == 0, used_after), "{first}");
+    }
+}
+
+#[test]
 fn without_attempts_nothing_is_retried() {
     let dead = Reserved::new();
     let alive = Origin::named("alive");

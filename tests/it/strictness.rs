@@ -1,6 +1,6 @@
 //! Malformed and hostile requests. None of them may reach a backend.
 
-use crate::support::{Client, Config, Lb, Origin, request};
+use crate::support::{Client, Config, Lb, Origin, Raw, Reply, eventually, request};
 use std::time::{Duration, Instant};
 
 fn in_front_of(origin: &Origin) -> Lb {
@@ -102,6 +102,7 @@ fn chunks_are_well_formed() {
     let origin = Origin::named("app-1");
     let lb = in_front_of(&origin);
     let long_extension = format!("1;{}\r\nx\r\n0\r\n\r\n", "e".repeat(5000));
+    let many_trailers = format!("0\r\n{}\r\n", "a:\r\n".repeat(10_000));
     let cases = [
         ("a size with a prefix", "0x2\r\nxx\r\n0\r\n\r\n"),
         ("a size that overflows", "10000000000000000\r\nx\r\n0\r\n\r\n"),
@@ -109,6 +110,9 @@ fn chunks_are_well_formed() {
         ("data without its end", "1\r\nxx\r\n0\r\n\r\n"),
         ("no size", "\r\nx\r\n0\r\n\r\n"),
         ("a long extension", long_extension.as_str()),
+        ("a trailer without a colon", "0\r\nX-T 1\r\n\r\n"),
+        ("a trailer whose name is no token", "0\r\nX(T): 1\r\n\r\n"),
+        ("trailers of many short lines", many_trailers.as_str()),
     ];
     for (what, chunks) in cases {
         let (status, closed) = status_of(&lb, &post(&["Transfer-Encoding: chunked"], chunks));
@@ -135,6 +139,9 @@ fn lines_and_fields_are_well_formed() {
         ("a method that is no token", b"G{T / HTTP/1.1\r\nHost: a\r\n\r\n".to_vec(), 400),
         ("no version", b"GET /\r\n\r\n".to_vec(), 400),
         ("a version in lower case", b"GET / http/1.1\r\nHost: a\r\n\r\n".to_vec(), 400),
+        ("HTTP/0.9", b"GET /\r\n".to_vec(), 400),
+        ("HTTP/0.9 by name", b"GET / HTTP/0.9\r\nHost: a\r\n\r\n".to_vec(), 400),
+        ("no request line", b"what is this\r\n".to_vec(), 400),
         ("a later version", b"GET / HTTP/2.0\r\nHost: a\r\n\r\n".to_vec(), 505),
         ("TLS", b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n".to_vec(), 400),
     ]);
@@ -360,6 +367,180 @@ fn a_body_that_stalls_is_cut_off() {
     assert!(client.is_closed());
     assert!(started.elapsed() < Duration::from_secs(2));
     assert_eq!(lb.wait_for_entries(1)[0]["reason"], "client_timeout");
+}
+
+fn slow_clients(origin: &Origin, keys: &str) -> Lb {
+    let keys = format!("h2c: true\n{keys}");
+    Config::pool(&[origin.entry()], "health_check: off").listener(&keys).access_log().start()
+}
+
+#[test]
+fn a_body_that_drips_is_cut_off() {
+    let origin = Origin::named("app-1");
+    let lb = slow_clients(&origin, "timeouts: { body_idle: 1s }\nlimits: { min_rate: 10KiB }");
+    let mut client = lb.client();
+    client.send(request("POST", "/", &["Content-Length: 100000"], b"x"));
+    eventually("it is cut off", || {
+        let _ = client.try_send(b"x");
+        lb.entries().len() == 1
+    });
+    if let Ok(response) = client.try_response() {
+        assert_eq!(response.status, 408);
+    }
+    let entry = &lb.entries()[0];
+    assert_eq!((&entry["reason"], &entry["status"]), (&"client_timeout".into(), &408.into()));
+    assert!(origin.requests().iter().all(|request| !request.complete));
+}
+
+#[test]
+fn a_body_that_keeps_the_rate_or_needs_none_takes_its_time() {
+    let origin = Origin::named("app-1");
+    for (rate, piece) in [("1KiB", 100), ("0B", 1)] {
+        let keys = format!("timeouts: {{ body_idle: 2s }}\nlimits: {{ min_rate: {rate} }}");
+        let lb = slow_clients(&origin, &keys);
+        let mut client = lb.client();
+        let (began, mut sent) = (Instant::now(), 0);
+        let head = "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n";
+        client.send(head);
+        // For longer than one stretch of waiting.
+        eventually("time passes", || {
+            client.send(format!("{piece:x}\r\n{}\r\n", "x".repeat(piece)));
+            sent += piece;
+            began.elapsed() > Duration::from_secs(5)
+        });
+        client.send("0\r\n\r\n");
+        assert_eq!(client.response().status, 200, "{rate}");
+        assert_eq!(origin.last_request().body.len(), sent);
+    }
+}
+
+#[test]
+fn a_client_that_reads_a_little_now_and_then_is_cut_off() {
+    let origin = Origin::scripted("app-1", |_| Reply::Zeros(1 << 30));
+    let lb = slow_clients(&origin, "timeouts: { write: 1s }\nlimits: { min_rate: 1MiB }");
+    let mut client = lb.client();
+    client.send(request("GET", "/", &[], b""));
+    // About half of the rate, so that it makes progress all the time.
+    eventually("it is cut off", || {
+        let _ = client.try_exactly(2_500);
+        lb.entries().len() == 1
+    });
+    assert_eq!(lb.entries()[0]["reason"], "client_timeout");
+}
+
+#[test]
+fn trailers_of_requests_are_dropped() {
+    let backend = Raw::named("app-1");
+    let lb = Config::pool(&[backend.entry()], "health_check: off").without_probe().start();
+    lb.wait_for_line("listening on");
+    let mut client = lb.client();
+    client.send("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n");
+    client.send("0\r\nAuthorization: me\r\nContent-Length: 5\r\nX-Sum: 1\r\n\r\n");
+    let (mut served, mut seen) = (backend.accept(), String::new());
+    while !seen.ends_with("\r\n0\r\n\r\n") {
+        let more = served.try_some().expect("the end of the chunks");
+        seen.push_str(std::str::from_utf8(&more).unwrap());
+    }
+    let seen = seen.to_ascii_lowercase();
+    for trailer in ["authorization", "content-length", "x-sum"] {
+        assert!(!seen.contains(trailer), "{seen}");
+    }
+    served.send("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n");
+    assert_eq!(client.response().status, 200);
+}
+
+#[test]
+fn what_follows_a_whole_response_is_never_delivered() {
+    let origin = Origin::scripted("app-1", |_| {
+        Reply::raw("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nokHTTP/1.1 200 OK\r\n\r\n")
+    });
+    let lb = in_front_of(&origin);
+    let before = origin.accepted();
+    let mut client = lb.client();
+    for number in 1..=3 {
+        assert_eq!(client.get("/").text(), "ok");
+        assert_eq!(origin.accepted() - before, number, "its connection was used again");
+    }
+}
+
+#[test]
+fn responses_are_well_formed() {
+    let with = |fields: &str| format!("HTTP/1.1 200 OK\r\n{fields}\r\n\r\nhello");
+    let many = "X-Many: 1\r\n".repeat(300) + "Content-Length: 5";
+    let large = format!("X-Large: {}\r\nContent-Length: 5", "x".repeat(3 << 20));
+    let cases = [
+        ("a bad version", "HTTX/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello".to_owned()),
+        ("a bad status", "HTTP/1.1 2oo OK\r\nContent-Length: 5\r\n\r\nhello".to_owned()),
+        ("two lengths", with("Content-Length: 5\r\nContent-Length: 6")),
+        ("a length twice", with("Content-Length: 5\r\nContent-Length: 5")),
+        ("a list of lengths", with("Content-Length: 5, 5")),
+        ("a signed length", with("Content-Length: +5")),
+        ("an empty length", with("Content-Length:")),
+        ("an unknown coding", with("Transfer-Encoding: gzip, chunked")),
+        ("a name that is no token", with("X(A): 1\r\nContent-Length: 5")),
+        ("too many fields", with(&many)),
+        ("too large a head", with(&large)),
+    ];
+    let origin = Origin::named("app-1");
+    let keys = "health_check: off\nejection: off\nretry: { attempts: 0 }";
+    let lb = Config::pool(&[origin.entry()], keys).start();
+    let mut wrong = Vec::new();
+    for (what, bytes) in cases {
+        origin.script(move |_| Reply::raw(bytes.clone()));
+        let response = lb.get("/");
+        let accepted = origin.accepted();
+        origin.script(|_| Reply::text("fine"));
+        let next = lb.get("/");
+        if (response.status, next.text().as_str()) != (502, "fine") {
+            wrong.push(format!("{what}: {} {:?}", response.status, next.text()));
+        }
+        if origin.accepted() == accepted {
+            wrong.push(format!("{what}: its connection was used again"));
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+/// See docs/limits.md: it should be an error.
+#[test]
+fn a_response_with_a_length_and_chunks_goes_by_its_chunks() {
+    let origin = Origin::scripted("app-1", |_| {
+        let fields = "Content-Length: 2\r\nTransfer-Encoding: chunked";
+        Reply::raw(format!("HTTP/1.1 200 OK\r\n{fields}\r\n\r\n5\r\nhello\r\n0\r\n\r\n"))
+    });
+    let lb = in_front_of(&origin);
+    let mut client = lb.client();
+    for _ in 0..2 {
+        let response = client.get("/");
+        assert_eq!(response.text(), "hello");
+        assert!(!response.headers.has("content-length"), "{response:?}");
+    }
+}
+
+#[test]
+fn only_a_client_that_expects_a_100_may_keep_its_body_back() {
+    // A backend that says nothing, not even that it wants the body.
+    let backend = Raw::named("app-1");
+    let keys = "health_check: off\nretry: { attempts: 0 }\ntimeouts: { read: 2s }";
+    let lb = Config::pool(&[backend.entry()], keys)
+        .listener("timeouts: { body_idle: 300ms }")
+        .access_log()
+        .without_probe()
+        .start();
+    lb.wait_for_line("listening on");
+    let cases = [
+        ("HTTP/1.1", "Expect: something", "client_timeout"),
+        ("HTTP/1.1", "Expect: 100-continue, x", "client_timeout"),
+        ("HTTP/1.0", "Expect: 100-continue", "client_timeout"),
+        ("HTTP/1.1", "Expect: 100-Continue", "upstream_timeout"),
+    ];
+    for (at, (version, expect, reason)) in cases.into_iter().enumerate() {
+        let mut client = lb.client();
+        client
+            .send(format!("POST / {version}\r\nHost: a\r\n{expect}\r\nContent-Length: 9\r\n\r\n"));
+        client.rest();
+        assert_eq!(lb.wait_for_entries(at + 1)[at]["reason"], reason, "{version} {expect}");
+    }
 }
 
 #[test]

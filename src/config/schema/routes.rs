@@ -39,6 +39,12 @@ pub(super) fn route(filters: &Registry) -> Value {
                 duration(),
                 "Until the response's headers, retries included. Default: none.",
             ),
+            key(
+                "allow_upgrade",
+                list_of(&text(), 0),
+                "The protocols that a connection may change to by an Upgrade field.",
+            )
+            .default(json!(["websocket"])),
         ],
     );
     let actions = ["pool", "split", "redirect", "respond"];

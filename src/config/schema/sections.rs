@@ -222,6 +222,12 @@ fn listener_limits() -> Value {
                 .default(0),
             key("h2_streams", integer(1, 1_000), "Requests in flight on one HTTP/2 connection.")
                 .default(100),
+            key(
+                "min_rate",
+                size(),
+                "Bytes a second of a body or a response, while the client is waited for; 0B is any.",
+            )
+            .default("500B"),
         ],
     )
 }

@@ -35,7 +35,7 @@ fn unknown_keys_are_errors_with_the_nearest_spelling() {
             (
                 "routes: [{ pool: app, filter: [] }]",
                 "3:23: routes[0].filter: unknown key \"filter\"; expected name, listeners, match, \
-                 filters, pool, split, redirect, respond or timeout; did you mean \"filters\"?",
+                 filters, pool, split, redirect, respond, timeout or allow_upgrade; did you mean \"filters\"?",
             ),
             (
                 "routes: [{ pool: app, match: { path-prefix: / } }]",
@@ -125,7 +125,7 @@ fn wrong_types_are_errors() {
             (
                 "routes: [app]",
                 "3:10: routes[0]: found \"app\"; expected a map with name, listeners, match, filters, pool, \
-                 split, redirect, respond or timeout",
+                 split, redirect, respond, timeout or allow_upgrade",
             ),
             (
                 "trusted_proxies: 10.0.0.0/8",
@@ -186,6 +186,25 @@ fn values_out_of_range_are_errors() {
                 "routes: [{ pool: app, timeout: 0s }]",
                 "3:32: routes[0].timeout: found \"0s\"; \
                  expected a duration above zero, such as 250ms or 5s",
+            ),
+            (
+                "routes: [{ pool: app, allow_upgrade: websocket }]",
+                "3:38: routes[0].allow_upgrade: found \"websocket\"; expected a list of protocols",
+            ),
+            (
+                "routes: [{ pool: app, allow_upgrade: [\"web socket\"] }]",
+                "3:39: routes[0].allow_upgrade[0]: found \"web socket\"; expected the name of a \
+                 protocol, such as websocket or my-proto/1",
+            ),
+            (
+                "routes: [{ pool: app, allow_upgrade: [H2C] }]",
+                "3:39: routes[0].allow_upgrade[0]: h2c, which is never taken up by an upgrade; \
+                 expected h2c: true on a listener, and clients that know of it beforehand",
+            ),
+            (
+                "routes: [{ pool: app, allow_upgrade: [a/1, A/1] }]",
+                "3:44: routes[0].allow_upgrade[1]: duplicate protocol \"a/1\"; \
+                 expected each protocol once; the first, routes[0].allow_upgrade[0], is on line 3",
             ),
             (
                 "routes: [{ name: 'a b', pool: app }]",

@@ -3,6 +3,8 @@
 //! The scanner changes nothing and keeps nothing: Pingora decodes the same bytes afterwards. It is
 //! strict because two readers that disagree about where a body ends are how requests are smuggled.
 
+use super::head::is_token;
+
 /// The longest chunk line, extensions included, and the longest trailer section.
 const MAX_LINE: usize = 4 * 1024;
 const MAX_TRAILERS: usize = 16 * 1024;
@@ -38,7 +40,11 @@ enum State {
     LineStart {
         length: usize,
     },
-    /// In a trailer line.
+    /// In the name of a trailer.
+    Name {
+        length: usize,
+    },
+    /// In the value of a trailer.
     Line {
         length: usize,
     },
@@ -105,13 +111,16 @@ fn step(state: State, byte: u8) -> Result<State, Malformed> {
         (State::DataLf, b'\n') => Ok(State::Size { size: 0, digits: 0 }),
         (State::LineStart { .. }, b'\r') => Ok(State::EndLf),
         (State::EndLf, b'\n') => Ok(State::Done),
-        // A trailer line begins with its name, never with a fold or a colon.
-        (State::LineStart { length }, byte) if is_text(byte) && !b" \t:".contains(&byte) => {
-            Ok(State::Line { length: length + 1 })
+        (State::LineStart { length } | State::Name { length } | State::Line { length }, byte)
+            if byte != b'\r' && length >= MAX_TRAILERS =>
+        {
+            Err(Malformed)
         }
-        (State::Line { length }, byte) if is_text(byte) && length < MAX_TRAILERS => {
-            Ok(State::Line { length: length + 1 })
+        (State::LineStart { length } | State::Name { length }, byte) if is_token(byte) => {
+            Ok(State::Name { length: length + 1 })
         }
+        (State::Name { length }, b':') => Ok(State::Line { length: length + 1 }),
+        (State::Line { length }, byte) if is_text(byte) => Ok(State::Line { length: length + 1 }),
         (State::Line { length }, b'\r') => Ok(State::LineLf { length }),
         (State::LineLf { length }, b'\n') => Ok(State::LineStart { length }),
         _ => Err(Malformed),
@@ -167,6 +176,7 @@ mod tests {
     #[test]
     fn refuses_what_is_not_exactly_chunked() {
         let long_extension = format!("1;{}\r\na\r\n0\r\n\r\n", "x".repeat(MAX_LINE));
+        let many_trailers = format!("0\r\n{}\r\n", "a:\r\n".repeat(MAX_TRAILERS / 2 + 1));
         for body in [
             "0x2\r\nab\r\n0\r\n\r\n",
             "+2\r\nab\r\n0\r\n\r\n",
@@ -181,6 +191,10 @@ mod tests {
             "0\r\n\n",
             "0\r\n folded\r\n\r\n",
             "0\r\nX: \0\r\n\r\n",
+            "0\r\n: 1\r\n\r\n",
+            "0\r\nX\r\n\r\n",
+            "0\r\nX : 1\r\n\r\n",
+            &many_trailers,
             "1;\x01\r\n",
             &long_extension,
         ] {

@@ -8,15 +8,16 @@ use crate::{
     filter::Answer,
     listener::{
         Drain,
-        drain::{drained, draining_for, overdue},
+        drain::{Drained, drained, draining_for, overdue},
         http2::{self, Http2},
+        pace::Paces,
         transport::Transport,
         watchdog::expired,
     },
     model::{Listener, ListenerLimits},
     proxy::{
         BrokenOff, Exchange, Gateway, Link, Reason, Refused, RequestBody, closing_refusal,
-        log_abandoned, log_refused, new_request_id,
+        log_abandoned, log_refused,
     },
     runtime::{Live, Snapshot},
 };
@@ -27,14 +28,15 @@ use pingora_proxy::HttpProxy;
 use std::{
     future::{Future as _, poll_fn},
     io,
-    pin::pin,
+    pin::{Pin, pin},
     sync::{Arc, PoisonError},
+    task::ready,
     time::Duration,
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     sync::watch,
-    time::Instant,
+    time::{Instant, Sleep, sleep_until},
 };
 
 /// A head is read in pieces of this size.
@@ -81,13 +83,16 @@ pub(in crate::listener) async fn serve_connection(
 ) {
     let snapshot = http1.live.load();
     let listener = &snapshot.listeners[link.listener()];
-    let socket = Socket::new(transport, link.clone(), listener.timeouts);
+    let socket = Socket::new(transport, link.clone(), Paces::of(listener));
+    let began = Instant::now();
     let mut connection = Connection {
         http1,
+        timer: Box::pin(sleep_until(began + listener.timeouts.header)),
+        drained: http1.drain.drained(),
         link,
         socket: Some(Box::new(socket)),
         slot: Slot::default(),
-        began: Instant::now(),
+        began,
         served: 0,
         linger: LINGER,
     };
@@ -124,6 +129,10 @@ struct Connection<'a> {
     socket: Option<Box<Socket>>,
     /// Where Pingora leaves it.
     slot: Slot,
+    /// For the waits between requests. It stays set while one is served: putting its end off is
+    /// cheaper than making it anew, and if it fires, the task only looks up.
+    timer: Pin<Box<Sleep>>,
+    drained: Drained,
     began: Instant,
     served: usize,
     /// How long it is read from once all was said.
@@ -224,9 +233,9 @@ impl Connection<'_> {
 
     /// Tells a client of HTTP/2 that there are too many connections.
     async fn turn_http2_away(&mut self, snapshot: &Snapshot) {
-        let (link, id) = (self.link.for_stream(), new_request_id());
+        let link = self.link.for_stream();
         let Refusal { status, reason, .. } = TOO_MANY;
-        let refused = Refused { status, reason, ..Refused::on(&link, self.began.into_std(), &id) };
+        let refused = Refused { status, reason, ..Refused::on(&link, self.began.into_std()) };
         log_refused(snapshot, &refused);
         self.say_goodbye(http2::TURNED_AWAY).await;
     }
@@ -248,12 +257,16 @@ impl Connection<'_> {
         if self.socket().ended {
             return false;
         }
-        let phase = self.http1.drain.phase();
-        let reading = tokio::time::timeout_at(until, read_beginning(self.socket()));
+        let Self { socket, timer, drained, .. } = self;
+        let socket = socket.as_mut().expect("the socket is here between requests");
+        if timer.deadline() != until {
+            timer.as_mut().reset(until);
+        }
         tokio::select! {
             biased;
-            read = reading => matches!(read, Ok(Ok(()))),
-            () = drained(phase) => false,
+            read = read_beginning(socket) => read.is_ok(),
+            () = timer.as_mut() => false,
+            () = drained => false,
         }
     }
 
@@ -390,15 +403,7 @@ impl Connection<'_> {
     /// After Pingora refused a head that we took for a good one, before any hook of ours was called.
     /// Our check is meant to leave nothing to refuse; a gap in it must not go unnoticed.
     fn log_unseen(&self, snapshot: &Snapshot, began: Instant) {
-        let id = new_request_id();
-        log_refused(
-            snapshot,
-            &Refused {
-                status: StatusCode::BAD_REQUEST,
-                reason: Reason::BadRequest,
-                ..Refused::on(&self.link, began.into_std(), &id)
-            },
-        );
+        let id = log_refused(snapshot, &Refused::on(&self.link, began.into_std()));
         log::warn!(
             "request {}: Pingora refused a head that we did not",
             id.to_str().unwrap_or("-")
@@ -422,16 +427,15 @@ impl Connection<'_> {
 
     /// Answers what is not a request, or not one that we take, and closes.
     async fn refuse(&mut self, snapshot: &Snapshot, refusal: Refusal, began: Instant) -> After {
-        let id = new_request_id();
         let (method, target) = first_words(&self.socket().inbound);
         let refused = Refused {
             method: &method,
             target: &target,
             status: refusal.status,
             reason: refusal.reason,
-            ..Refused::on(&self.link, began.into_std(), &id)
+            ..Refused::on(&self.link, began.into_std())
         };
-        log_refused(snapshot, &refused);
+        let id = log_refused(snapshot, &refused);
         log::debug!("request {}: {}", id.to_str().unwrap_or("-"), refusal.why);
         let bytes = closing_refusal(Answer::refusal(refusal.status, refusal.reason), &id);
         self.say_goodbye(&bytes).await
@@ -464,6 +468,10 @@ impl Connection<'_> {
 async fn read_some(socket: &mut Socket) -> io::Result<()> {
     let Socket { transport, inbound, .. } = socket;
     let read = poll_fn(|cx| {
+        if inbound.is_empty() {
+            // Most often nothing is there yet, and a buffer would be made to be given back.
+            ready!(transport.poll_readable(cx))?;
+        }
         inbound.reserve(READ);
         let read = pin!(transport.read_buf(inbound)).poll(cx);
         if read.is_pending() && inbound.is_empty() {

@@ -106,7 +106,7 @@ impl HeadScanner {
     }
 
     /// Refuses what cannot become a head any more, so that nobody waits for its end: too much of
-    /// it, or a line that ends in a bare LF.
+    /// it, a first line that is none, or a line that ends in a bare LF.
     fn refuse_early(&self, buffer: &[u8], limits: &ListenerLimits) -> Result<(), Refusal> {
         let new = &buffer[self.scanned..];
         for at in memchr::memchr_iter(b'\n', new) {
@@ -116,6 +116,10 @@ impl HeadScanner {
             }
         }
         let line = memchr::memchr(b'\n', buffer);
+        if let Some(end) = line.filter(|end| *end >= self.scanned) {
+            // The first line is whole: what is none needs no others.
+            parse_request_line(&buffer[..end - 1], limits)?;
+        }
         // The method and version take their own space on the line.
         if line.is_none() && buffer.len() > limits.uri_bytes + 64 {
             return Err(URI_TOO_LONG);
@@ -196,9 +200,8 @@ fn parse_version(version: &[u8]) -> Result<bool, Refusal> {
     match version {
         b"HTTP/1.1" => Ok(true),
         b"HTTP/1.0" => Ok(false),
-        [b'H', b'T', b'T', b'P', b'/', major, b'.', minor]
-            if major.is_ascii_digit() && minor.is_ascii_digit() =>
-        {
+        // HTTP/0.9 had no version to send.
+        [b'H', b'T', b'T', b'P', b'/', b'1'..=b'9', b'.', minor] if minor.is_ascii_digit() => {
             let status = StatusCode::HTTP_VERSION_NOT_SUPPORTED;
             Err(refuse(status, "the version is not 1.0 or 1.1"))
         }
@@ -421,7 +424,7 @@ fn trimmed(head: &[u8], mut range: Range<usize>) -> Range<usize> {
 }
 
 /// RFC 9110 section 5.6.2.
-fn is_token(byte: u8) -> bool {
+pub(super) fn is_token(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
 }
 
@@ -534,6 +537,10 @@ mod tests {
             (400, "GET / HTTP/1.1\r\nHost: a\r\nnone\r\n\r\n"),
             (400, "G@T / HTTP/1.1\r\nHost: a\r\n\r\n"),
             (505, "GET / HTTP/2.0\r\nHost: a\r\n\r\n"),
+            (400, "GET / HTTP/0.9\r\nHost: a\r\n\r\n"),
+            (400, "GET /\r\n"),
+            (400, "GET / HTTP/1.1 x\r\n"),
+            (505, "GET / HTTP/3.0\r\n"),
             (400, "GET /\r\n\r\n"),
             (400, "GET /a b HTTP/1.1\r\nHost: a\r\n\r\n"),
             (400, "GET /a#b HTTP/1.1\r\nHost: a\r\n\r\n"),

@@ -7,10 +7,9 @@
 use super::{chunked::ChunkScanner, head::Framing};
 use crate::{
     listener::{
-        timer::{Timer, poll_timer},
+        pace::{Paces, Waiting},
         transport::Transport,
     },
-    model::ListenerTimeouts,
     proxy::{BrokenOff, Fault, Link},
 };
 use async_trait::async_trait;
@@ -29,6 +28,8 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 /// Small writes are gathered up to this, so that a head and a short body are one write.
 const GATHER: usize = 8 * 1024;
+/// Room that is made for that at first: a head, and a short body.
+const GATHER_FIRST: usize = 1024;
 /// What may arrive beyond the request being served: part of the next one, held for later.
 const MAX_AHEAD: usize = 16 * 1024;
 
@@ -71,12 +72,14 @@ pub(super) struct Socket {
     outbound: BytesMut,
     body: Body,
     link: Arc<Link>,
-    timeouts: ListenerTimeouts,
-    /// Set while the client keeps us waiting for its body.
-    reading: Timer,
-    /// Set while the client does not take what we send.
-    writing: Timer,
-    /// How much it had taken when that was set.
+    paces: Paces,
+    /// Bytes that came from the client.
+    received: u64,
+    /// While the client keeps us waiting for its body.
+    reading: Waiting,
+    /// While the client does not take what we send.
+    writing: Waiting,
+    /// How much it had taken when that was last looked at.
     taken: u64,
     /// Whether a read has waited since something was gathered.
     yielded: bool,
@@ -85,16 +88,17 @@ pub(super) struct Socket {
 }
 
 impl Socket {
-    pub(super) fn new(transport: Transport, link: Arc<Link>, timeouts: ListenerTimeouts) -> Self {
+    pub(super) fn new(transport: Transport, link: Arc<Link>, paces: Paces) -> Self {
         Self {
             transport,
             inbound: BytesMut::new(),
             outbound: BytesMut::new(),
             body: Body::Length(0),
             link,
-            timeouts,
-            reading: None,
-            writing: None,
+            paces,
+            received: 0,
+            reading: Waiting::default(),
+            writing: Waiting::default(),
             taken: 0,
             yielded: false,
             ended: false,
@@ -107,6 +111,8 @@ impl Socket {
             Framing::Length(length) => Body::Length(length),
             Framing::Chunked => Body::Chunked(ChunkScanner::new()),
         };
+        self.reading = Waiting::new(self.received);
+        self.writing = Waiting::new(self.transport.sent());
     }
 
     /// Whether the whole body was read.
@@ -153,7 +159,8 @@ impl Socket {
         match Pin::new(&mut self.transport).poll_read(cx, out) {
             Poll::Pending => Ok(Poll::Pending),
             Poll::Ready(Ok(())) => {
-                self.reading = None;
+                self.reading.end();
+                self.received += (out.filled().len() - before) as u64;
                 Ok(Poll::Ready(before))
             }
             Poll::Ready(Err(error)) => Err(self.disconnected(error)),
@@ -181,9 +188,11 @@ impl Socket {
             // It is the backend's turn.
             return Poll::Pending;
         }
-        let patience = self.timeouts.body_idle;
-        ready!(poll_timer(&mut self.reading, patience, cx));
-        let what = "the client sent nothing of its body in time";
+        // Once it is answered, what it still sends is a conversation, at whatever pace.
+        let body = self.paces.body;
+        let pace = if self.link.is_answered() { body.any() } else { body };
+        ready!(self.reading.poll(pace, self.received, None, cx));
+        let what = "the client did not send its body in time";
         Poll::Ready(Err(self.fault(Fault::BodyTimeout, io::ErrorKind::TimedOut, what)))
     }
 
@@ -275,15 +284,15 @@ impl Socket {
     ) -> Poll<io::Result<T>> {
         match taken {
             Poll::Ready(Ok(value)) => {
-                self.writing = None;
+                self.writing.end();
                 Poll::Ready(Ok(value))
             }
             Poll::Ready(Err(error)) => Poll::Ready(Err(self.disconnected(error))),
             Poll::Pending => {
                 if std::mem::replace(&mut self.taken, self.transport.sent()) != self.taken {
-                    self.writing = None;
+                    self.writing.end();
                 }
-                ready!(poll_timer(&mut self.writing, self.timeouts.write, cx));
+                ready!(self.writing.poll(self.paces.response, self.taken, None, cx));
                 let what = "the client does not take its response";
                 Poll::Ready(Err(self.fault(Fault::WriteTimeout, io::ErrorKind::TimedOut, what)))
             }
@@ -296,8 +305,8 @@ impl Socket {
         if self.inbound.is_empty() {
             self.inbound = BytesMut::new();
         }
-        self.reading = None;
-        self.writing = None;
+        self.reading.end();
+        self.writing.end();
     }
 
     /// Writes `bytes` and flushes, as one of our own answers needs it.
@@ -400,6 +409,10 @@ impl AsyncWrite for RequestStream {
         // A client that closed its side is not read from, so nothing would flush what is gathered.
         if socket.outbound.len() + bytes.len() <= GATHER && !socket.ended {
             socket.yielded = false;
+            if socket.outbound.capacity() == 0 {
+                // Room for what mostly follows, which would otherwise have it made anew.
+                socket.outbound.reserve(bytes.len().max(GATHER_FIRST));
+            }
             socket.outbound.extend_from_slice(bytes);
             return Poll::Ready(Ok(bytes.len()));
         }
@@ -467,8 +480,7 @@ mod tests {
     ) -> (Socket, tokio_rustls::client::TlsStream<tokio::net::UnixStream>) {
         let (transport, client) = crate::listener::tls::tests::connected().await;
         let link = Arc::new(Link::new(0, crate::model::Ends::default(), None));
-        let timeouts = ListenerTimeouts { write, ..ListenerTimeouts::default() };
-        (Socket::new(transport, link, timeouts), client)
+        (Socket::new(transport, link, Paces::patient(write)), client)
     }
 
     #[tokio::test]

@@ -5,7 +5,7 @@ use super::{
     wire::{Home, Seen, Wire},
 };
 use crate::{
-    listener::{Drain, Phase},
+    listener::{Drain, Phase, pace::Paces},
     model::{Listener, ListenerTimeouts},
     proxy::{Gateway, Link},
     runtime::Live,
@@ -87,7 +87,9 @@ pub(in crate::listener) async fn serve_connection<T>(
     let snapshot = http2.live.load();
     let listener = &snapshot.listeners[link.listener()];
     let (builder, timeouts) = (builder(listener), listener.timeouts);
+    let paces = Paces::of(listener);
     let most = listener.limits.requests_per_connection;
+    let most_streams = 2 * listener.limits.h2_streams.get() as usize;
     drop(snapshot);
     let seen = Arc::new(Seen::new(began));
     let wire = Wire::new(transport, ahead, seen.clone(), timeouts.write);
@@ -101,7 +103,9 @@ pub(in crate::listener) async fn serve_connection<T>(
         link,
         seen,
         timeouts,
+        paces,
         most,
+        most_streams,
         streams: JoinSet::new(),
         timer: Box::pin(tokio::time::sleep_until(began + timeouts.header)),
         began,
@@ -140,8 +144,13 @@ struct Connection<'a> {
     link: &'a Link,
     seen: Arc<Seen>,
     timeouts: ListenerTimeouts,
+    paces: Paces,
     /// The most requests; `None` is no limit.
     most: Option<NonZeroUsize>,
+    /// The most streams that we are busy with. The `h2` crate forgets those that a client has reset at
+    /// once, we only when we next hear of it. Twice as many as a client may have open, as it may open
+    /// the next one before we are quite done with one that was answered.
+    most_streams: usize,
     streams: JoinSet<Ended>,
     timer: Pin<Box<Sleep>>,
     began: Instant,
@@ -150,7 +159,7 @@ struct Connection<'a> {
     /// How long it may be without a stream.
     patience: Duration,
     accepted: usize,
-    /// Requests that were given up almost at once.
+    /// Requests that were given up almost at once, or opened while too many of those were left.
     premature: usize,
     /// Whether the client was told to open no more streams.
     leaving: bool,
@@ -218,10 +227,7 @@ impl Connection<'_> {
         let mut phase = self.http2.drain.phase();
         loop {
             let close = match self.next_event(h2, &mut phase).await {
-                Event::Accepted(Some(Ok((request, respond)))) => {
-                    self.accept(h2, request, respond);
-                    None
-                }
+                Event::Accepted(Some(Ok((request, respond)))) => self.accept(h2, request, respond),
                 Event::Accepted(Some(Err(error))) => {
                     log::debug!("an HTTP/2 connection broke off: {error}");
                     Some(Close::Done)
@@ -276,24 +282,31 @@ impl Connection<'_> {
         h2: &mut server::Connection<Wire<T>, Bytes>,
         request: Request<RecvStream>,
         mut respond: SendResponse<Bytes>,
-    ) {
-        if self.is_full() {
-            // It was on its way when the client was told. Nobody has looked at it, so the client may
-            // send it again elsewhere.
-            return respond.send_reset(Reason::REFUSED_STREAM);
+    ) -> Option<Close> {
+        while let Some(ended) = self.streams.try_join_next() {
+            self.ended(Some(ended));
+        }
+        let crowded = self.streams.len() >= self.most_streams;
+        if crowded || self.is_full() {
+            // A full connection's client was told while this was on its way. Nobody has looked at it,
+            // so the client may send it again elsewhere.
+            respond.send_reset(Reason::REFUSED_STREAM);
+            self.premature += usize::from(crowded);
+            return self.floods().then_some(Close::Flood);
         }
         self.accepted += 1;
         let stream = Stream {
             http2: self.http2.clone(),
             link: Arc::new(self.link.for_stream()),
             seen: self.seen.clone(),
-            timeouts: self.timeouts,
+            paces: self.paces,
             began: Instant::now(),
         };
         self.streams.spawn(stream.serve(request, respond));
         if self.is_full() {
             self.leave(h2);
         }
+        None
     }
 
     fn is_full(&self) -> bool {
@@ -331,8 +344,11 @@ impl Connection<'_> {
         if self.streams.is_empty() {
             self.idle_since = Instant::now();
         }
-        let floods = self.premature >= PREMATURE && self.premature * 2 > self.accepted;
-        floods.then_some(Close::Flood)
+        self.floods().then_some(Close::Flood)
+    }
+
+    fn floods(&self) -> bool {
+        self.premature >= PREMATURE && self.premature * 2 > self.accepted
     }
 
     /// When a time is over: which, and what follows.

@@ -8,8 +8,7 @@
 
 use super::wire::Seen;
 use crate::{
-    listener::timer::{Timer, poll_timer},
-    model::ListenerTimeouts,
+    listener::pace::{Paces, Waiting},
     proxy::{BrokenOff, Fault, Link},
 };
 use async_trait::async_trait;
@@ -36,7 +35,6 @@ use std::{
     task::{Context, Poll, ready},
     time::Duration,
 };
-use tokio::time::Instant;
 
 /// What is kept of a body for another try; the same as Pingora keeps of HTTP/1's.
 const KEPT: usize = 64 * 1024;
@@ -184,12 +182,12 @@ pub(super) struct StreamSession {
     kept: Option<FixedBuffer>,
     link: Arc<Link>,
     seen: Arc<Seen>,
-    timeouts: ListenerTimeouts,
+    paces: Paces,
     drain: Option<Duration>,
-    /// Set while the client keeps us waiting for its body.
-    reading: Timer,
-    /// Set while the client makes no room for what we send.
-    writing: Timer,
+    /// While the client keeps us waiting for its body.
+    reading: Waiting,
+    /// While the client makes no room for what we send.
+    writing: Waiting,
 }
 
 /// What a session is made of.
@@ -200,12 +198,13 @@ pub(super) struct Begun {
     pub(super) home: Slot,
     pub(super) link: Arc<Link>,
     pub(super) seen: Arc<Seen>,
-    pub(super) timeouts: ListenerTimeouts,
+    pub(super) paces: Paces,
 }
 
 impl StreamSession {
     pub(super) fn new(begun: Begun) -> Self {
-        let Begun { head, body, reply, home, link, seen, timeouts } = begun;
+        let Begun { head, body, reply, home, link, seen, paces } = begun;
+        let (reading, writing) = (Waiting::new(seen.received()), Waiting::new(seen.sent()));
         Self {
             head,
             body,
@@ -218,10 +217,10 @@ impl StreamSession {
             kept: None,
             link,
             seen,
-            timeouts,
+            paces,
             drain: None,
-            reading: None,
-            writing: None,
+            reading,
+            writing,
         }
     }
 
@@ -275,7 +274,7 @@ impl StreamSession {
     }
 
     fn take_in(&mut self, piece: Bytes) -> Bytes {
-        self.reading = None;
+        self.reading.end();
         self.read += piece.len();
         self.link.set_waiting_to_continue(false);
         if let Some(kept) = &mut self.kept {
@@ -292,16 +291,12 @@ impl StreamSession {
             // It is the backend's turn.
             return Poll::Pending;
         }
-        let patience = self.timeouts.body_idle;
-        loop {
-            ready!(poll_timer(&mut self.reading, patience, cx));
-            let progress = self.seen.progress_of(self.body.stream_id().into());
-            match progress.map(|at| at + patience).filter(|until| *until > Instant::now()) {
-                Some(until) => self.reading = Some(Box::pin(tokio::time::sleep_until(until))),
-                None => break,
-            }
-        }
-        let what = "the client sent nothing of its body in time";
+        // Once it is answered, what it still sends is a conversation, at whatever pace.
+        let body = self.paces.body;
+        let pace = if self.link.is_answered() { body.any() } else { body };
+        let last = self.seen.progress_of(self.body.stream_id().into());
+        ready!(self.reading.poll(pace, self.seen.received(), last, cx));
+        let what = "the client did not send its body in time";
         Poll::Ready(self.too_slow(Fault::BodyTimeout, ErrorType::ReadTimedout, what))
     }
 
@@ -317,13 +312,13 @@ impl StreamSession {
     fn poll_room(&mut self, cx: &mut Context<'_>, wanted: usize) -> Poll<Result<usize>> {
         match self.reply().poll_room(cx, wanted) {
             Poll::Ready(Some(Ok(room))) => {
-                self.writing = None;
+                self.writing.end();
                 Poll::Ready(Ok(room))
             }
             Poll::Ready(Some(Err(error))) => Poll::Ready(self.broken(error)),
             Poll::Ready(None) => Poll::Ready(self.broken(Reason::CANCEL.into())),
             Poll::Pending => {
-                ready!(poll_timer(&mut self.writing, self.timeouts.write, cx));
+                ready!(self.writing.poll(self.paces.response, self.seen.sent(), None, cx));
                 let what = "the client makes no room for its response";
                 Poll::Ready(self.too_slow(Fault::WriteTimeout, ErrorType::WriteTimedout, what))
             }
@@ -354,6 +349,7 @@ impl StreamSession {
             let sent = self.reply().send(piece, last);
             self.or_gone(sent)?;
             self.sent += room;
+            self.seen.add_sent(room);
         }
         if end { self.end() } else { Ok(()) }
     }

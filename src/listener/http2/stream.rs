@@ -8,11 +8,10 @@ use super::{
 };
 use crate::{
     filter::Answer,
-    listener::{http1::Refusal, watchdog::expired},
-    model::ListenerTimeouts,
+    listener::{http1::Refusal, pace::Paces, watchdog::expired},
     proxy::{
         BrokenOff, Exchange, Fault, Link, Reason, Refused, RequestBody, log_abandoned, log_refused,
-        new_request_id, refusal,
+        refusal,
     },
     runtime::Snapshot,
 };
@@ -34,8 +33,16 @@ pub(super) struct Stream {
     pub(super) http2: Arc<Http2>,
     pub(super) link: Arc<Link>,
     pub(super) seen: Arc<Seen>,
-    pub(super) timeouts: ListenerTimeouts,
+    pub(super) paces: Paces,
     pub(super) began: Instant,
+}
+
+impl Drop for Stream {
+    /// An exchange that was given up by a panic, or with the whole connection, would keep its backend
+    /// busy: it and the link hold each other.
+    fn drop(&mut self) {
+        drop(self.link.take_abandoned());
+    }
 }
 
 /// How a stream ended, as far as its connection is concerned.
@@ -83,7 +90,7 @@ impl Stream {
             home: slot.clone(),
             link: self.link.clone(),
             seen: self.seen.clone(),
-            timeouts: self.timeouts,
+            paces: self.paces,
         });
         let session = ServerSession::new_custom(Box::new(session));
         let finished = {
@@ -106,8 +113,6 @@ impl Stream {
     /// After Pingora has served the request to its end, good or bad. Both of these fail only where
     /// the client has ended the stream already.
     fn after(&self, mut reply: Reply) {
-        // It was logged; what is left of it is not to stay.
-        drop(self.link.take_abandoned());
         if reply.has_ended() {
             return;
         }
@@ -148,15 +153,14 @@ impl Stream {
     /// are in order.
     fn refuse(&self, snapshot: &Snapshot, refused: &head::Refused, mut reply: Reply) {
         let Refusal { status, reason, why } = refused.refusal;
-        let id = new_request_id();
-        log_refused(
+        let id = log_refused(
             snapshot,
             &Refused {
                 method: refused.method.as_str(),
                 target: &refused.target,
                 status,
                 reason,
-                ..Refused::on(&self.link, self.began.into_std(), &id)
+                ..Refused::on(&self.link, self.began.into_std())
             },
         );
         log::debug!("request {}: {why}", id.to_str().unwrap_or("-"));
@@ -173,13 +177,12 @@ impl Stream {
 
 /// What is logged of a connection that is closed while no request is whole.
 pub(super) fn log_late(snapshot: &Snapshot, link: &Link, began: Instant) {
-    let id = new_request_id();
     log_refused(
         snapshot,
         &Refused {
             status: StatusCode::REQUEST_TIMEOUT,
             reason: Reason::ClientTimeout,
-            ..Refused::on(link, began.into_std(), &id)
+            ..Refused::on(link, began.into_std())
         },
     );
 }

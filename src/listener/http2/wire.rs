@@ -37,6 +37,10 @@ pub(super) struct Seen {
     /// The stream whose piece of a body came last, and when its last byte did.
     stream: AtomicU32,
     progress: AtomicU64,
+    /// Bytes that came, while those of bodies did.
+    received: AtomicU64,
+    /// Bytes of responses that there was room for. Written by the streams.
+    sent: AtomicU64,
 }
 
 impl Seen {
@@ -49,6 +53,8 @@ impl Seen {
             unfinished: AtomicU64::new(0),
             stream: AtomicU32::new(0),
             progress: AtomicU64::new(0),
+            received: AtomicU64::new(0),
+            sent: AtomicU64::new(0),
         }
     }
 
@@ -76,6 +82,21 @@ impl Seen {
     /// it is whole, and on a slow line that takes its time.
     pub(super) fn progress_of(&self, stream: u32) -> Option<Instant> {
         self.instant(&self.progress).filter(|_| self.stream.load(Relaxed) == stream)
+    }
+
+    /// How much of bodies has come on the connection so far.
+    pub(super) fn received(&self) -> u64 {
+        self.received.load(Relaxed)
+    }
+
+    /// How much of responses there was room for on the connection so far.
+    pub(super) fn sent(&self) -> u64 {
+        self.sent.load(Relaxed)
+    }
+
+    /// There was room for so much of a response.
+    pub(super) fn add_sent(&self, bytes: usize) {
+        self.sent.fetch_add(bytes as u64, Relaxed);
     }
 
     fn instant(&self, nanos: &AtomicU64) -> Option<Instant> {
@@ -149,6 +170,9 @@ impl<T> Wire<T> {
             *current = Some(frame);
         });
         self.note_progress(now);
+        if self.current.is_some_and(|frame| frame.kind == DATA) {
+            self.seen.received.fetch_add(bytes.len() as u64, Relaxed);
+        }
     }
 
     /// Notes what is waited for next.

@@ -20,6 +20,7 @@ use pingora_core::{
     upstreams::peer::HttpPeer,
 };
 use std::{
+    borrow::Cow,
     error::Error as StdError,
     fmt::Write as _,
     io,
@@ -118,7 +119,7 @@ impl Prober {
             peer.options.set_http_version(2, 2);
         }
         if let Some(tls) = &self.tls {
-            tls.secure(&mut peer, self.server_name(tls, member).as_deref());
+            tls.secure(&mut peer, || self.server_name(member).map(Cow::Owned));
         }
         peer
     }
@@ -133,13 +134,12 @@ impl Prober {
 
     /// The name that the backend must have a certificate for. Where requests bring it along and the
     /// configuration does not tell it, a probe cannot know it.
-    fn server_name(&self, tls: &PeerTls, member: &Member) -> Option<String> {
-        let asked = || match &self.probe {
+    fn server_name(&self, member: &Member) -> Option<String> {
+        let asked = match &self.probe {
             Probe::Tcp => None,
             Probe::Http(probe) => probe.host.as_ref().and_then(host_without_port),
         };
-        let of_backend = || member.host_name().map(str::to_owned);
-        tls.server_name().or_else(asked).or_else(of_backend)
+        asked.or_else(|| member.host_name().map(str::to_owned))
     }
 }
 

@@ -270,3 +270,17 @@ fn backends_over_http2_are_told_whose_connection_it_is() {
     assert!(headers[on[0]].starts_with("PROXY TCP4 127.0.0.1 127.0.0.1 "), "{headers:?}");
     assert_ne!(headers[on[0]], headers[on[1]]);
 }
+
+#[test]
+fn a_request_that_is_cut_off_with_its_connection_leaves_nothing_behind() {
+    let (origin, journal) = (Origin::scripted("app-1", |_| Reply::Hang), Journal::new());
+    let filters = [journal.probe("a", "")];
+    let balancer = one_route(&app(), &filters, &[origin.entry()], "listener.h2c: true");
+    let client = H2::connect(&web(&balancer));
+    let stream = client.begin(get("/"), true);
+    eventually("the backend has the request", || origin.working() == 1);
+    // Its tasks end where they are.
+    drop(balancer);
+    assert_eq!(journal.with("dropped").len(), 1, "{:?}", journal.events());
+    drop(stream);
+}

@@ -2,10 +2,10 @@
 
 use super::{both, reasons, start};
 use crate::support::{
-    Config, Gate, Origin, Reply, eventually,
+    Config, FullBacklog, Gate, Origin, Reply, eventually,
     h2::{
-        DATA, END_HEADERS, END_STREAM, Frames, H2, HEADERS, RST_STREAM, SETTINGS, WINDOW_UPDATE,
-        asking, frame, get, request as head,
+        DATA, END_HEADERS, END_STREAM, Frames, H2, HEADERS, PING, RST_STREAM, SETTINGS,
+        WINDOW_UPDATE, asking, frame, get, request as head,
     },
 };
 use h2::Reason;
@@ -237,7 +237,7 @@ fn a_body_that_stops_is_answered_408_and_disturbs_nobody() {
 #[test]
 fn a_frame_that_arrives_slowly_is_progress() {
     let origin = Origin::named("app-1");
-    let lb = both(&origin, "timeouts: { body_idle: 400ms }").start();
+    let lb = both(&origin, "timeouts: { body_idle: 400ms }\nlimits: { min_rate: 0B }").start();
     let mut client = Frames::connect(&lb.web());
     client.send(HEADERS, END_HEADERS, 1, &head("POST", "/", &[]));
     let piece = frame(DATA, END_STREAM, 1, &[b'x'; 14]);
@@ -330,4 +330,75 @@ fn a_small_body_is_sent_again_to_another_backend() {
     }
     assert!(bad.count() > 0);
     assert!(good.requests().iter().all(|request| request.body == [b'x'; 5000]));
+}
+
+#[test]
+fn requests_that_were_given_up_and_still_take_our_time_count_against_the_limit() {
+    let hole = FullBacklog::new();
+    let keys = "health_check: off\ntimeouts: { connect: 60s }";
+    let lb = Config::pool(&[hole.address().to_string()], keys)
+        .listener("h2c: true\nlimits: { h2_streams: 4 }")
+        .without_probe()
+        .start();
+    lb.wait_for_line("listening on");
+    let mut client = Frames::connect(&lb.web());
+    let mut refused = None;
+    for stream in (1..40).step_by(2) {
+        client.get(stream, "/");
+        // By the answer to this, the stream has been accepted or refused.
+        client.send(PING, 0, 0, b"12345678");
+        let told = client.until(|frame| matches!(frame.kind, PING | RST_STREAM)).unwrap();
+        if told.kind == RST_STREAM {
+            assert_eq!(told.reason(), Reason::REFUSED_STREAM);
+            refused = Some(told.stream);
+            break;
+        }
+        client.send(RST_STREAM, 0, stream, &8_u32.to_be_bytes());
+    }
+    // Twice as many as may be open.
+    assert_eq!(refused, Some(2 * 8 + 1));
+}
+
+#[test]
+fn clients_that_send_or_read_a_little_now_and_then_are_cut_off() {
+    let origin = Origin::scripted("app-1", |request| match request.method.as_str() {
+        "GET" => Reply::Zeros(1 << 20),
+        _ => Reply::text("done"),
+    });
+    let keys = "h2c: true\ntimeouts: { body_idle: 1s, write: 1s }\nlimits: { min_rate: 10KiB }";
+    let lb =
+        Config::pool(&[origin.entry()], "health_check: off").listener(keys).access_log().start();
+    let mut client = Frames::connect(&lb.web());
+    client.send(HEADERS, END_HEADERS, 1, &head("POST", "/", &[]));
+    eventually("its body is cut off", || {
+        let _ = client.client.try_send(&frame(DATA, 0, 1, b"x"));
+        lb.entries().len() == 1
+    });
+    client.get(3, "/");
+    eventually("its reading is cut off", || {
+        let _ = client.client.try_send(&frame(WINDOW_UPDATE, 0, 3, &1_u32.to_be_bytes()));
+        lb.entries().len() == 2
+    });
+    let entries = lb.entries();
+    let entry = |at: usize| (entries[at]["status"].clone(), entries[at]["reason"].clone());
+    assert_eq!(entry(0), (408.into(), "client_timeout".into()));
+    assert_eq!(entry(1), (200.into(), "client_timeout".into()));
+}
+
+#[test]
+fn a_window_that_overflows_is_an_error() {
+    let gate = Gate::default();
+    let held = gate.clone();
+    let origin = Origin::scripted("app-1", move |_| Reply::text("late").behind(&held));
+    let lb = start(&origin);
+    let most = 0x7fff_ffff_u32.to_be_bytes();
+    // Of a stream: the stream ends; of the connection: all of it does.
+    let mut client = Frames::connect(&lb.web());
+    client.get(1, "/");
+    client.send(WINDOW_UPDATE, 0, 1, &most);
+    let ended = client.end_of(1);
+    assert_eq!((ended.kind, ended.reason()), (RST_STREAM, Reason::FLOW_CONTROL_ERROR));
+    client.send(WINDOW_UPDATE, 0, 0, &most);
+    assert_eq!(client.goodbye(), Reason::FLOW_CONTROL_ERROR);
+    gate.open();
 }

@@ -36,7 +36,8 @@ pub enum Reply {
     EchoStream,
     /// Sends these bytes without waiting for the request's body, and reads on to the end.
     Early(Vec<u8>),
-    /// Switches protocols and sends every byte back until the other side is done.
+    /// Switches to the protocol that it is asked for, or to `websocket`, and sends every byte back
+    /// until the other side is done.
     Upgrade,
     /// Never answers, but holds the connection.
     Hang,
@@ -554,7 +555,7 @@ impl<'a> Connection<'a> {
                 return Ok(Then::Close);
             }
             Reply::Upgrade => {
-                self.upgrade()?;
+                self.upgrade(request)?;
                 return Ok(Then::Close);
             }
             Reply::Pieces(pieces) => {
@@ -628,10 +629,10 @@ impl<'a> Connection<'a> {
         self.send(b"0\r\n\r\n")
     }
 
-    fn upgrade(&mut self) -> io::Result<()> {
-        self.send(
-            b"HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n",
-        )?;
+    fn upgrade(&mut self, request: &Request) -> io::Result<()> {
+        let protocol = request.headers.get("upgrade").unwrap_or("websocket");
+        let head = "HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade";
+        self.send(format!("{head}\r\nupgrade: {protocol}\r\n\r\n").as_bytes())?;
         loop {
             let piece = self.incoming.some()?;
             if piece.is_empty() {
