@@ -3,6 +3,7 @@
 use super::frames::{
     Allowance, CONTINUATION, DATA, END_HEADERS, Frame, FrameScanner, HEADERS, SETTINGS,
 };
+use crate::listener::transport::Transport;
 use bytes::{Buf, BytesMut};
 use std::{
     future::poll_fn,
@@ -89,13 +90,13 @@ impl Seen {
 }
 
 /// Where a transport is left when its wire is dropped: the `h2` crate does not give it back.
-pub(super) type Home<T> = Arc<Mutex<Option<T>>>;
+pub(super) type Home = Arc<Mutex<Option<Transport>>>;
 
 /// A transport, with what was read from it before, that looks at what passes.
-pub(super) struct Wire<T> {
+pub(super) struct Wire {
     /// `None` only while being dropped.
-    transport: Option<T>,
-    home: Home<T>,
+    transport: Option<Transport>,
+    home: Home,
     /// What was read before it was known to be HTTP/2.
     ahead: BytesMut,
     inbound: FrameScanner,
@@ -109,9 +110,14 @@ pub(super) struct Wire<T> {
     writing: Option<Pin<Box<Sleep>>>,
 }
 
-impl<T> Wire<T> {
+impl Wire {
     /// Goes over `transport`, of which `ahead` was read. A client may take nothing for `patience`.
-    pub(super) fn new(transport: T, ahead: BytesMut, seen: Arc<Seen>, patience: Duration) -> Self {
+    pub(super) fn new(
+        transport: Transport,
+        ahead: BytesMut,
+        seen: Arc<Seen>,
+        patience: Duration,
+    ) -> Self {
         Self {
             transport: Some(transport),
             home: Home::default(),
@@ -127,11 +133,11 @@ impl<T> Wire<T> {
     }
 
     /// Where the transport will be.
-    pub(super) fn home(&self) -> Home<T> {
+    pub(super) fn home(&self) -> Home {
         self.home.clone()
     }
 
-    fn transport(&mut self) -> &mut T {
+    fn transport(&mut self) -> &mut Transport {
         self.transport.as_mut().expect("the transport is there until the wire is dropped")
     }
 
@@ -173,11 +179,11 @@ impl<T> Wire<T> {
     }
 
     /// Watches over a client that is to take something.
-    fn poll_taken<V>(
+    fn poll_taken<T>(
         &mut self,
         cx: &mut Context<'_>,
-        taken: Poll<io::Result<V>>,
-    ) -> Poll<io::Result<V>> {
+        taken: Poll<io::Result<T>>,
+    ) -> Poll<io::Result<T>> {
         if taken.is_ready() {
             self.writing = None;
             return taken;
@@ -196,13 +202,13 @@ impl<T> Wire<T> {
     }
 }
 
-impl<T> Drop for Wire<T> {
+impl Drop for Wire {
     fn drop(&mut self) {
         *self.home.lock().unwrap_or_else(PoisonError::into_inner) = self.transport.take();
     }
 }
 
-impl<T: AsyncRead + Unpin> AsyncRead for Wire<T> {
+impl AsyncRead for Wire {
     fn poll_read(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -229,7 +235,7 @@ impl<T: AsyncRead + Unpin> AsyncRead for Wire<T> {
     }
 }
 
-impl<T: AsyncWrite + Unpin> AsyncWrite for Wire<T> {
+impl AsyncWrite for Wire {
     fn poll_write(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
