@@ -39,8 +39,8 @@ pub(super) fn listener(field: &Field<'_>) -> Option<ListenerTls> {
     let versions = TlsVersion::ALL.map(|version| (version.as_str(), version));
     let version = |field: &Field<'_>| field.word("version of TLS", &versions);
     let min_version = section.or("min_version", TlsVersion::Tls12, version);
-    let alpn =
-        section.or("alpn", vec![Alpn::Http1], |field| field.some_list("a list of protocols", alpn));
+    let protocols = |field: &Field<'_>| field.some_list("a list of protocols", alpn);
+    let alpn = section.or("alpn", Alpn::ALL.to_vec(), protocols);
     let client_auth = client_auth(&section);
     Some(ListenerTls { certificates: certificates?, min_version, alpn, client_auth: client_auth? })
 }

@@ -10,6 +10,7 @@ use super::{
 use crate::{
     config::{access_log, document, listener, server, tls},
     filter::Registry,
+    model::Alpn,
 };
 use serde_json::{Value, json};
 
@@ -143,6 +144,7 @@ fn listener_tls() -> Value {
             key("key", text(), "The PEM file of its private key.").required(),
         ],
     );
+    let protocols = Alpn::ALL.map(Alpn::as_str);
     section(
         &tls::LISTENER,
         vec![
@@ -153,8 +155,8 @@ fn listener_tls() -> Value {
             )
             .required(),
             key("min_version", json!({ "enum": [1.2, 1.3] }), "The oldest version.").default("1.2"),
-            key("alpn", list_of(&words(&["http/1.1"]), 1), "The protocols that may be chosen.")
-                .default(json!(["http/1.1"])),
+            key("alpn", list_of(&words(&protocols), 1), "The protocols that may be chosen.")
+                .default(json!(protocols)),
             key(
                 "client_ca",
                 text(),

@@ -62,8 +62,8 @@ fn a_message_is_one_line_whatever_the_key() {
 fn http2_in_clear_text_is_refused_inside_tls() {
     let text =
         format!("listeners: {{ web: {{ address: '[::]:80', h2c: true, tls: {{}} }} }}\n{POOLS}");
-    let expected = "1:46: listeners.web.h2c: HTTP/2 in clear text on a listener that speaks TLS; expected false, \
-                    or a listener of its own without tls";
+    let expected = "1:46: listeners.web.h2c: HTTP/2 in clear text on a listener that speaks TLS, where ALPN \
+                    decides; expected h2 in tls.alpn, or a listener of its own without tls";
     let found = errors(&text);
     assert!(found.lines().any(|line| line == expected), "{found}");
     let found = errors(&text.replace("true", "false"));

@@ -106,6 +106,8 @@ pub(super) struct Wire {
     allowance: Allowance,
     seen: Arc<Seen>,
     patience: Duration,
+    /// What the system had taken when that was last looked at.
+    taken: u64,
     /// Set while the client does not take what we send.
     writing: Option<Pin<Box<Sleep>>>,
 }
@@ -128,6 +130,7 @@ impl Wire {
             allowance: Allowance::new(Instant::now()),
             seen,
             patience,
+            taken: 0,
             writing: None,
         }
     }
@@ -178,7 +181,8 @@ impl Wire {
         }
     }
 
-    /// Watches over a client that is to take something.
+    /// Watches over a client that is to take something. In TLS, much of what was written is still here,
+    /// and goes out piece by piece: what counts is what the system takes.
     fn poll_taken<T>(
         &mut self,
         cx: &mut Context<'_>,
@@ -187,6 +191,10 @@ impl Wire {
         if taken.is_ready() {
             self.writing = None;
             return taken;
+        }
+        let sent = self.transport().sent();
+        if std::mem::replace(&mut self.taken, sent) != sent {
+            self.writing = None;
         }
         let patience = self.patience;
         let at = || Box::pin(tokio::time::sleep_until(Instant::now() + patience));
@@ -279,5 +287,49 @@ impl AsyncWrite for Wire {
         let wire = self.get_mut();
         let shut = Pin::new(wire.transport()).poll_shutdown(cx);
         wire.poll_taken(cx, shut)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+    /// More than fits between a client and us, less than TLS takes at once.
+    const LENGTH: usize = 40_000;
+    const PATIENCE: Duration = Duration::from_millis(500);
+
+    async fn connected() -> (Wire, Arc<Seen>, tokio::net::UnixStream) {
+        let (transport, client) = crate::listener::tls::tests::connected().await;
+        let seen = Arc::new(Seen::new(Instant::now()));
+        let wire = Wire::new(transport, BytesMut::new(), seen.clone(), PATIENCE);
+        // TLS would take a whole record at a time.
+        (wire, seen, client.into_inner().0)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_takes_a_little_now_and_then_is_waited_for() {
+        let (mut wire, _, mut client) = connected().await;
+        let began = Instant::now();
+        let flushing = tokio::spawn(async move {
+            wire.write_all(&vec![0; LENGTH]).await?;
+            wire.flush().await
+        });
+        while !flushing.is_finished() {
+            tokio::time::sleep(PATIENCE / 2).await;
+            let _ = client.read(&mut [0; LENGTH / 4]).await.unwrap();
+        }
+        assert!(began.elapsed() > PATIENCE, "{:?}", began.elapsed());
+        flushing.await.unwrap().unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_takes_nothing_is_not() {
+        let (mut wire, seen, client) = connected().await;
+        wire.write_all(&vec![0; LENGTH]).await.unwrap();
+        let error = wire.flush().await.unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+        assert!(seen.is_stalled());
+        drop(client);
     }
 }

@@ -20,6 +20,7 @@ use rustls::{
     server::WebPkiClientVerifier,
 };
 use std::{
+    io,
     net::SocketAddr,
     sync::{
         Arc, Mutex,
@@ -32,7 +33,7 @@ use tokio::{
     net::{TcpListener, TcpStream},
     sync::oneshot,
 };
-use tokio_rustls::TlsAcceptor;
+use tokio_rustls::{TlsAcceptor, TlsConnector};
 
 fn provider() -> Arc<CryptoProvider> {
     Arc::new(ring::default_provider())
@@ -193,6 +194,16 @@ impl TlsClient {
         self.but(|config| {
             config.alpn_protocols = protocols.iter().map(|protocol| (*protocol).into()).collect();
         })
+    }
+
+    /// Makes a handshake that asks for `name`.
+    pub async fn meet(
+        &self,
+        name: &str,
+        stream: TcpStream,
+    ) -> io::Result<tokio_rustls::client::TlsStream<TcpStream>> {
+        let name = ServerName::try_from(name.to_owned()).unwrap();
+        TlsConnector::from(self.0.clone()).connect(name, stream).await
     }
 
     /// A connection that asks for `name`.
