@@ -117,17 +117,21 @@ pub(super) fn never_panic() -> Percent {
 
 fn read_protocol(section: &Section<'_>) -> BackendProtocol {
     let protocol = section.or("protocol", BackendProtocol::default(), protocol);
-    if let (BackendProtocol::Http2, Some(field)) = (protocol, section.get("protocol"))
-        && section.get("tls").is_some()
+    if let (BackendProtocol::Auto, Some(field)) = (protocol, section.get("protocol"))
+        && section.get("tls").is_none()
     {
-        let found = "http2 beside tls, which speaks HTTP/1 to backends for now";
-        field.error(&Fault::new(found, "http1, or a pool without tls"));
+        let found = "auto without tls, where backends cannot choose a protocol";
+        field.error(&Fault::new(found, "http1 or http2, or tls beside it"));
     }
     protocol
 }
 
 fn protocol(field: &Field<'_>) -> Option<BackendProtocol> {
-    let words = [("http1", BackendProtocol::Http1), ("http2", BackendProtocol::Http2)];
+    let words = [
+        ("http1", BackendProtocol::Http1),
+        ("http2", BackendProtocol::Http2),
+        ("auto", BackendProtocol::Auto),
+    ];
     field.word("protocol", &words)
 }
 

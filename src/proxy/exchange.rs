@@ -16,6 +16,7 @@ use pingora_proxy::Session;
 use std::{
     net::IpAddr,
     ops::{Deref, DerefMut},
+    os::fd::RawFd,
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant, SystemTime},
 };
@@ -76,6 +77,8 @@ pub struct Exchange {
     /// Whether the pool has heard how the present try ended.
     pub(super) reported: bool,
     pub(super) try_began: Instant,
+    /// That of the backend's connection, until it is known whether others share it.
+    pub(super) descriptor: Option<RawFd>,
     pub(super) connect_time: Option<Duration>,
     pub(super) upstream_time: Option<Duration>,
     pub(super) reason: Reason,
@@ -154,6 +157,7 @@ impl Exchange {
             retry_status: false,
             reported: false,
             try_began: now,
+            descriptor: None,
             connect_time: None,
             upstream_time: None,
             reason: Reason::Ok,

@@ -159,6 +159,7 @@ impl ProxyHttp for Gateway {
         request: &mut RequestHeader,
         context: &mut Context,
     ) -> Result<()> {
+        context.begin_exchange(request.version)?;
         forward::prepare(session.req_header(), request, context)?;
         context.filter_upstream_request(session.req_header(), request).await
     }

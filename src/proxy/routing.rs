@@ -59,21 +59,17 @@ impl Exchange {
         self.hash_key = hash_key::of(&pool.spec().balance, self, request);
         self.kept = super::sticky::Kept::of(pool, request, self.time);
         self.pool = Some(pool.clone());
-        if pool.spec().protocol == BackendProtocol::Http2 {
-            return self.adapt_to_http2(request, pool.spec().retry.per_try_timeout.is_some());
+        match pool.spec().protocol {
+            BackendProtocol::Http1 => return None,
+            BackendProtocol::Http2 if request.version == Version::HTTP_10 => {
+                // An answer of unknown length could not be passed on.
+                let status = StatusCode::HTTP_VERSION_NOT_SUPPORTED;
+                return Some(Answer::refusal(status, Reason::BadRequest));
+            }
+            BackendProtocol::Http2 => self.upgrade = false,
+            BackendProtocol::Auto => {}
         }
-        None
-    }
-
-    /// Sees to what HTTP/2 has not: upgrades, and clients of HTTP/1.0 that an answer of unknown length
-    /// can be passed on to.
-    fn adapt_to_http2(&mut self, request: &RequestHeader, timed: bool) -> Option<Answer> {
-        if request.version == Version::HTTP_10 {
-            let status = StatusCode::HTTP_VERSION_NOT_SUPPORTED;
-            return Some(Answer::refusal(status, Reason::BadRequest));
-        }
-        self.upgrade = false;
-        if timed && self.sketch.is_none() {
+        if pool.spec().retry.per_try_timeout.is_some() && self.sketch.is_none() {
             // A try that cannot be cut takes its request with it.
             self.remember(request);
         }

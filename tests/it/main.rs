@@ -44,6 +44,7 @@ mod guide;
 mod health;
 mod http2;
 mod http2_backends;
+mod http2_tls_backends;
 mod layers;
 mod limits;
 mod listeners;

@@ -21,7 +21,7 @@ pub(super) fn pool() -> Value {
                 .required(),
             key("resolve_interval", duration(), "How often host names are resolved again.")
                 .default("30s"),
-            key("protocol", words(&["http1", "http2"]), "What is spoken to the backends.")
+            key("protocol", words(&["http1", "http2", "auto"]), "What is spoken to the backends.")
                 .default("http1"),
             key(
                 "host_header",

@@ -71,15 +71,15 @@ fn http2_in_clear_text_is_refused_inside_tls() {
 }
 
 #[test]
-fn http2_to_backends_is_refused_beside_tls() {
-    let text = format!(
-        "{LISTENERS}pools: {{ app: {{ backends: [a:1], tls: {{ verify: false }}, protocol: http2 }} }}\n"
-    );
-    let found = errors(&text);
-    let expected = "http2 beside tls, which speaks HTTP/1 to backends for now; expected http1, or a pool \
-                    without tls";
-    assert!(found.contains("pools.app.protocol: ") && found.contains(expected), "{found}");
-    parse(&text.replace("http2", "http1")).unwrap();
+fn backends_choose_a_protocol_in_tls_only() {
+    let text = format!("{LISTENERS}pools: {{ app: {{ backends: [a:1], protocol: auto }} }}\n");
+    let expected = "2:44: pools.app.protocol: auto without tls, where backends cannot choose a protocol; \
+                    expected http1 or http2, or tls beside it";
+    assert_eq!(errors(&text), expected);
+    for protocol in ["auto", "http2", "http1"] {
+        let protocol = format!("{protocol}, tls: {{ verify: false }}");
+        parse(&text.replace("auto", &protocol)).unwrap();
+    }
 }
 
 #[test]
@@ -1021,7 +1021,7 @@ fn limits_are_checked() {
         &[
             (
                 "protocol: htpp2",
-                "3:13: pools.app.protocol: unknown protocol \"htpp2\"; expected http1 or http2; \
+                "3:13: pools.app.protocol: unknown protocol \"htpp2\"; expected http1, http2 or auto; \
                  did you mean \"http2\"?",
             ),
             (
