@@ -80,6 +80,10 @@ fn read(
     let backends = section.require("backends", backend::EXPECTED);
     let backends = backends.and_then(|field| backend::read_all(&field));
     let tls = section.try_or("tls", None, |field| tls::pool(field, system).map(Some));
+    let protocol = read_protocol(&section);
+    if protocol == BackendProtocol::Http1 && !streams {
+        warn_of_grpc_check(&section);
+    }
     // Fields are read in this order, so what is missing stops nothing that comes before it.
     Some(Pool {
         resolve_interval: section.or(
@@ -87,7 +91,7 @@ fn read(
             RESOLVE_INTERVAL,
             Field::positive_duration,
         ),
-        protocol: read_protocol(&section),
+        protocol,
         host_header: section.or("host_header", HostHeader::Preserve, host_header),
         balance: section.or("balance", Balance::of(BalancePolicy::RoundRobin), balance::read),
         sticky: section.optional("sticky", sticky::read).flatten(),
@@ -124,6 +128,16 @@ fn read_protocol(section: &Section<'_>) -> BackendProtocol {
         field.error(&Fault::new(found, "http1 or http2, or tls beside it"));
     }
     protocol
+}
+
+/// Backends that answer such a check speak gRPC, which is not spoken in HTTP/1.
+fn warn_of_grpc_check(section: &Section<'_>) {
+    let check = section.get("health_check").filter(Field::is_map);
+    let keys = check.and_then(|field| field.entries("")).into_iter().flatten();
+    for (_, field) in keys.filter(|(key, _)| *key == "grpc") {
+        let found = "a check by gRPC in a pool that speaks HTTP/1.1 to its backends";
+        field.warning(&Fault::new(found, "protocol http2, or auto with tls"));
+    }
 }
 
 fn protocol(field: &Field<'_>) -> Option<BackendProtocol> {

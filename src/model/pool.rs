@@ -234,6 +234,15 @@ pub enum Probe {
     Tcp,
     /// Sends a request and judges the response.
     Http(HttpProbe),
+    /// Asks by gRPC's health checking protocol, over HTTP/2 whatever the pool's protocol.
+    Grpc(GrpcProbe),
+}
+
+/// A gRPC probe.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GrpcProbe {
+    /// The service that is asked after; empty is the server as a whole.
+    pub service: String,
 }
 
 /// An HTTP probe.

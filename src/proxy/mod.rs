@@ -10,6 +10,7 @@ mod exchange;
 mod failure;
 mod filters;
 mod forward;
+mod grpc;
 mod hash_key;
 mod link;
 mod log_line;

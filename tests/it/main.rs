@@ -40,6 +40,7 @@ mod filter_ip_filter;
 mod filter_rate_limit;
 mod filter_redirect_https;
 mod filter_rewrite;
+mod grpc;
 mod guide;
 mod health;
 mod http2;

@@ -164,6 +164,7 @@ fn health_check() -> Value {
         vec![
             key("tcp", section(&health_check::TCP, Vec::new()), "A connection is accepted."),
             key("http", http_check(), "A request is answered."),
+            key("grpc", grpc_check(), "gRPC's health checking protocol says SERVING."),
             key("interval", duration(), "The longest time between two probes.").default("5s"),
             key("timeout", duration(), "The longest a whole probe may take.").default("2s"),
             key("rise", number.clone(), "Successes in a row that bring a backend back.").default(2),
@@ -172,6 +173,11 @@ fn health_check() -> Value {
                 .default("10%"),
         ],
     )
+}
+
+fn grpc_check() -> Value {
+    let service = key("service", text(), "The service asked after; empty is the whole server.");
+    section(&health_check::GRPC, vec![service.default("")])
 }
 
 fn http_check() -> Value {

@@ -1115,14 +1115,18 @@ fn health_checks_are_checked() {
             (
                 "on",
                 "3:17: pools.app.health_check: found \"on\"; expected off, or a map with http, \
-                 tcp, interval, timeout, rise, fall or jitter",
+                 tcp, grpc, interval, timeout, rise, fall or jitter",
             ),
             (
                 "{ http: {}, tcp: {} }",
                 "3:29: pools.app.health_check.tcp: \"tcp\" beside \"http\"; \
-                 expected only one of http or tcp",
+                 expected only one of http, tcp or grpc",
             ),
             ("{ tcp: }", "3:19: pools.app.health_check.tcp: found null; expected an empty map, {}"),
+            (
+                "{ grpc: { name: a } }",
+                "3:27: pools.app.health_check.grpc.name: unknown key \"name\"; expected service",
+            ),
             (
                 "{ tcp: { port: 1 } }",
                 "3:26: pools.app.health_check.tcp.port: unknown key \"port\"; expected no key here",

@@ -7,7 +7,7 @@
 
 use super::ProbeReport;
 use crate::{
-    model::{BackendProtocol, HealthCheck, HttpProbe, Probe, StatusRange},
+    model::{BackendProtocol, GrpcProbe, HealthCheck, HttpProbe, Probe, StatusRange},
     pool::{Dialer, Member, Pool, Preamble},
     tls::{self, PeerTls},
 };
@@ -77,7 +77,10 @@ impl Prober {
         });
         Self {
             probe: check.probe.clone(),
-            protocol: pool.spec().protocol,
+            protocol: match check.probe {
+                Probe::Grpc(_) => BackendProtocol::Http2,
+                Probe::Tcp | Probe::Http(_) => pool.spec().protocol,
+            },
             tls: pool.tls().cloned(),
             connectors: pool.connectors.clone(),
             dialer,
@@ -91,6 +94,7 @@ impl Prober {
             match &self.probe {
                 Probe::Tcp => self.connect(&peer).await,
                 Probe::Http(probe) => self.ask(probe, member, &peer).await,
+                Probe::Grpc(probe) => self.ask_grpc(probe, member, &peer).await,
             }
         };
         match tokio::time::timeout(timeout, probing).await {
@@ -154,10 +158,28 @@ impl Prober {
         judged
     }
 
+    /// Asks by gRPC's health checking protocol.
+    async fn ask_grpc(
+        &self,
+        probe: &GrpcProbe,
+        member: &Member,
+        peer: &HttpPeer,
+    ) -> Result<(), String> {
+        let failed = |error: pingora::BError| reason(&error);
+        let connector = self.connectors.http();
+        let (mut session, _) = connector.get_http_session(peer).await.map_err(failed)?;
+        let judged = match &mut session {
+            HttpSession::H2(stream) => probe.converse(stream, member.authority(), peer).await,
+            _ => self.check(false),
+        };
+        session.shutdown().await;
+        judged
+    }
+
     /// A port other than the backend's own.
     fn port(&self) -> Option<u16> {
         match &self.probe {
-            Probe::Tcp => None,
+            Probe::Tcp | Probe::Grpc(_) => None,
             Probe::Http(probe) => probe.port,
         }
     }
@@ -166,7 +188,7 @@ impl Prober {
     /// configuration does not tell it, a probe cannot know it.
     fn server_name(&self, tls: &PeerTls, member: &Member) -> Option<String> {
         let asked = || match &self.probe {
-            Probe::Tcp => None,
+            Probe::Tcp | Probe::Grpc(_) => None,
             Probe::Http(probe) => probe.host.as_ref().and_then(host_without_port),
         };
         let of_backend = || member.host_name().map(str::to_owned);
@@ -236,13 +258,13 @@ impl HttpProbe {
 }
 
 /// The URI from which Pingora takes the pseudo-header fields.
-fn absolute(host: &HeaderValue, path: &str, peer: &HttpPeer) -> pingora::Result<Uri> {
+pub(super) fn absolute(host: &HeaderValue, path: &str, peer: &HttpPeer) -> pingora::Result<Uri> {
     let scheme = if peer.is_tls() { "https" } else { "http" };
     let uri = Uri::builder().scheme(scheme).authority(host.as_bytes()).path_and_query(path);
     uri.build().or_err(ErrorType::InvalidHTTPHeader, "the URI of a health check")
 }
 
-async fn read_body(session: &mut HttpSession) -> Result<Vec<u8>, String> {
+pub(super) async fn read_body(session: &mut HttpSession) -> Result<Vec<u8>, String> {
     let mut body = Vec::new();
     while let Some(piece) = session.read_response_body().await.map_err(|error| reason(&error))? {
         body.extend_from_slice(&piece);
@@ -269,7 +291,7 @@ fn ranges(ranges: &[StatusRange]) -> String {
 
 /// Why a probe failed, in a few words: the system's own for what the system refused, else
 /// Pingora's name for it.
-fn reason(error: &pingora::BError) -> String {
+pub(super) fn reason(error: &pingora::BError) -> String {
     if let Some(why) = tls::failure(error) {
         return format!("TLS handshake failed: {why}");
     }
