@@ -60,16 +60,29 @@ impl Exchange {
         self.kept = super::sticky::Kept::of(pool, request, self.time);
         self.pool = Some(pool.clone());
         match pool.spec().protocol {
-            BackendProtocol::Http1 => return None,
-            BackendProtocol::Http2 if request.version == Version::HTTP_10 => {
-                // An answer of unknown length could not be passed on.
+            BackendProtocol::Http1 => None,
+            protocol => {
+                self.adapt_to_http2(request, protocol, pool.spec().retry.per_try_timeout.is_some())
+            }
+        }
+    }
+
+    /// Sees to what HTTP/2 has not: upgrades, and clients of HTTP/1.0 that an answer of unknown length
+    /// can be passed on to. Where backends choose, both are asked for in HTTP/1.
+    fn adapt_to_http2(
+        &mut self,
+        request: &RequestHeader,
+        protocol: BackendProtocol,
+        timed: bool,
+    ) -> Option<Answer> {
+        if protocol == BackendProtocol::Http2 {
+            if request.version == Version::HTTP_10 {
                 let status = StatusCode::HTTP_VERSION_NOT_SUPPORTED;
                 return Some(Answer::refusal(status, Reason::BadRequest));
             }
-            BackendProtocol::Http2 => self.upgrade = false,
-            BackendProtocol::Auto => {}
+            self.upgrade = false;
         }
-        if pool.spec().retry.per_try_timeout.is_some() && self.sketch.is_none() {
+        if timed && self.sketch.is_none() {
             // A try that cannot be cut takes its request with it.
             self.remember(request);
         }

@@ -170,7 +170,7 @@ impl Prober {
         let (mut session, _) = connector.get_http_session(peer).await.map_err(failed)?;
         let judged = match &mut session {
             HttpSession::H2(stream) => probe.converse(stream, member.authority(), peer).await,
-            _ => self.check(false),
+            HttpSession::H1(_) | HttpSession::Custom(()) => Err(tls::NOT_HTTP2.to_owned()),
         };
         session.shutdown().await;
         judged
@@ -264,7 +264,7 @@ pub(super) fn absolute(host: &HeaderValue, path: &str, peer: &HttpPeer) -> pingo
     uri.build().or_err(ErrorType::InvalidHTTPHeader, "the URI of a health check")
 }
 
-pub(super) async fn read_body(session: &mut HttpSession) -> Result<Vec<u8>, String> {
+async fn read_body(session: &mut HttpSession) -> Result<Vec<u8>, String> {
     let mut body = Vec::new();
     while let Some(piece) = session.read_response_body().await.map_err(|error| reason(&error))? {
         body.extend_from_slice(&piece);
