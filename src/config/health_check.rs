@@ -6,19 +6,20 @@ use super::{
     reader::{Field, Keys, Section},
     scalar::{self, Hint},
 };
-use crate::model::{HealthCheck, HttpProbe, Percent, Probe, StatusRange};
+use crate::model::{GrpcProbe, HealthCheck, HttpProbe, Percent, Probe, StatusRange};
 use http::{HeaderName, Method, header, uri::PathAndQuery};
 use std::{num::NonZeroU32, time::Duration};
 
 pub(super) const KEYS: Keys = Keys {
     section: "pools.*.health_check",
-    names: &["http", "tcp", "interval", "timeout", "rise", "fall", "jitter"],
+    names: &["http", "tcp", "grpc", "interval", "timeout", "rise", "fall", "jitter"],
 };
 pub(super) const HTTP: Keys = Keys {
     section: "pools.*.health_check.http",
     names: &["path", "method", "host", "headers", "expect_status", "expect_body", "port"],
 };
 pub(super) const TCP: Keys = Keys { section: "pools.*.health_check.tcp", names: &[] };
+pub(super) const GRPC: Keys = Keys { section: "pools.*.health_check.grpc", names: &["service"] };
 
 const TIMEOUT: Duration = Duration::from_secs(2);
 const SUCCESS: StatusRange = StatusRange { from: 200, to: 299 };
@@ -44,8 +45,9 @@ pub(super) fn read(field: &Field<'_>) -> Option<Option<HealthCheck>> {
     }
     let section = field.section_if_on(&KEYS)?;
     let defaults = defaults();
-    let probe = match section.at_most_one(&["http", "tcp"]) {
+    let probe = match section.at_most_one(&["http", "tcp", "grpc"]) {
         Some(("http", field)) => http(&field).map(Probe::Http),
+        Some(("grpc", field)) => grpc(&field).map(Probe::Grpc),
         Some((_, field)) => field.section(&TCP).map(|_| Probe::Tcp),
         None => Some(Probe::Tcp),
     };
@@ -63,6 +65,18 @@ pub(super) fn read(field: &Field<'_>) -> Option<Option<HealthCheck>> {
 pub(super) fn in_a_row(field: &Field<'_>) -> Option<NonZeroU32> {
     let number = field.integer(1..=MAX_IN_A_ROW)?;
     u32::try_from(number).ok().and_then(NonZeroU32::new)
+}
+
+fn grpc(field: &Field<'_>) -> Option<GrpcProbe> {
+    let section = field.section(&GRPC)?;
+    let service = |field: &Field<'_>| {
+        let expected = "the full name of a service, at most 256 bytes long";
+        field.scalar(expected, |text| match text.len() {
+            0..=256 => Ok(text.to_owned()),
+            _ => Err(Hint::default()),
+        })
+    };
+    Some(GrpcProbe { service: section.or("service", String::new(), service) })
 }
 
 fn http(field: &Field<'_>) -> Option<HttpProbe> {

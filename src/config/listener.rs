@@ -115,12 +115,12 @@ fn tls_of(kind: Option<Kind>, field: &Field<'_>) -> Option<ListenerTls> {
     }
 }
 
-/// Reads whether clients may speak HTTP/2 in clear text, which there is none of inside TLS.
+/// Reads whether clients may speak HTTP/2 in clear text. Inside TLS, ALPN says which protocol it is.
 fn h2c(section: &Section<'_>) -> bool {
     let h2c = section.or("h2c", false, Field::switch);
     if let Some(field) = section.get("h2c").filter(|_| h2c && section.get("tls").is_some()) {
-        let found = "HTTP/2 in clear text on a listener that speaks TLS";
-        field.error(&Fault::new(found, "false, or a listener of its own without tls"));
+        let found = "HTTP/2 in clear text on a listener that speaks TLS, where ALPN decides";
+        field.error(&Fault::new(found, "h2 in tls.alpn, or a listener of its own without tls"));
     }
     h2c
 }

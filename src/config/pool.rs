@@ -94,6 +94,10 @@ fn read(
     {
         streams::check_names(&section, backends, tls);
     }
+    let protocol = read_protocol(&section);
+    if protocol == BackendProtocol::Http1 && !(users.streams && users.alone) {
+        warn_of_grpc_check(&section);
+    }
     // Fields are read in this order, so what is missing stops nothing that comes before it.
     Some(Pool {
         resolve_interval: section.or(
@@ -101,7 +105,7 @@ fn read(
             RESOLVE_INTERVAL,
             Field::positive_duration,
         ),
-        protocol: read_protocol(&section),
+        protocol,
         host_header: section.or("host_header", HostHeader::Preserve, host_header),
         balance: section.or("balance", Balance::of(BalancePolicy::RoundRobin), balance::read),
         sticky: section.optional("sticky", sticky::read).flatten(),
@@ -131,17 +135,31 @@ pub(super) fn never_panic() -> Percent {
 
 fn read_protocol(section: &Section<'_>) -> BackendProtocol {
     let protocol = section.or("protocol", BackendProtocol::default(), protocol);
-    if let (BackendProtocol::Http2, Some(field)) = (protocol, section.get("protocol"))
-        && section.get("tls").is_some()
+    if let (BackendProtocol::Auto, Some(field)) = (protocol, section.get("protocol"))
+        && section.get("tls").is_none()
     {
-        let found = "http2 beside tls, which speaks HTTP/1 to backends for now";
-        field.error(&Fault::new(found, "http1, or a pool without tls"));
+        let found = "auto without tls, where backends cannot choose a protocol";
+        field.error(&Fault::new(found, "http1 or http2, or tls beside it"));
     }
     protocol
 }
 
+/// Backends that answer such a check speak gRPC, which is not spoken in HTTP/1.
+fn warn_of_grpc_check(section: &Section<'_>) {
+    let check = section.get("health_check").filter(Field::is_map);
+    let keys = check.and_then(|field| field.entries("")).into_iter().flatten();
+    for (_, field) in keys.filter(|(key, _)| *key == "grpc") {
+        let found = "a check by gRPC in a pool that speaks HTTP/1.1 to its backends";
+        field.warning(&Fault::new(found, "protocol http2, or auto with tls"));
+    }
+}
+
 fn protocol(field: &Field<'_>) -> Option<BackendProtocol> {
-    let words = [("http1", BackendProtocol::Http1), ("http2", BackendProtocol::Http2)];
+    let words = [
+        ("http1", BackendProtocol::Http1),
+        ("http2", BackendProtocol::Http2),
+        ("auto", BackendProtocol::Auto),
+    ];
     field.word("protocol", &words)
 }
 

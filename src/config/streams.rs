@@ -23,8 +23,8 @@ pub(super) fn check(pool: &Section<'_>) {
             warn(&field, key);
         }
     }
-    // Probes over HTTP speak it, too.
-    let probed = !keys(pool, "health_check", &["http"]).is_empty();
+    // Probes over HTTP speak it, and those over TLS see to it that it is chosen.
+    let probed = !keys(pool, "health_check", &["http"]).is_empty() || pool.get("tls").is_some();
     if let Some(field) = pool.get("protocol").filter(|_| !probed) {
         warn(&field, "protocol");
     }

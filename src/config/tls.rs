@@ -36,7 +36,7 @@ const NAME: &str = "a host name or an IP address, without a port";
 /// Reads `tls:` of a listener that speaks HTTP.
 pub(super) fn listener(field: &Field<'_>) -> Option<ListenerTls> {
     let section = field.section(&LISTENER)?;
-    let alpn = section.or("alpn", vec![Alpn::Http1], |field| field.some_list(PROTOCOLS, alpn));
+    let alpn = section.or("alpn", Alpn::ALL.to_vec(), |field| field.some_list(PROTOCOLS, alpn));
     met(&section, alpn, Vec::new())
 }
 

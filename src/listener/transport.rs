@@ -118,6 +118,11 @@ impl AsyncWrite for Transport {
         }
     }
 
+    /// In TLS, slices that are written at once become one record.
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Self::Clear(socket) => Pin::new(socket).poll_flush(cx),

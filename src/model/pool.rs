@@ -54,8 +54,21 @@ pub enum BackendProtocol {
     /// HTTP/1.1.
     #[default]
     Http1,
-    /// HTTP/2, which the backends are known to speak.
+    /// HTTP/2, which the backends are known to speak, or must choose where TLS lets them.
     Http2,
+    /// What each backend chooses in the TLS handshake, HTTP/2 rather than HTTP/1.1.
+    Auto,
+}
+
+impl BackendProtocol {
+    /// The newest and the oldest version of HTTP that is spoken.
+    pub fn versions(self) -> (u8, u8) {
+        match self {
+            Self::Http1 => (1, 1),
+            Self::Http2 => (2, 2),
+            Self::Auto => (2, 1),
+        }
+    }
 }
 
 /// A version of the PROXY protocol's header.
@@ -247,6 +260,15 @@ pub enum Probe {
     Tcp,
     /// Sends a request and judges the response.
     Http(HttpProbe),
+    /// Asks by gRPC's health checking protocol, over HTTP/2 whatever the pool's protocol.
+    Grpc(GrpcProbe),
+}
+
+/// A gRPC probe.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GrpcProbe {
+    /// The service that is asked after; empty is the server as a whole.
+    pub service: String,
 }
 
 /// An HTTP probe.

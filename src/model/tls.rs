@@ -52,17 +52,20 @@ impl TlsVersion {
 /// A protocol that ALPN may choose (RFC 7301).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Alpn {
+    /// HTTP/2.
+    Http2,
     /// HTTP/1.1.
     Http1,
 }
 
 impl Alpn {
-    /// Every protocol that is spoken.
-    pub const ALL: [Self; 1] = [Self::Http1];
+    /// Every protocol that is spoken, the preferred one first.
+    pub const ALL: [Self; 2] = [Self::Http2, Self::Http1];
 
     /// The protocol's registered name, in the configuration and on the wire.
     pub fn as_str(self) -> &'static str {
         match self {
+            Self::Http2 => "h2",
             Self::Http1 => "http/1.1",
         }
     }

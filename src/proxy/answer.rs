@@ -1,14 +1,35 @@
 //! Answers of our own as responses.
 
-use super::field::Field;
+use super::{field::Field, grpc};
 use crate::{filter::Answer, model::Reason};
 use bytes::Bytes;
 use http::{HeaderValue, StatusCode, header};
-use pingora::http::ResponseHeader;
+use pingora::http::{RequestHeader, ResponseHeader};
 
 const TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 pub(super) const X_REQUEST_ID: Field = Field::new("x-request-id");
+
+/// In what form a client gets an error of ours.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) enum Form {
+    #[default]
+    Text,
+    Json,
+    /// As gRPC has it, whose content type this is.
+    Grpc(HeaderValue),
+}
+
+impl Form {
+    /// The form that a request asks for.
+    pub(super) fn of(request: &RequestHeader) -> Self {
+        match grpc::content_type(request) {
+            Some(kind) => Self::Grpc(kind.clone()),
+            None if prefers_json(request.headers.get(header::ACCEPT)) => Self::Json,
+            None => Self::Text,
+        }
+    }
+}
 
 /// The header and body of an answer, for a client that prefers JSON or does not.
 pub(super) fn render(
@@ -84,7 +105,7 @@ fn error_body(
 }
 
 /// Whether an `Accept` field prefers JSON to text. A wildcard alone does not.
-pub(super) fn prefers_json(accept: Option<&HeaderValue>) -> bool {
+fn prefers_json(accept: Option<&HeaderValue>) -> bool {
     let Some(accept) = accept.and_then(|value| value.to_str().ok()) else { return false };
     let (mut json, mut text) = (0.0_f32, 0.0_f32);
     for range in accept.split(',') {

@@ -1,6 +1,12 @@
 //! One request and its answer.
 
-use super::{Link, Reason, answer, client::HTTP, filters::Filtering, nominated};
+use super::{
+    Link, Reason,
+    answer::{self, Form},
+    client::HTTP,
+    filters::Filtering,
+    nominated,
+};
 use crate::{
     filter::{Answer, host_of},
     pool::{Lease, Member, Outcome, Pool, Tried},
@@ -16,6 +22,7 @@ use pingora_proxy::Session;
 use std::{
     net::IpAddr,
     ops::{Deref, DerefMut},
+    os::fd::RawFd,
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant, SystemTime},
 };
@@ -76,6 +83,8 @@ pub struct Exchange {
     /// Whether the pool has heard how the present try ended.
     pub(super) reported: bool,
     pub(super) try_began: Instant,
+    /// That of the backend's connection, until it is known whether others share it.
+    pub(super) descriptor: Option<RawFd>,
     pub(super) connect_time: Option<Duration>,
     pub(super) upstream_time: Option<Duration>,
     pub(super) reason: Reason,
@@ -111,7 +120,7 @@ pub(super) struct Sketch {
     pub(super) method: Method,
     pub(super) host: String,
     pub(super) target: String,
-    prefers_json: bool,
+    form: Form,
     /// All of its head, if its route has filters.
     pub(super) head: Option<Box<RequestHeader>>,
 }
@@ -154,6 +163,7 @@ impl Exchange {
             retry_status: false,
             reported: false,
             try_began: now,
+            descriptor: None,
             connect_time: None,
             upstream_time: None,
             reason: Reason::Ok,
@@ -186,9 +196,9 @@ impl Exchange {
     pub async fn last_answer(&mut self, answer: Answer) -> Result<(ResponseHeader, Bytes)> {
         let sketch = self.sketch.take();
         let head = sketch.as_ref().and_then(|sketch| sketch.head.as_deref());
-        let prefers_json = sketch.as_ref().is_some_and(|sketch| sketch.prefers_json);
+        let form = sketch.as_ref().map_or(Form::Text, |sketch| sketch.form.clone());
         let to_head = sketch.as_ref().is_some_and(|sketch| sketch.method == Method::HEAD);
-        let response = self.own_response(head, answer, prefers_json).await;
+        let response = self.own_response(head, answer, &form).await;
         self.sketch = sketch;
         let (head, body) = response?;
         let body = if to_head { Bytes::new() } else { body };
@@ -277,8 +287,8 @@ impl Exchange {
         self.link.set_deadline(None);
         self.link.end_try();
         let request = session.req_header();
-        let prefers_json = answer::prefers_json(request.headers.get(header::ACCEPT));
-        let (response, body) = self.own_response(Some(request), answer, prefers_json).await?;
+        let form = Form::of(request);
+        let (response, body) = self.own_response(Some(request), answer, &form).await?;
         self.own_status = Some(response.status);
         if !is_reusable_after(self.reason) {
             session.set_keepalive(None);
@@ -324,7 +334,7 @@ impl Sketch {
             method: request.method.clone(),
             host: host_of(request).into_owned(),
             target: String::from_utf8_lossy(request.raw_path()).into_owned(),
-            prefers_json: answer::prefers_json(request.headers.get(header::ACCEPT)),
+            form: Form::of(request),
             head: None,
         }
     }

@@ -1,6 +1,6 @@
 //! The one place that turns a failure into an answer.
 
-use super::{Fault, Reason, exchange::Context};
+use super::{Fault, Reason, exchange::Context, tries::NOT_HTTP2};
 use crate::{filter::Answer, tls};
 use http::{StatusCode, header};
 use pingora::{Error, ErrorSource, ErrorType, http::ResponseHeader};
@@ -134,7 +134,8 @@ fn upstream_reason(error: &Error, begun: bool) -> Reason {
         | ErrorType::TLSHandshakeFailure
         | ErrorType::TLSHandshakeTimedout
         | ErrorType::HandshakeError
-        | ErrorType::InvalidCert => Reason::ConnectFailed,
+        | ErrorType::InvalidCert
+        | &NOT_HTTP2 => Reason::ConnectFailed,
         _ => Reason::UpstreamReset,
     }
 }

@@ -1,6 +1,10 @@
 //! A request and its filters: what each hook is given, and what comes of it.
 
-use super::{Exchange, Link, RequestBody, answer::render};
+use super::{
+    Exchange, Link, RequestBody,
+    answer::{Form, render},
+    grpc::as_grpc,
+};
 use crate::{
     filter::{Answer, Facts, Incoming, Outcome, Passage, Progress, Reading, Stop},
     model::Reason,
@@ -231,22 +235,27 @@ impl Exchange {
         rest
     }
 
-    /// An answer of ours as the filters leave it, with its body.
+    /// An answer of ours as the filters leave it, with its body, in the form that its client wants.
     pub(super) async fn own_response(
         &mut self,
         request: Option<&RequestHeader>,
         answer: Answer,
-        prefers_json: bool,
+        form: &Form,
     ) -> Result<(ResponseHeader, Bytes)> {
         let id = self.request_id.clone();
         self.reason = answer.reason;
         let mut passage = self.passage();
         let way = passage.as_mut().zip(request);
-        let response = own_response(way, answer, &id, prefers_json).await;
+        let response = own_response(way, answer, &id, *form == Form::Json).await;
         self.report_mishaps();
         let (head, body, reason) = response?;
         self.reason = reason;
-        Ok((head, body))
+        match form {
+            Form::Grpc(kind) if reason != Reason::Ok => {
+                Ok((as_grpc(head, kind, reason)?, Bytes::new()))
+            }
+            Form::Grpc(_) | Form::Json | Form::Text => Ok((head, body)),
+        }
     }
 
     /// Runs the log hooks.

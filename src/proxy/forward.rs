@@ -24,7 +24,7 @@ pub(super) fn prepare(
     request: &mut RequestHeader,
     context: &Context,
 ) -> Result<()> {
-    if context.is_to_http2() && client.version == Version::HTTP_2 {
+    if request.version == Version::HTTP_2 && client.version == Version::HTTP_2 {
         keep_te(client, request)?;
     }
     if context.upgrade {

@@ -11,6 +11,7 @@ mod failure;
 mod field;
 mod filters;
 mod forward;
+mod grpc;
 mod hash_key;
 mod link;
 mod log_line;
@@ -162,6 +163,7 @@ impl ProxyHttp for Gateway {
         request: &mut RequestHeader,
         context: &mut Context,
     ) -> Result<()> {
+        context.begin_exchange(request.version)?;
         forward::prepare(session.req_header(), request, context)?;
         context.filter_upstream_request(session.req_header(), request).await
     }

@@ -3,6 +3,7 @@
 use super::{
     Exchange, Fault,
     exchange::{Context, Replay},
+    tries::NOT_HTTP2,
 };
 use crate::{
     model::RetryOn,
@@ -49,7 +50,7 @@ impl Context {
     fn again_after(&mut self, session: &Session, error: &Error, reused: bool) -> bool {
         let Some(kind) = self.kind(error) else { return false };
         let repeatable = match kind {
-            RetryOn::RefusedStream => is_unanswered(session),
+            RetryOn::ConnectFailure | RetryOn::RefusedStream => is_unanswered(session),
             _ => is_unanswered(session) && session.req_header().method.is_idempotent(),
         };
         let repeatable = self.upstream_time.is_none() && repeatable;
@@ -113,6 +114,8 @@ impl Exchange {
             return Some(RetryOn::RefusedStream);
         }
         match error.etype() {
+            // Nothing was sent.
+            &NOT_HTTP2 => Some(RetryOn::ConnectFailure),
             ErrorType::ReadTimedout | ErrorType::WriteTimedout => Some(RetryOn::Timeout),
             _ => Some(RetryOn::Reset),
         }

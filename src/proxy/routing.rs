@@ -65,20 +65,29 @@ impl Exchange {
         self.hash_key = hash_key::of(&pool.spec().balance, self, request);
         self.kept = super::sticky::Kept::of(pool, request, self.time);
         self.pool = Some(pool.clone());
-        if pool.spec().protocol == BackendProtocol::Http2 {
-            return self.adapt_to_http2(request, pool.spec().retry.per_try_timeout.is_some());
+        match pool.spec().protocol {
+            BackendProtocol::Http1 => None,
+            protocol => {
+                self.adapt_to_http2(request, protocol, pool.spec().retry.per_try_timeout.is_some())
+            }
         }
-        None
     }
 
     /// Sees to what HTTP/2 has not: upgrades, and clients of HTTP/1.0 that an answer of unknown length
-    /// can be passed on to.
-    fn adapt_to_http2(&mut self, request: &mut RequestHeader, timed: bool) -> Option<Answer> {
-        if request.version == Version::HTTP_10 {
-            let status = StatusCode::HTTP_VERSION_NOT_SUPPORTED;
-            return Some(Answer::refusal(status, Reason::BadRequest));
+    /// can be passed on to. Where backends choose, both are asked for in HTTP/1.
+    fn adapt_to_http2(
+        &mut self,
+        request: &mut RequestHeader,
+        protocol: BackendProtocol,
+        timed: bool,
+    ) -> Option<Answer> {
+        if protocol == BackendProtocol::Http2 {
+            if request.version == Version::HTTP_10 {
+                let status = StatusCode::HTTP_VERSION_NOT_SUPPORTED;
+                return Some(Answer::refusal(status, Reason::BadRequest));
+            }
+            self.decline_upgrade(request);
         }
-        self.decline_upgrade(request);
         if timed && self.sketch.is_none() {
             // A try that cannot be cut takes its request with it.
             self.remember(request);

@@ -5,8 +5,9 @@ use crate::{
     filter::host_of,
     model::{BackendProtocol, HostHeader, host_without_port},
     pool::{Dialer, Member, Outcome, Picked, Pool, Preamble, Waited, Wanted},
+    tls,
 };
-use http::{StatusCode, header};
+use http::{StatusCode, Version, header};
 use pingora::{
     Error, ErrorType, Result,
     connectors::l4::Connect,
@@ -16,6 +17,7 @@ use pingora::{
 use pingora_proxy::Session;
 use std::{
     borrow::Cow,
+    os::fd::RawFd,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -29,6 +31,9 @@ const STREAMS: u32 = 100;
 /// What a backend may send of one response that its client has not taken, in bytes. The connection has
 /// room for all of them, so that a slow client never holds up the others.
 const STREAM_WINDOW: u32 = 256 * 1024;
+
+/// The error of a backend that must speak HTTP/2 and does not.
+pub(super) const NOT_HTTP2: ErrorType = ErrorType::Custom(tls::NOT_HTTP2);
 
 /// How a request came to its first backend.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,7 +52,8 @@ impl Exchange {
     pub(super) async fn pick_first(&mut self, session: &mut Session) -> First {
         let Some(pool) = self.pool.clone() else { return First::None(Reason::InternalError) };
         pool.core().begin_request(pool.now());
-        if self.is_to_http2() && self.expects_continue && self.invite_body(session).await.is_err() {
+        let http2 = self.protocol(session.req_header()) != BackendProtocol::Http1;
+        if http2 && self.expects_continue && self.invite_body(session).await.is_err() {
             return First::ClientGone;
         }
         if let Some(lease) = self.kept.and_then(|kept| kept.pick(&pool)) {
@@ -122,23 +128,38 @@ impl Exchange {
         Ok(Box::new(self.peer(lease, request)))
     }
 
-    /// The backend is connected. From here on the try has its own time until the answer begins.
-    pub(super) fn connected(&mut self, reused: bool, descriptor: std::os::fd::RawFd) {
+    /// The backend is connected.
+    pub(super) fn connected(&mut self, reused: bool, descriptor: RawFd) {
         let took = if reused { Duration::ZERO } else { self.try_began.elapsed() };
         self.connect_time = Some(took);
-        let Some(pool) = &self.pool else { return };
+        self.descriptor = Some(descriptor);
+    }
+
+    /// Right after that, the request is about to be sent in this version. From here on the try has its
+    /// own time until the answer begins.
+    ///
+    /// # Errors
+    /// When the backend did not choose a protocol that its pool is to speak.
+    pub(super) fn begin_exchange(&mut self, version: Version) -> Result<()> {
+        let Some(pool) = &self.pool else { return Ok(()) };
+        let http2 = version == Version::HTTP_2;
+        if pool.spec().protocol == BackendProtocol::Http2 && !http2 {
+            return Err(Error::new(NOT_HTTP2).into_up());
+        }
         let read = Instant::now() + pool.spec().timeouts.read;
         let own = self.try_deadline(pool);
         if self.upgrade {
             // There is no descriptor to cut such a try by, so its request is given up with it.
             let first = self.route_deadline.into_iter().chain(own).chain([read]).min();
             self.link.set_deadline(first);
-            return;
+            return Ok(());
         }
         // Where the whole request is there, Pingora's read timeout is exact and costs us nothing.
         let read = self.expects_continue.then_some(read);
-        let descriptor = (!self.is_to_http2()).then_some(descriptor);
+        // A connection of HTTP/2 has other requests on it.
+        let descriptor = self.descriptor.take().filter(|_| !http2);
         self.link.begin_try(descriptor, read.into_iter().chain(own).min());
+        Ok(())
     }
 
     /// A piece of the body, or its end, is on its way. Pingora notices a backend that does not take
@@ -178,16 +199,25 @@ impl Exchange {
         // Whether any other answer is a success shows when it is whole.
     }
 
-    /// Whether the backends speak HTTP/2.
-    pub(super) fn is_to_http2(&self) -> bool {
-        self.pool.as_ref().is_some_and(|pool| pool.spec().protocol == BackendProtocol::Http2)
+    /// What the backends may be asked in. Where they choose, they are not given the choice of HTTP/2 if
+    /// that has not what the request needs: upgrades, and a body that a client of HTTP/1.0 can make
+    /// out the end of.
+    fn protocol(&self, request: &RequestHeader) -> BackendProtocol {
+        let Some(pool) = &self.pool else { return BackendProtocol::Http1 };
+        match pool.spec().protocol {
+            BackendProtocol::Auto if self.upgrade || request.version == Version::HTTP_10 => {
+                BackendProtocol::Http1
+            }
+            protocol => protocol,
+        }
     }
 
     fn peer(&self, member: &Member, request: &RequestHeader) -> HttpPeer {
         let mut options = PeerOptions::new();
+        let protocol = self.protocol(request);
         // A connection that may become a tunnel is made for it. Pingora pools it if it becomes none,
-        // where nobody may find it.
-        let mut group_key = if self.upgrade { rand::random() } else { 0 };
+        // where nobody may find it. One on which another protocol may have been chosen is another one.
+        let mut group_key = if self.upgrade { rand::random() } else { protocol as u64 };
         if let Some(pool) = &self.pool {
             let timeouts = &pool.spec().timeouts;
             let own = pool.spec().retry.per_try_timeout;
@@ -202,9 +232,7 @@ impl Exchange {
             // A connection with a header is that client's, and nobody else's.
             group_key ^= preamble.as_ref().map_or(0, Preamble::key);
             options.custom_l4 = self.connector(Dialer { timeout: connect, preamble });
-            if self.is_to_http2() {
-                speak_http2(&mut options);
-            }
+            speak(protocol, &mut options);
         }
         let mut peer = HttpPeer {
             _address: member.address().clone(),
@@ -289,9 +317,13 @@ fn without_brackets(host: Cow<'_, str>) -> Cow<'_, str> {
     }
 }
 
-/// Has Pingora speak HTTP/2 from the start, and share connections among requests.
-fn speak_http2(options: &mut PeerOptions) {
-    options.set_http_version(2, 2);
+/// Has Pingora speak this protocol, and with HTTP/2 share connections among requests.
+fn speak(protocol: BackendProtocol, options: &mut PeerOptions) {
+    let (newest, oldest) = protocol.versions();
+    options.set_http_version(newest, oldest);
+    if newest == 1 {
+        return;
+    }
     options.max_h2_streams = STREAMS as usize;
     options.h2_stream_window_size = Some(STREAM_WINDOW);
     options.h2_connection_window_size = Some(STREAMS * STREAM_WINDOW);

@@ -19,7 +19,7 @@ pub use acceptor::{Acceptor, Handshakes};
 pub use certificate::{ClientCertificate, Malformed};
 pub use facts::TlsFacts;
 pub use load::{FileError, IdentityError, authorities, identity, system_authorities, untimely};
-pub use peer::{NO_AUTHORITIES, PeerTls, connector_options, failure, is_wrong_name};
+pub use peer::{NO_AUTHORITIES, NOT_HTTP2, PeerTls, connector_options, failure, is_wrong_name};
 pub use watch::{Watch, Watched};
 
 use rustls::crypto::{CryptoProvider, ring};

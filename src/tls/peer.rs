@@ -31,6 +31,10 @@ pub const NO_AUTHORITIES: &str = "/dev/null";
 /// was thrown away when it was made, and nothing is ever verified with it.
 const NOBODY: &[u8] = include_bytes!("nobody.der");
 
+/// What is wrong with a backend that must speak HTTP/2 and knows nothing of ALPN. One that does know it
+/// has refused the handshake.
+pub const NOT_HTTP2: &str = "TLS handshake: the backend did not choose h2 by ALPN";
+
 /// The server name of a request whose own is none: nobody has a certificate for it (RFC 2606).
 const INVALID: &str = "host.invalid";
 /// A server name that is not sent, because it is an address.

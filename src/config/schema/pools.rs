@@ -21,7 +21,7 @@ pub(super) fn pool() -> Value {
                 .required(),
             key("resolve_interval", duration(), "How often host names are resolved again.")
                 .default("30s"),
-            key("protocol", words(&["http1", "http2"]), "What is spoken to the backends.")
+            key("protocol", words(&["http1", "http2", "auto"]), "What is spoken to the backends.")
                 .default("http1"),
             key(
                 "host_header",
@@ -164,6 +164,7 @@ fn health_check() -> Value {
         vec![
             key("tcp", section(&health_check::TCP, Vec::new()), "A connection is accepted."),
             key("http", http_check(), "A request is answered."),
+            key("grpc", grpc_check(), "gRPC's health checking protocol says SERVING."),
             key("interval", duration(), "The longest time between two probes.").default("5s"),
             key("timeout", duration(), "The longest a whole probe may take.").default("2s"),
             key("rise", number.clone(), "Successes in a row that bring a backend back.").default(2),
@@ -172,6 +173,11 @@ fn health_check() -> Value {
                 .default("10%"),
         ],
     )
+}
+
+fn grpc_check() -> Value {
+    let service = key("service", text(), "The service asked after; empty is the whole server.");
+    section(&health_check::GRPC, vec![service.default("")])
 }
 
 fn http_check() -> Value {

@@ -10,6 +10,7 @@ use super::{
 use crate::{
     config::{access_log, admin, document, listener, server, tls},
     filter::Registry,
+    model::Alpn,
 };
 use serde_json::{Value, json};
 
@@ -164,6 +165,7 @@ fn listener_tls() -> Value {
             key("key", text(), "The PEM file of its private key.").required(),
         ],
     );
+    let protocols = Alpn::ALL.map(Alpn::as_str);
     section(
         &tls::LISTENER,
         vec![
@@ -176,10 +178,10 @@ fn listener_tls() -> Value {
             key("min_version", json!({ "enum": [1.2, 1.3] }), "The oldest version.").default("1.2"),
             key(
                 "alpn",
-                list_of(&any_of(&[words(&["http/1.1"]), matching("^[!-~]{1,255}$")]), 1),
+                list_of(&any_of(&[words(&protocols), matching("^[!-~]{1,255}$")]), 1),
                 "The protocols that may be chosen. With protocol tcp any, and by default none.",
             )
-            .default(json!(["http/1.1"])),
+            .default(json!(protocols)),
             key(
                 "client_ca",
                 text(),

@@ -57,8 +57,8 @@ fn a_message_is_one_line_whatever_the_key() {
 fn http2_in_clear_text_is_refused_inside_tls() {
     let text =
         format!("listeners: {{ web: {{ address: '[::]:80', h2c: true, tls: {{}} }} }}\n{POOLS}");
-    let expected = "1:46: listeners.web.h2c: HTTP/2 in clear text on a listener that speaks TLS; expected false, \
-                    or a listener of its own without tls";
+    let expected = "1:46: listeners.web.h2c: HTTP/2 in clear text on a listener that speaks TLS, where ALPN \
+                    decides; expected h2 in tls.alpn, or a listener of its own without tls";
     let found = errors(&text);
     assert!(found.lines().any(|line| line == expected), "{found}");
     let found = errors(&text.replace("true", "false"));
@@ -66,15 +66,15 @@ fn http2_in_clear_text_is_refused_inside_tls() {
 }
 
 #[test]
-fn http2_to_backends_is_refused_beside_tls() {
-    let text = format!(
-        "{LISTENERS}pools: {{ app: {{ backends: [a:1], tls: {{ verify: false }}, protocol: http2 }} }}\n"
-    );
-    let found = errors(&text);
-    let expected = "http2 beside tls, which speaks HTTP/1 to backends for now; expected http1, or a pool \
-                    without tls";
-    assert!(found.contains("pools.app.protocol: ") && found.contains(expected), "{found}");
-    parse(&text.replace("http2", "http1")).unwrap();
+fn backends_choose_a_protocol_in_tls_only() {
+    let text = format!("{LISTENERS}pools: {{ app: {{ backends: [a:1], protocol: auto }} }}\n");
+    let expected = "2:44: pools.app.protocol: auto without tls, where backends cannot choose a protocol; \
+                    expected http1 or http2, or tls beside it";
+    assert_eq!(errors(&text), expected);
+    for protocol in ["auto", "http2", "http1"] {
+        let protocol = format!("{protocol}, tls: {{ verify: false }}");
+        parse(&text.replace("auto", &protocol)).unwrap();
+    }
 }
 
 #[test]
@@ -1114,7 +1114,7 @@ fn limits_are_checked() {
         &[
             (
                 "protocol: htpp2",
-                "3:13: pools.app.protocol: unknown protocol \"htpp2\"; expected http1 or http2; \
+                "3:13: pools.app.protocol: unknown protocol \"htpp2\"; expected http1, http2 or auto; \
                  did you mean \"http2\"?",
             ),
             (
@@ -1208,14 +1208,18 @@ fn health_checks_are_checked() {
             (
                 "on",
                 "3:17: pools.app.health_check: found \"on\"; expected off, or a map with http, \
-                 tcp, interval, timeout, rise, fall or jitter",
+                 tcp, grpc, interval, timeout, rise, fall or jitter",
             ),
             (
                 "{ http: {}, tcp: {} }",
                 "3:29: pools.app.health_check.tcp: \"tcp\" beside \"http\"; \
-                 expected only one of http or tcp",
+                 expected only one of http, tcp or grpc",
             ),
             ("{ tcp: }", "3:19: pools.app.health_check.tcp: found null; expected an empty map, {}"),
+            (
+                "{ grpc: { name: a } }",
+                "3:27: pools.app.health_check.grpc.name: unknown key \"name\"; expected service",
+            ),
             (
                 "{ tcp: { port: 1 } }",
                 "3:26: pools.app.health_check.tcp.port: unknown key \"port\"; expected no key here",

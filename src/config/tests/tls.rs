@@ -56,7 +56,8 @@ fn a_listener_has_certificates_and_defaults_for_the_rest() {
     assert_eq!(tls.certificates[0].cert.path, folder().join("certs/example.pem"));
     assert_eq!(tls.certificates[0].key.path, folder().join("certs/example.key"));
     assert_eq!(tls.certificates[0].names, ["example.com", "*.example.com", "localhost"]);
-    assert_eq!((tls.min_version, tls.alpn.as_slice()), (TlsVersion::Tls12, &[Alpn::Http1][..]));
+    let both = [Alpn::Http2, Alpn::Http1];
+    assert_eq!((tls.min_version, tls.alpn.as_slice()), (TlsVersion::Tls12, &both[..]));
     assert!(tls.client_auth.is_none());
 }
 
@@ -66,11 +67,12 @@ fn a_listener_may_say_more() {
         [("", true), ("client_auth: required", true), ("client_auth: optional", false)]
     {
         let config = config(&listener(&format!(
-            "certificates: [{EXAMPLE}, {EXAMPLE}], min_version: 1.3, alpn: [http/1.1], \
+            "certificates: [{EXAMPLE}, {EXAMPLE}], min_version: 1.3, alpn: [http/1.1, h2], \
              client_ca: certs/clients.pem, {keys}"
         )));
         let tls = config.listeners[0].tls.as_ref().unwrap();
         assert_eq!((tls.certificates.len(), tls.min_version), (2, TlsVersion::Tls13));
+        assert_eq!(tls.alpn, [Alpn::Http1, Alpn::Http2]);
         let auth = tls.client_auth.as_ref().unwrap();
         assert_eq!((auth.required, auth.authorities.certificates.len()), (required, 1));
     }
@@ -134,8 +136,9 @@ fn what_is_wrong_with_a_listener_is_told() {
                  did you mean \"1.2\"?",
             ),
             (
-                "alpn: [h2, http/1.1]",
-                "1:125: listeners.web.tls.alpn[0]: unknown protocol \"h2\"; expected http/1.1",
+                "alpn: [http/1.1, h2c]",
+                "1:135: listeners.web.tls.alpn[1]: unknown protocol \"h2c\"; expected h2 or http/1.1; \
+                 did you mean \"h2\"?",
             ),
             (
                 "alpn: []",

@@ -1,4 +1,4 @@
-use super::warnings;
+use super::{LISTENERS, warnings};
 use std::fmt::Write as _;
 
 const TWO_LISTENERS: &str =
@@ -194,6 +194,22 @@ fn tcp_listeners_are_no_listeners_that_a_route_could_match() {
         found[0].starts_with("5:3: routes[1]: a route that never matches, as route"),
         "{found:?}"
     );
+}
+
+#[test]
+fn a_check_by_grpc_where_grpc_is_not_spoken_is_a_warning() {
+    let of_pool = |keys: &str| {
+        let keys = format!("health_check: {{ grpc: {{}} }}{keys}");
+        warnings(&format!("{LISTENERS}pools: {{ app: {{ backends: [a:1], {keys} }} }}\n"))
+    };
+    let expected = "2:50: pools.app.health_check.grpc: a check by gRPC in a pool that speaks HTTP/1.1 to its \
+                    backends; expected protocol http2, or auto with tls";
+    assert_eq!(of_pool(""), [expected]);
+    for fine in [", protocol: http2", ", protocol: auto, tls: { verify: false }"] {
+        assert_eq!(of_pool(fine), [""; 0], "{fine}");
+    }
+    let pools = "pools: { app: { backends: [a:1] }, pg: { backends: [b:1], health_check: { grpc: {} } } }\n";
+    assert_eq!(warnings(&format!("{TCP}{pools}routes: [{{ pool: app }}]\n")), [""; 0]);
 }
 
 #[test]

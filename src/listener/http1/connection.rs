@@ -14,7 +14,7 @@ use crate::{
         transport::Transport,
         watchdog::expired,
     },
-    model::{Listener, ListenerLimits},
+    model::{Alpn, Listener, ListenerLimits},
     proxy::{
         BrokenOff, Exchange, Gateway, Link, Reason, Refused, RequestBody, closing_refusal,
         log_abandoned, log_refused,
@@ -96,10 +96,10 @@ pub(in crate::listener) async fn serve_connection(
         served: 0,
         linger: LINGER,
     };
-    let h2c = listener.h2c;
+    let begins = Begins::on(listener, &connection.link);
     if let Some(refusal) = refusal {
         connection.linger = LINGER_REFUSED;
-        if h2c && connection.speaks_http2(Instant::now() + LINGER_REFUSED).await {
+        if connection.speaks_http2(begins, Instant::now() + LINGER_REFUSED).await {
             connection.turn_http2_away(&snapshot).await;
         } else {
             connection.refuse(&snapshot, refusal, Instant::now()).await;
@@ -108,11 +108,32 @@ pub(in crate::listener) async fn serve_connection(
     }
     let begin_by = connection.began + listener.timeouts.header;
     drop(snapshot);
-    if h2c && connection.speaks_http2(begin_by).await {
+    if connection.speaks_http2(begins, begin_by).await {
         // Boxed, as every other connection would have the room for it in its task.
         return Box::pin(connection.serve_http2()).await;
     }
     while connection.serve_one().await == After::Another {}
+}
+
+/// What a connection begins with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Begins {
+    WithHttp1,
+    WithHttp2,
+    /// Its first bytes tell.
+    WithEither,
+}
+
+impl Begins {
+    /// Inside TLS, ALPN has decided. A client that does not use it speaks HTTP/1, as HTTP/2 may not
+    /// be spoken there without (RFC 9113 section 3.2).
+    fn on(listener: &Listener, link: &Link) -> Self {
+        match link.tls() {
+            Some(tls) if tls.alpn == Some(Alpn::Http2) => Self::WithHttp2,
+            None if listener.h2c => Self::WithEither,
+            Some(_) | None => Self::WithHttp1,
+        }
+    }
 }
 
 /// What becomes of a connection.
@@ -211,9 +232,15 @@ impl Connection<'_> {
         }
     }
 
-    /// Reads as much as tells whether the client speaks HTTP/2, until `begin_by` at the latest. It
-    /// does if it begins with HTTP/2's preface; anything else is a request, or becomes none.
-    async fn speaks_http2(&mut self, begin_by: Instant) -> bool {
+    /// Reads as much as tells whether the client speaks HTTP/2, until `begin_by` at the latest. Where
+    /// both are spoken, it does if it begins with HTTP/2's preface; anything else is a request, or
+    /// becomes none.
+    async fn speaks_http2(&mut self, begins: Begins, begin_by: Instant) -> bool {
+        match begins {
+            Begins::WithHttp1 => return false,
+            Begins::WithHttp2 => return true,
+            Begins::WithEither => {}
+        }
         let phase = self.http1.drain.phase();
         let reading = tokio::time::timeout_at(begin_by, read_preface(self.socket()));
         tokio::select! {

@@ -5,7 +5,7 @@ use super::{
     wire::{Home, Seen, Wire},
 };
 use crate::{
-    listener::{Drain, Phase, pace::Paces},
+    listener::{Drain, Phase, pace::Paces, transport::Transport},
     model::{Listener, ListenerTimeouts},
     proxy::{Gateway, Link},
     runtime::Live,
@@ -26,7 +26,7 @@ use std::{
     time::Duration,
 };
 use tokio::{
-    io::{AsyncRead, AsyncReadExt, AsyncWrite},
+    io::AsyncReadExt,
     sync::watch,
     task::{JoinError, JoinSet},
     time::{Instant, Sleep},
@@ -75,15 +75,13 @@ impl Http2 {
 
 /// Serves an HTTP/2 connection to its end, whatever it goes over. It `began` when it was accepted,
 /// and `ahead` was read of it.
-pub(in crate::listener) async fn serve_connection<T>(
+pub(in crate::listener) async fn serve_connection(
     http2: Arc<Http2>,
-    transport: T,
+    transport: Transport,
     ahead: BytesMut,
     link: &Link,
     began: Instant,
-) where
-    T: AsyncRead + AsyncWrite + Unpin,
-{
+) {
     let snapshot = http2.live.load();
     let listener = &snapshot.listeners[link.listener()];
     let (builder, timeouts) = (builder(listener), listener.timeouts);
@@ -191,11 +189,7 @@ enum Close {
 }
 
 impl Connection<'_> {
-    async fn serve<T: AsyncRead + AsyncWrite + Unpin>(
-        mut self,
-        mut h2: server::Connection<Wire<T>, Bytes>,
-        home: &Home<T>,
-    ) {
+    async fn serve(mut self, mut h2: server::Connection<Wire, Bytes>, home: &Home) {
         let close = self.accept_all(&mut h2).await;
         let reason = match close {
             Close::Done => None,
@@ -220,10 +214,7 @@ impl Connection<'_> {
         if *self.http2.draining.borrow() { LINGER_DRAINING } else { LINGER }
     }
 
-    async fn accept_all<T: AsyncRead + AsyncWrite + Unpin>(
-        &mut self,
-        h2: &mut server::Connection<Wire<T>, Bytes>,
-    ) -> Close {
+    async fn accept_all(&mut self, h2: &mut server::Connection<Wire, Bytes>) -> Close {
         let mut phase = self.http2.drain.phase();
         loop {
             let close = match self.next_event(h2, &mut phase).await {
@@ -249,9 +240,9 @@ impl Connection<'_> {
 
     /// What happens next. Accepting comes first: it drives the connection, and the others look at
     /// what that did.
-    async fn next_event<T: AsyncRead + AsyncWrite + Unpin>(
+    async fn next_event(
         &mut self,
-        h2: &mut server::Connection<Wire<T>, Bytes>,
+        h2: &mut server::Connection<Wire, Bytes>,
         phase: &mut watch::Receiver<Phase>,
     ) -> Event {
         let idle = self.streams.is_empty();
@@ -277,9 +268,9 @@ impl Connection<'_> {
         }
     }
 
-    fn accept<T: AsyncRead + AsyncWrite + Unpin>(
+    fn accept(
         &mut self,
-        h2: &mut server::Connection<Wire<T>, Bytes>,
+        h2: &mut server::Connection<Wire, Bytes>,
         request: Request<RecvStream>,
         mut respond: SendResponse<Bytes>,
     ) -> Option<Close> {
@@ -314,19 +305,12 @@ impl Connection<'_> {
     }
 
     /// Tells the client to open no more streams. The connection ends when the last one has.
-    fn leave<T: AsyncRead + AsyncWrite + Unpin>(
-        &mut self,
-        h2: &mut server::Connection<Wire<T>, Bytes>,
-    ) {
+    fn leave(&mut self, h2: &mut server::Connection<Wire, Bytes>) {
         self.leaving = true;
         h2.graceful_shutdown();
     }
 
-    fn drain<T: AsyncRead + AsyncWrite + Unpin>(
-        &mut self,
-        h2: &mut server::Connection<Wire<T>, Bytes>,
-        phase: Phase,
-    ) {
+    fn drain(&mut self, h2: &mut server::Connection<Wire, Bytes>, phase: Phase) {
         if let Phase::Draining { idle_grace, .. } = phase {
             self.patience = idle_grace.min(self.patience);
             self.idle_since = Instant::now();
@@ -352,10 +336,7 @@ impl Connection<'_> {
     }
 
     /// When a time is over: which, and what follows.
-    fn late<T: AsyncRead + AsyncWrite + Unpin>(
-        &mut self,
-        h2: &server::Connection<Wire<T>, Bytes>,
-    ) -> Option<Close> {
+    fn late(&mut self, h2: &server::Connection<Wire, Bytes>) -> Option<Close> {
         let now = Instant::now();
         let begun = self.seen.unfinished().or((!self.seen.has_settings()).then_some(self.began));
         if let Some(since) = begun.filter(|since| *since + self.timeouts.header <= now) {
@@ -387,7 +368,7 @@ fn poll_due(timer: &mut Pin<Box<Sleep>>, due: Option<Instant>, cx: &mut Context<
 }
 
 /// Says that nothing more comes, then reads and throws away what a client still sends.
-async fn discard<T: AsyncRead + AsyncWrite + Unpin>(mut transport: T) {
+async fn discard(mut transport: Transport) {
     let mut piece = [0; 4096];
     while let Ok(1..) = transport.read(&mut piece).await {}
 }

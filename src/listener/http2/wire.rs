@@ -3,7 +3,10 @@
 use super::frames::{
     Allowance, CONTINUATION, DATA, END_HEADERS, Frame, FrameScanner, HEADERS, SETTINGS,
 };
-use crate::listener::timer::{Timer, poll_timer};
+use crate::listener::{
+    timer::{Timer, poll_timer},
+    transport::Transport,
+};
 use bytes::{Buf, BytesMut};
 use std::{
     future::poll_fn,
@@ -111,13 +114,13 @@ impl Seen {
 }
 
 /// Where a transport is left when its wire is dropped: the `h2` crate does not give it back.
-pub(super) type Home<T> = Arc<Mutex<Option<T>>>;
+pub(super) type Home = Arc<Mutex<Option<Transport>>>;
 
 /// A transport, with what was read from it before, that looks at what passes.
-pub(super) struct Wire<T> {
+pub(super) struct Wire {
     /// `None` only while being dropped.
-    transport: Option<T>,
-    home: Home<T>,
+    transport: Option<Transport>,
+    home: Home,
     /// What was read before it was known to be HTTP/2.
     ahead: BytesMut,
     inbound: FrameScanner,
@@ -127,13 +130,20 @@ pub(super) struct Wire<T> {
     allowance: Allowance,
     seen: Arc<Seen>,
     patience: Duration,
+    /// What the system had taken when that was last looked at.
+    taken: u64,
     /// Set while the client does not take what we send.
     writing: Timer,
 }
 
-impl<T> Wire<T> {
+impl Wire {
     /// Goes over `transport`, of which `ahead` was read. A client may take nothing for `patience`.
-    pub(super) fn new(transport: T, ahead: BytesMut, seen: Arc<Seen>, patience: Duration) -> Self {
+    pub(super) fn new(
+        transport: Transport,
+        ahead: BytesMut,
+        seen: Arc<Seen>,
+        patience: Duration,
+    ) -> Self {
         Self {
             transport: Some(transport),
             home: Home::default(),
@@ -144,16 +154,17 @@ impl<T> Wire<T> {
             allowance: Allowance::new(Instant::now()),
             seen,
             patience,
+            taken: 0,
             writing: None,
         }
     }
 
     /// Where the transport will be.
-    pub(super) fn home(&self) -> Home<T> {
+    pub(super) fn home(&self) -> Home {
         self.home.clone()
     }
 
-    fn transport(&mut self) -> &mut T {
+    fn transport(&mut self) -> &mut Transport {
         self.transport.as_mut().expect("the transport is there until the wire is dropped")
     }
 
@@ -197,15 +208,20 @@ impl<T> Wire<T> {
         }
     }
 
-    /// Watches over a client that is to take something.
-    fn poll_taken<V>(
+    /// Watches over a client that is to take something. In TLS, much of what was written is still here,
+    /// and goes out piece by piece: what counts is what the system takes.
+    fn poll_taken<T>(
         &mut self,
         cx: &mut Context<'_>,
-        taken: Poll<io::Result<V>>,
-    ) -> Poll<io::Result<V>> {
+        taken: Poll<io::Result<T>>,
+    ) -> Poll<io::Result<T>> {
         if taken.is_ready() {
             self.writing = None;
             return taken;
+        }
+        let sent = self.transport().sent();
+        if std::mem::replace(&mut self.taken, sent) != sent {
+            self.writing = None;
         }
         ready!(poll_timer(&mut self.writing, self.patience, cx));
         self.seen.stall.store(true, Relaxed);
@@ -219,13 +235,13 @@ impl<T> Wire<T> {
     }
 }
 
-impl<T> Drop for Wire<T> {
+impl Drop for Wire {
     fn drop(&mut self) {
         *self.home.lock().unwrap_or_else(PoisonError::into_inner) = self.transport.take();
     }
 }
 
-impl<T: AsyncRead + Unpin> AsyncRead for Wire<T> {
+impl AsyncRead for Wire {
     fn poll_read(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -252,7 +268,7 @@ impl<T: AsyncRead + Unpin> AsyncRead for Wire<T> {
     }
 }
 
-impl<T: AsyncWrite + Unpin> AsyncWrite for Wire<T> {
+impl AsyncWrite for Wire {
     fn poll_write(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -296,5 +312,49 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Wire<T> {
         let wire = self.get_mut();
         let shut = Pin::new(wire.transport()).poll_shutdown(cx);
         wire.poll_taken(cx, shut)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+    /// More than fits between a client and us, less than TLS takes at once.
+    const LENGTH: usize = 40_000;
+    const PATIENCE: Duration = Duration::from_millis(500);
+
+    async fn connected() -> (Wire, Arc<Seen>, tokio::net::UnixStream) {
+        let (transport, client) = crate::listener::tls::tests::connected().await;
+        let seen = Arc::new(Seen::new(Instant::now()));
+        let wire = Wire::new(transport, BytesMut::new(), seen.clone(), PATIENCE);
+        // TLS would take a whole record at a time.
+        (wire, seen, client.into_inner().0)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_takes_a_little_now_and_then_is_waited_for() {
+        let (mut wire, _, mut client) = connected().await;
+        let began = Instant::now();
+        let flushing = tokio::spawn(async move {
+            wire.write_all(&vec![0; LENGTH]).await?;
+            wire.flush().await
+        });
+        while !flushing.is_finished() {
+            tokio::time::sleep(PATIENCE / 2).await;
+            let _ = client.read(&mut [0; LENGTH / 4]).await.unwrap();
+        }
+        assert!(began.elapsed() > PATIENCE, "{:?}", began.elapsed());
+        flushing.await.unwrap().unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_takes_nothing_is_not() {
+        let (mut wire, seen, client) = connected().await;
+        wire.write_all(&vec![0; LENGTH]).await.unwrap();
+        let error = wire.flush().await.unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+        assert!(seen.is_stalled());
+        drop(client);
     }
 }

@@ -3,6 +3,7 @@
 //! The probes themselves are [`probe`]; the decision is the state machine in [`state`], which knows
 //! nothing of time or sockets.
 
+mod grpc;
 mod probe;
 mod state;
 

@@ -7,7 +7,7 @@
 
 use super::ProbeReport;
 use crate::{
-    model::{BackendProtocol, HealthCheck, HttpProbe, Probe, StatusRange},
+    model::{BackendProtocol, GrpcProbe, HealthCheck, HttpProbe, Probe, StatusRange},
     pool::{Dialer, Member, Pool, Preamble},
     tls::{self, PeerTls},
 };
@@ -17,7 +17,7 @@ use pingora_core::{
     connectors::{TransportConnector, http::Connector, l4::Connect},
     protocols::http::client::HttpSession,
     protocols::l4::socket::SocketAddr,
-    upstreams::peer::HttpPeer,
+    upstreams::peer::{ALPN, HttpPeer},
 };
 use std::{
     borrow::Cow,
@@ -78,7 +78,10 @@ impl Prober {
         });
         Self {
             probe: check.probe.clone(),
-            protocol: pool.spec().protocol,
+            protocol: match check.probe {
+                Probe::Grpc(_) => BackendProtocol::Http2,
+                Probe::Tcp | Probe::Http(_) => pool.spec().protocol,
+            },
             tls: pool.tls().cloned(),
             connectors: pool.connectors.clone(),
             dialer,
@@ -90,12 +93,9 @@ impl Prober {
         let peer = self.peer(member);
         let probing = async {
             match &self.probe {
-                Probe::Tcp => connect(self.connectors.tcp(), &peer).await,
-                Probe::Http(probe) => {
-                    let request =
-                        probe.request(member, self.protocol).map_err(|error| reason(&error))?;
-                    ask(self.connectors.http(), probe, request, &peer).await
-                }
+                Probe::Tcp => self.connect(&peer).await,
+                Probe::Http(probe) => self.ask(probe, member, &peer).await,
+                Probe::Grpc(probe) => self.ask_grpc(probe, member, &peer).await,
             }
         };
         match tokio::time::timeout(timeout, probing).await {
@@ -115,19 +115,72 @@ impl Prober {
         } else {
             peer.options.custom_l4.clone_from(&self.dialer);
         }
-        if self.protocol == BackendProtocol::Http2 && matches!(self.probe, Probe::Http(_)) {
-            peer.options.set_http_version(2, 2);
-        }
+        let (newest, oldest) = self.protocol.versions();
+        peer.options.set_http_version(newest, oldest);
         if let Some(tls) = &self.tls {
             tls.secure(&mut peer, || self.server_name(member).map(Cow::Owned));
         }
         peer
     }
 
+    /// Connects, speaks TLS where the pool does, and closes.
+    async fn connect(&self, peer: &HttpPeer) -> Result<(), String> {
+        let connecting = self.connectors.tcp().new_stream(peer);
+        let mut stream = connecting.await.map_err(|error| reason(&error))?;
+        if !peer.is_tls() {
+            return Ok(());
+        }
+        let chosen = stream.selected_alpn_proto();
+        // Left without a word, many a backend would log it as a fault.
+        stream.shutdown().await;
+        self.check(chosen == Some(ALPN::H2))
+    }
+
+    /// Whether a backend that speaks TLS speaks what it must.
+    fn check(&self, http2: bool) -> Result<(), String> {
+        if self.protocol == BackendProtocol::Http2 && !http2 {
+            return Err(tls::NOT_HTTP2.to_owned());
+        }
+        Ok(())
+    }
+
+    /// Sends the request, in the protocol that the backend chose, and judges the answer.
+    async fn ask(&self, probe: &HttpProbe, member: &Member, peer: &HttpPeer) -> Result<(), String> {
+        let failed = |error: pingora::BError| reason(&error);
+        let connector = self.connectors.http();
+        let (mut session, _) = connector.get_http_session(peer).await.map_err(failed)?;
+        let http2 = session.as_http2().is_some();
+        let judged = match self.check(http2) {
+            Ok(()) if http2 => probe.converse(&mut session, probe.http2(member, peer)).await,
+            Ok(()) => probe.converse(&mut session, probe.http1(member)).await,
+            Err(wrong) => Err(wrong),
+        };
+        session.shutdown().await;
+        judged
+    }
+
+    /// Asks by gRPC's health checking protocol.
+    async fn ask_grpc(
+        &self,
+        probe: &GrpcProbe,
+        member: &Member,
+        peer: &HttpPeer,
+    ) -> Result<(), String> {
+        let failed = |error: pingora::BError| reason(&error);
+        let connector = self.connectors.http();
+        let (mut session, _) = connector.get_http_session(peer).await.map_err(failed)?;
+        let judged = match &mut session {
+            HttpSession::H2(stream) => probe.converse(stream, member.authority(), peer).await,
+            HttpSession::H1(_) | HttpSession::Custom(()) => Err(tls::NOT_HTTP2.to_owned()),
+        };
+        session.shutdown().await;
+        judged
+    }
+
     /// A port other than the backend's own.
     fn port(&self) -> Option<u16> {
         match &self.probe {
-            Probe::Tcp => None,
+            Probe::Tcp | Probe::Grpc(_) => None,
             Probe::Http(probe) => probe.port,
         }
     }
@@ -136,7 +189,7 @@ impl Prober {
     /// configuration does not tell it, a probe cannot know it.
     fn server_name(&self, member: &Member) -> Option<String> {
         let asked = match &self.probe {
-            Probe::Tcp => None,
+            Probe::Tcp | Probe::Grpc(_) => None,
             Probe::Http(probe) => probe.host.as_ref().and_then(host_without_port),
         };
         asked.or_else(|| member.host_name().map(str::to_owned))
@@ -149,38 +202,14 @@ fn host_without_port(host: &HeaderValue) -> Option<String> {
     Some(authority.host().trim_matches(['[', ']']).to_owned())
 }
 
-/// Connects, speaks TLS where the pool does, and closes.
-async fn connect(connector: &TransportConnector, peer: &HttpPeer) -> Result<(), String> {
-    let mut stream = connector.new_stream(peer).await.map_err(|error| reason(&error))?;
-    if peer.is_tls() {
-        // Left without a word, many a backend would log it as a fault.
-        stream.shutdown().await;
-    }
-    Ok(())
-}
-
-/// Sends the request and judges the answer.
-async fn ask(
-    connector: &Connector,
-    probe: &HttpProbe,
-    request: RequestHeader,
-    peer: &HttpPeer,
-) -> Result<(), String> {
-    let (mut session, _) =
-        connector.get_http_session(peer).await.map_err(|error| reason(&error))?;
-    let judged = probe.converse(&mut session, request).await;
-    session.shutdown().await;
-    judged
-}
-
 impl HttpProbe {
     async fn converse(
         &self,
         session: &mut HttpSession,
-        request: RequestHeader,
+        request: pingora::Result<RequestHeader>,
     ) -> Result<(), String> {
         let failed = |error: pingora::BError| reason(&error);
-        session.write_request_header(Box::new(request)).await.map_err(failed)?;
+        session.write_request_header(Box::new(request.map_err(failed)?)).await.map_err(failed)?;
         session.finish_request_body().await.map_err(failed)?;
         session.read_response_header().await.map_err(failed)?;
         let status = session.response_header().ok_or("no answer")?.status.as_u16();
@@ -201,20 +230,25 @@ impl HttpProbe {
         Err(format!("status {status}, expected {}", ranges(expected)))
     }
 
-    fn request(
-        &self,
-        member: &Member,
-        protocol: BackendProtocol,
-    ) -> pingora::Result<RequestHeader> {
+    fn http1(&self, member: &Member) -> pingora::Result<RequestHeader> {
         let mut request = RequestHeader::build(self.method.clone(), self.path.as_bytes(), None)?;
-        let host = self.host.as_ref().unwrap_or_else(|| member.authority());
-        match protocol {
-            BackendProtocol::Http1 => {
-                request.insert_header("Host", host)?;
-                request.insert_header("Connection", "close")?;
-            }
-            BackendProtocol::Http2 => request.set_uri(absolute(host, &self.path)?),
-        }
+        request.insert_header("Host", self.authority(member))?;
+        request.insert_header("Connection", "close")?;
+        self.complete(request)
+    }
+
+    fn http2(&self, member: &Member, peer: &HttpPeer) -> pingora::Result<RequestHeader> {
+        let mut request = RequestHeader::build(self.method.clone(), self.path.as_bytes(), None)?;
+        request.set_uri(absolute(self.authority(member), &self.path, peer)?);
+        self.complete(request)
+    }
+
+    fn authority<'a>(&'a self, member: &'a Member) -> &'a HeaderValue {
+        self.host.as_ref().unwrap_or_else(|| member.authority())
+    }
+
+    /// Adds what does not depend on the protocol.
+    fn complete(&self, mut request: RequestHeader) -> pingora::Result<RequestHeader> {
         request.insert_header("User-Agent", "pingora-lb-health-check")?;
         for (name, value) in &self.headers {
             request.insert_header(name.clone(), value)?;
@@ -224,8 +258,9 @@ impl HttpProbe {
 }
 
 /// The URI from which Pingora takes the pseudo-header fields.
-fn absolute(host: &HeaderValue, path: &str) -> pingora::Result<Uri> {
-    let uri = Uri::builder().scheme("http").authority(host.as_bytes()).path_and_query(path);
+pub(super) fn absolute(host: &HeaderValue, path: &str, peer: &HttpPeer) -> pingora::Result<Uri> {
+    let scheme = if peer.is_tls() { "https" } else { "http" };
+    let uri = Uri::builder().scheme(scheme).authority(host.as_bytes()).path_and_query(path);
     uri.build().or_err(ErrorType::InvalidHTTPHeader, "the URI of a health check")
 }
 
@@ -256,7 +291,7 @@ fn ranges(ranges: &[StatusRange]) -> String {
 
 /// Why a probe failed, in a few words: the system's own for what the system refused, else
 /// Pingora's name for it.
-fn reason(error: &pingora::BError) -> String {
+pub(super) fn reason(error: &pingora::BError) -> String {
     if let Some(why) = tls::failure(error) {
         return format!("TLS handshake failed: {why}");
     }

@@ -130,3 +130,18 @@ fn a_client_that_gives_up_now_and_then_is_no_flood() {
     }
     assert_eq!(client.get("/").status, 200);
 }
+
+#[test]
+fn giving_up_every_request_at_once_is_a_flood_however_slowly_it_comes() {
+    let origin = Origin::scripted("app-1", |_| Reply::Hang);
+    let lb = start(&origin);
+    let mut client = Frames::connect(&lb.web());
+    let block = request("GET", "/", &[]);
+    for round in 0..100 {
+        let stream = 2 * round + 1;
+        client.send(HEADERS, END_HEADERS | END_STREAM, stream, &block);
+        eventually("it is at the backend", || origin.count() > round as usize);
+        client.send(RST_STREAM, 0, stream, &8_u32.to_be_bytes());
+    }
+    assert_eq!(client.goodbye(), Reason::ENHANCE_YOUR_CALM);
+}

@@ -5,6 +5,7 @@ mod filters;
 mod floods;
 mod heads;
 mod streams;
+mod tls;
 
 use crate::support::{Config, Lb, Origin};
 

@@ -1,11 +1,16 @@
 //! HTTP/2: a client on the `h2` crate, and one that sends frames as it is told.
 
-use super::{SOON, address::Address, client::Client};
+use super::{SOON, address::Address, client::Client, tls::TlsClient};
 use bytes::Bytes;
 use h2::{RecvStream, SendStream, client::ResponseFuture, client::SendRequest};
 use http::{HeaderMap, Request, Response, StatusCode};
 use std::{future::Future, time::Duration};
-use tokio::{net::TcpStream, runtime::Runtime, task::JoinHandle};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::TcpStream,
+    runtime::Runtime,
+    task::JoinHandle,
+};
 
 /// A response that came whole.
 #[derive(Clone, Debug)]
@@ -42,6 +47,26 @@ impl H2 {
     /// With settings of its own.
     #[track_caller]
     pub fn with(address: &Address, builder: h2::client::Builder) -> Self {
+        Self::over(address, builder, async |stream| stream)
+    }
+
+    /// Over TLS, asking for `name`.
+    #[track_caller]
+    pub fn over_tls(address: &Address, tls: &TlsClient, name: &str) -> Self {
+        let tls = tls.offering(&["h2", "http/1.1"]);
+        Self::over(address, h2::client::Builder::new(), async move |stream| {
+            let stream = tls.meet(name, stream).await.expect("a handshake");
+            assert_eq!(stream.get_ref().1.alpn_protocol(), Some(&b"h2"[..]));
+            stream
+        })
+    }
+
+    #[track_caller]
+    fn over<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
+        address: &Address,
+        builder: h2::client::Builder,
+        begin: impl AsyncFnOnce(TcpStream) -> S,
+    ) -> Self {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
             .enable_all()
@@ -52,7 +77,7 @@ impl H2 {
         let (send, connection) = runtime.block_on(async move {
             let stream = TcpStream::connect(address).await.unwrap();
             stream.set_nodelay(true).unwrap();
-            let (send, connection) = builder.handshake(stream).await.unwrap();
+            let (send, connection) = builder.handshake(begin(stream).await).await.unwrap();
             (send, tokio::spawn(connection))
         });
         Self { runtime, send, connection }
@@ -260,7 +285,12 @@ impl Frames {
     /// Connects and sends the preface with empty settings.
     #[track_caller]
     pub fn connect(address: &Address) -> Self {
-        let mut client = Client::connect(address);
+        Self::over(Client::connect(address))
+    }
+
+    /// The same on a connection that is there.
+    #[track_caller]
+    pub fn over(mut client: Client) -> Self {
         client.send(PREFACE);
         client.send(frame(SETTINGS, 0, 0, b""));
         Self { client }

@@ -139,6 +139,10 @@ impl H2Origin {
         Self { address, name: name.to_owned(), memory, runtime: Some(runtime), _port: port }
     }
 
+    pub fn address(&self) -> &Address {
+        &self.address
+    }
+
     /// Its entry in a list of backends.
     pub fn entry(&self) -> String {
         format!("{{ address: \"{}\", name: {} }}", self.address, self.name)

@@ -3,6 +3,7 @@
 use super::{
     Origin, Raw,
     address::{Address, Reserved},
+    h2_origin::H2Origin,
 };
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa,
@@ -20,6 +21,7 @@ use rustls::{
     server::WebPkiClientVerifier,
 };
 use std::{
+    io,
     net::SocketAddr,
     sync::{
         Arc, Mutex,
@@ -32,7 +34,7 @@ use tokio::{
     net::{TcpListener, TcpStream},
     sync::oneshot,
 };
-use tokio_rustls::TlsAcceptor;
+use tokio_rustls::{TlsAcceptor, TlsConnector};
 
 fn provider() -> Arc<CryptoProvider> {
     Arc::new(ring::default_provider())
@@ -195,6 +197,16 @@ impl TlsClient {
         })
     }
 
+    /// Makes a handshake that asks for `name`.
+    pub async fn meet(
+        &self,
+        name: &str,
+        stream: TcpStream,
+    ) -> io::Result<tokio_rustls::client::TlsStream<TcpStream>> {
+        let name = ServerName::try_from(name.to_owned()).unwrap();
+        TlsConnector::from(self.0.clone()).connect(name, stream).await
+    }
+
     /// A connection that asks for `name`.
     pub fn connection(&self, name: &str) -> ClientConnection {
         let name = ServerName::try_from(name.to_owned()).unwrap();
@@ -248,6 +260,8 @@ pub struct Seen {
     pub name: Option<String>,
     /// Whether a certificate was shown.
     pub identified: bool,
+    /// What ALPN came to, if the other side uses it.
+    pub alpn: Option<String>,
 }
 
 /// TLS in front of an origin or a raw server: what comes in is passed on in the clear. If that breaks
@@ -262,7 +276,8 @@ pub struct TlsFront {
 
 struct Shared {
     config: Mutex<Arc<ServerConfig>>,
-    origin: SocketAddr,
+    /// Where connections go, and where those of HTTP/2 do.
+    origins: [SocketAddr; 2],
     seen: Mutex<Vec<Seen>>,
     accepted: AtomicUsize,
 }
@@ -270,28 +285,42 @@ struct Shared {
 impl TlsFront {
     /// Shows `certificate` and asks for none.
     pub fn new(origin: &Origin, certificate: &Certificate) -> Self {
-        Self::start(origin.address(), config(certificate, None))
+        Self::start([origin.address(); 2], config(certificate, None))
+    }
+
+    /// Speaks these protocols by ALPN, none of them being no ALPN. Connections on which HTTP/2 is chosen
+    /// go to an origin of their own.
+    pub fn speaking(
+        protocols: &[&str],
+        h2: &H2Origin,
+        origin: &Origin,
+        certificate: &Certificate,
+    ) -> Self {
+        let mut config = config(certificate, None);
+        config.alpn_protocols = protocols.iter().map(|protocol| (*protocol).into()).collect();
+        Self::start([origin.address(), h2.address()], config)
     }
 
     /// Shows `certificate`, and wants one that `authority` has signed.
     pub fn asking(origin: &Origin, certificate: &Certificate, authority: &Authority) -> Self {
-        Self::start(origin.address(), config(certificate, Some(authority)))
+        Self::start([origin.address(); 2], config(certificate, Some(authority)))
     }
 
     /// Shows `certificate`, and asks for none or for one that the authority has signed.
     pub fn of_raw(raw: &Raw, certificate: &Certificate, asking: Option<&Authority>) -> Self {
-        Self::start(raw.address(), config(certificate, asking))
+        Self::start([raw.address(); 2], config(certificate, asking))
     }
 
-    fn start(origin: &Address, config: ServerConfig) -> Self {
+    fn start(origins: [&Address; 2], config: ServerConfig) -> Self {
         let port = Reserved::new();
         let address = port.address();
-        let (Address::Tcp(own), Address::Tcp(origin)) = (&address, origin) else {
-            panic!("a front has an address of its own and one to go to");
+        let (Address::Tcp(own), [Address::Tcp(origin), Address::Tcp(h2)]) = (&address, origins)
+        else {
+            panic!("a front has an address of its own and ones to go to");
         };
         let shared = Arc::new(Shared {
             config: Mutex::new(Arc::new(config)),
-            origin: *origin,
+            origins: [*origin, *h2],
             seen: Mutex::default(),
             accepted: AtomicUsize::new(0),
         });
@@ -389,8 +418,11 @@ async fn serve(stream: TcpStream, shared: Arc<Shared>) {
     shared.seen.lock().unwrap().push(Seen {
         name: connection.server_name().map(str::to_owned),
         identified: connection.peer_certificates().is_some(),
+        alpn: connection.alpn_protocol().map(|name| String::from_utf8_lossy(name).into_owned()),
     });
-    let Ok(mut origin) = TcpStream::connect(shared.origin).await else { return };
+    let http2 = connection.alpn_protocol() == Some(b"h2");
+    let origin = shared.origins[usize::from(http2)];
+    let Ok(mut origin) = TcpStream::connect(origin).await else { return };
     origin.set_nodelay(true).unwrap();
     // With an end on one side, the other is told of it; with a failure, it is cut off.
     let _ = copy_bidirectional(&mut client, &mut origin).await;
