@@ -124,8 +124,22 @@ impl BackendState {
         locked(&self.speed).observe(took, now);
     }
 
-    pub(super) fn begin_request(&self) {
-        self.in_flight.fetch_add(1, Relaxed);
+    /// Whether it has `limit` requests in flight or more. Whoever finds it full has entered the queue
+    /// before it looked or will look again once it has, and `end_request` looks at the queue after it
+    /// has made room: of the two, one sees the other. That takes one order of all four, hence `SeqCst`.
+    pub(super) fn is_full(&self, limit: Option<usize>) -> bool {
+        limit.is_some_and(|limit| self.in_flight.load(SeqCst) >= limit)
+    }
+
+    /// Counts a request unless `limit` are in flight; looking and counting are one step, so that two
+    /// cannot both take the last place.
+    pub(super) fn try_begin(&self, limit: Option<usize>) -> bool {
+        let Some(limit) = limit else {
+            self.in_flight.fetch_add(1, Relaxed);
+            return true;
+        };
+        let more = |in_flight: usize| (in_flight < limit).then_some(in_flight + 1);
+        self.in_flight.fetch_update(SeqCst, SeqCst, more).is_ok()
     }
 
     pub(super) fn end_request(&self) {

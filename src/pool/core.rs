@@ -175,10 +175,19 @@ impl Core {
             slow_start: self.spec.slow_start,
             in_flight: self.shared.ledger.in_flight(),
         };
-        match self.view.load().pick(&ask, rng) {
-            Found::Member(member) => Picked::Lease(Lease::new(member, self.shared.ledger.clone())),
-            Found::Busy => Picked::Busy,
-            Found::Nothing => Picked::Nothing,
+        let view = self.view.load();
+        loop {
+            match view.pick(&ask, rng) {
+                // Where somebody else has taken the last place since the look, it is full now and passed
+                // over. Each such round is one that somebody else gets a backend by.
+                Found::Member(member) => {
+                    if let Some(lease) = Lease::try_new(member, ask.limit, &self.shared.ledger) {
+                        return Picked::Lease(lease);
+                    }
+                }
+                Found::Busy => return Picked::Busy,
+                Found::Nothing => return Picked::Nothing,
+            }
         }
     }
 
@@ -186,9 +195,10 @@ impl Core {
     pub fn pick_kept(&self, is_it: impl Fn(&Member) -> bool, now: Time) -> Option<Lease> {
         let view = self.view.load();
         let member = view.members().iter().find(|member| is_it(member))?;
-        let full = self.limit().is_some_and(|limit| member.state().in_flight() >= limit);
-        let kept = !full && member.keeps_clients(now);
-        kept.then(|| Lease::new(member.clone(), self.shared.ledger.clone()))
+        if !member.keeps_clients(now) {
+            return None;
+        }
+        Lease::try_new(member.clone(), self.limit(), &self.shared.ledger)
     }
 
     /// Whether the backend that a client stays with still keeps its clients, room aside.
@@ -331,3 +341,6 @@ impl Core {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

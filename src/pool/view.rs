@@ -29,7 +29,7 @@ impl Ask<'_> {
     }
 
     fn is_full(&self, member: &Member) -> bool {
-        self.limit.is_some_and(|limit| member.state().in_flight() >= limit)
+        member.state().is_full(self.limit)
     }
 }
 

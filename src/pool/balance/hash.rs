@@ -313,7 +313,7 @@ mod tests {
         for in_flight in 0..100 {
             let ask = Ask { key: Some(7), in_flight, ..ask(&tried) };
             let index = hashed.next(&all, &ask, &|_| true, &mut rng).unwrap();
-            all[index].state().begin_request();
+            all[index].state().try_begin(None);
         }
         let most = all.iter().map(|member| member.state().in_flight()).max().unwrap();
         assert!((25..=38).contains(&most), "{most} of 100 on one of four");

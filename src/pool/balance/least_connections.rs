@@ -94,7 +94,7 @@ mod tests {
     fn picks_the_least_loaded_for_its_weight() {
         let members = [member("a", 1), member("b", 2), member("c", 1)];
         for member in &members {
-            member.state().begin_request();
+            member.state().try_begin(None);
         }
         let (policy, tried, mut rng) = (LeastConnections::new(&members), Tried::default(), rng());
         // b has one request for a weight of two: half the load of the others.

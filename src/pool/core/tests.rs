@@ -1,0 +1,108 @@
+use super::*;
+use crate::{
+    config,
+    filter::Registry,
+    model::BalancePolicy,
+    pool::balance::tests::{numbered, rng},
+};
+use std::{
+    path::Path,
+    sync::{
+        Barrier,
+        atomic::{AtomicUsize, Ordering::SeqCst},
+    },
+    thread,
+};
+
+/// A pool with these keys.
+pub(in crate::pool) fn spec(keys: &str) -> model::Pool {
+    let text = format!(
+        "listeners: {{ web: {{ address: 127.0.0.1:80 }} }}
+pools: {{ app: {{ backends: [127.0.0.1:1], health_check: off, {keys} }} }}"
+    );
+    let config = config::parse(&text, "lb.yaml", Path::new("/"), &|_| None, &Registry::default());
+    config.unwrap().config.pools.remove(0)
+}
+
+/// A pool of this many members with these keys.
+fn core(members: usize, keys: &str) -> Core {
+    let core = Core::new(spec(keys));
+    let members = (0..members).map(|at| numbered(&format!("m{at}"), 1, at));
+    core.set_members(members.collect(), Time::ZERO);
+    core
+}
+
+fn pick(core: &Core, rng: &mut dyn RngCore) -> Picked {
+    let tried = Tried::default();
+    core.pick(&Wanted { key: Some(7), tried: &tried, place: None }, Time::ZERO, rng)
+}
+
+/// Chance that gives somebody else a backend each time it is asked.
+struct Rival<'a> {
+    core: &'a Core,
+    chance: rand::rngs::SmallRng,
+    /// How many more it will take.
+    left: usize,
+    taken: Vec<Lease>,
+}
+
+impl RngCore for Rival<'_> {
+    fn next_u32(&mut self) -> u32 {
+        self.next_u64() as u32
+    }
+
+    fn next_u64(&mut self) -> u64 {
+        if self.left > 0 {
+            self.left -= 1;
+            if let Picked::Lease(lease) = pick(self.core, &mut rng()) {
+                self.taken.push(lease);
+            }
+        }
+        self.chance.next_u64()
+    }
+
+    fn fill_bytes(&mut self, bytes: &mut [u8]) {
+        self.chance.fill_bytes(bytes);
+    }
+}
+
+#[test]
+fn a_place_that_somebody_else_took_after_the_look_is_not_taken_twice() {
+    let core = core(3, "balance: p2c, limits: { connections_per_backend: 1 }");
+    for left in 0..=3 {
+        for _ in 0..50 {
+            let mut rival = Rival { core: &core, chance: rng(), left, taken: Vec::new() };
+            let picked = pick(&core, &mut rival);
+            let in_flight: Vec<_> = core.members().iter().map(|it| it.state().in_flight()).collect();
+            assert!(in_flight.iter().all(|count| *count <= 1), "{left}: {in_flight:?}");
+            // While there is room somewhere, nobody is turned away.
+            let all_taken = in_flight.iter().all(|count| *count == 1);
+            assert!(matches!(picked, Picked::Lease(_)) || all_taken, "{left}: {picked:?}");
+        }
+    }
+}
+
+#[test]
+fn threads_never_take_more_places_than_there_are() {
+    const LIMIT: usize = 3;
+    for policy in BalancePolicy::ALL {
+        let keys = format!("balance: {policy}, limits: {{ connections_per_backend: {LIMIT} }}");
+        let core = core(2, &keys);
+        let (most, start) = (AtomicUsize::new(0), Barrier::new(8));
+        thread::scope(|scope| {
+            for _ in 0..8 {
+                scope.spawn(|| {
+                    let mut rng = rng();
+                    start.wait();
+                    for _ in 0..5_000 {
+                        if let Picked::Lease(lease) = pick(&core, &mut rng) {
+                            most.fetch_max(lease.state().in_flight(), SeqCst);
+                        }
+                    }
+                });
+            }
+        });
+        assert!(most.load(SeqCst) <= LIMIT, "{policy}: {most:?}");
+        assert_eq!(core.in_flight(), 0, "{policy}");
+    }
+}
