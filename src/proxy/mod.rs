@@ -170,6 +170,8 @@ impl ProxyHttp for Gateway {
         end_of_stream: bool,
         context: &mut Context,
     ) -> Result<()> {
+        // Until a filter is done with this piece, the backend has nothing to take.
+        context.link.set_stalled(None);
         if !context.link.is_upgraded() {
             context.filter_request_body(body, end_of_stream).await?;
         }

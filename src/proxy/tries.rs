@@ -115,6 +115,7 @@ impl Exchange {
             self.tried.add(lease);
         }
         self.try_began = Instant::now();
+        self.body_passed_on = None;
         self.filtering.progress.begin_try();
         self.link.forget_timeout();
         self.reported = false;
@@ -129,7 +130,9 @@ impl Exchange {
         self.connect_time = Some(took);
         let Some(pool) = &self.pool else { return };
         let read = Instant::now() + pool.spec().timeouts.read;
-        let own = self.try_deadline(pool);
+        // While the client is sending, it is not the backend's time that passes.
+        let backends_turn = self.body == RequestBody::Whole || self.expects_continue;
+        let own = self.try_deadline(pool).filter(|_| backends_turn);
         if self.upgrade {
             // There is no descriptor to cut such a try by, so its request is given up with it.
             let first = self.route_deadline.into_iter().chain(own).chain([read]).min();
@@ -152,17 +155,22 @@ impl Exchange {
         let Some(pool) = &self.pool else { return };
         let timeouts = &pool.spec().timeouts;
         if !end {
+            self.link.move_try(None);
             self.link.set_stalled(Some(Instant::now() + timeouts.write));
             return;
         }
         self.link.set_stalled(None);
-        let read = Instant::now() + timeouts.read;
+        let now = Instant::now();
+        self.body_passed_on = Some(now);
+        let read = now + timeouts.read;
         self.link.move_try(self.try_deadline(pool).into_iter().chain([read]).min());
     }
 
-    /// When the present try's own time is over, if it has one.
+    /// When the present try's own time is over, if it has one. It counts from the try's beginning, or
+    /// from when the backend had all of a body that the client was still sending.
     fn try_deadline(&self, pool: &Pool) -> Option<Instant> {
-        pool.spec().retry.per_try_timeout.map(|timeout| self.try_began + timeout)
+        let began = self.body_passed_on.unwrap_or(self.try_began);
+        pool.spec().retry.per_try_timeout.map(|timeout| began + timeout)
     }
 
     /// The backend's answer has begun: no deadline of ours holds any more.

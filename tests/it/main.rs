@@ -23,6 +23,7 @@ mod support;
 
 mod access_log;
 mod balancing;
+mod blame;
 mod cli;
 mod ejection;
 mod examples;
