@@ -2,7 +2,7 @@
 
 use super::{
     Member, Time, Tried,
-    balance::{Allowed, Balancer},
+    balance::{Allowed, Balancer, Used},
 };
 use crate::model::{self, BackendState as Admission, Percent};
 use rand::RngCore;
@@ -73,7 +73,7 @@ impl View {
             Tier::new(spec, &members, backup, now, before)
         };
         let mut tiers = [tier(false), tier(true)];
-        choose_panic(&mut tiers, spec, &members);
+        choose_panic(&mut tiers, spec, &members, now);
         let ejections = members.iter().filter_map(|member| member.state().ejected_until(now));
         let valid_until = ejections.min().unwrap_or(Time::NEVER);
         Self { members: members.into(), tiers, valid_until }
@@ -112,12 +112,12 @@ impl View {
 }
 
 /// Panic looks at the chosen tier: the first with a usable backend, or the primaries if none has.
-fn choose_panic(tiers: &mut [Tier; 2], spec: &model::Pool, members: &[Arc<Member>]) {
+fn choose_panic(tiers: &mut [Tier; 2], spec: &model::Pool, members: &[Arc<Member>], now: Time) {
     let backup = tiers[0].usable == 0 && tiers[1].usable > 0;
     let chosen = &mut tiers[usize::from(backup)];
     let all = active(members, backup).count();
     if is_panic(chosen.usable, all, spec.panic_threshold) {
-        *chosen = Tier::in_panic(spec, members, backup, chosen);
+        *chosen = Tier::in_panic(spec, members, backup, now, chosen);
     }
 }
 
@@ -151,15 +151,25 @@ impl Tier {
         } else {
             active(members, backup).filter(usable).cloned().collect()
         };
-        let balancer = Balancer::new(&spec.balance, &members, before.map(|tier| &tier.balancer));
+        let used =
+            Used { which: &|member| member.is_usable(now), slow_start: spec.slow_start, now };
+        let before = before.map(|tier| &tier.balancer);
+        let balancer = Balancer::new(&spec.balance, &members, &used, before);
         Self { members, balancer, panic: false, usable: count }
     }
 
     /// The same tier with all of its members in use; what is costly to compute is taken over from
     /// `calm`.
-    fn in_panic(spec: &model::Pool, members: &[Arc<Member>], backup: bool, calm: &Self) -> Self {
+    fn in_panic(
+        spec: &model::Pool,
+        members: &[Arc<Member>],
+        backup: bool,
+        now: Time,
+        calm: &Self,
+    ) -> Self {
         let all: Box<[_]> = active(members, backup).cloned().collect();
-        let balancer = Balancer::new(&spec.balance, &all, Some(&calm.balancer));
+        let used = Used { which: &|_| true, slow_start: spec.slow_start, now };
+        let balancer = Balancer::new(&spec.balance, &all, &used, Some(&calm.balancer));
         Self { members: all, balancer, panic: true, usable: calm.usable }
     }
 

@@ -86,8 +86,7 @@ fn the_time_in_the_queue_ejects_nobody() {
     }
     let limits = "limits: { connections_per_backend: 1, queue: 5, queue_timeout: 30s }";
     let keys = format!("retry: {{ attempts: 0 }}\n{limits}");
-    let routes =
-        "  - { match: { path: /hangs }, timeout: 3s, pool: app }\n  - { pool: app }";
+    let routes = "  - { match: { path: /hangs }, timeout: 3s, pool: app }\n  - { pool: app }";
     let lb = start(&origins, &keys, routes);
     let mut held: Vec<_> = (0..2).map(|_| lb.client()).collect();
     for client in &mut held {
@@ -110,7 +109,8 @@ fn the_time_in_the_queue_ejects_nobody() {
 #[test]
 fn the_time_of_a_try_does_not_run_while_the_client_sends() {
     let origins = two();
-    let lb = start(&origins, "retry: { on: [timeout], per_try_timeout: 300ms }", "  - { pool: app }");
+    let lb =
+        start(&origins, "retry: { on: [timeout], per_try_timeout: 300ms }", "  - { pool: app }");
     for _ in 0..2 {
         let mut client = lb.client();
         client.send(request("PUT", "/", &UPLOAD, b""));
@@ -126,7 +126,8 @@ fn the_time_of_a_try_does_not_run_while_the_client_sends() {
 fn the_time_of_a_try_runs_once_the_backend_has_the_whole_body() {
     let origins = two();
     origins[0].script(|_| Reply::Hang);
-    let lb = start(&origins, "retry: { on: [timeout], per_try_timeout: 300ms }", "  - { pool: app }");
+    let lb =
+        start(&origins, "retry: { on: [timeout], per_try_timeout: 300ms }", "  - { pool: app }");
     eventually("the one that hangs is out", || {
         let mut client = lb.client();
         client.send(request("PUT", "/", &UPLOAD, b""));
@@ -139,7 +140,8 @@ fn the_time_of_a_try_runs_once_the_backend_has_the_whole_body() {
 #[test]
 fn a_backend_that_has_asked_for_the_body_waits_as_long_as_the_client_takes() {
     let origins = two();
-    let lb = start(&origins, "retry: { attempts: 0 }\ntimeouts: { read: 300ms }", "  - { pool: app }");
+    let lb =
+        start(&origins, "retry: { attempts: 0 }\ntimeouts: { read: 300ms }", "  - { pool: app }");
     for _ in 0..2 {
         let mut client = lb.client();
         client.send(request("POST", "/", &["Expect: 100-continue", UPLOAD[0]], b""));

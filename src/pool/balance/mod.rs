@@ -12,7 +12,7 @@ mod p2c;
 mod random;
 mod round_robin;
 
-use super::{Member, view::Ask};
+use super::{Member, Time, view::Ask};
 use crate::model::{Balance, BalancePolicy};
 use hash::Hashed;
 pub use hash::{hash, hash_address};
@@ -21,7 +21,7 @@ use p2c::{Cost, TwoChoices};
 use rand::{Rng, RngCore};
 use random::Random;
 use round_robin::RoundRobin;
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 /// How often a policy is asked again when what it proposes is disallowed, before every member is
 /// looked at.
@@ -29,6 +29,14 @@ const ATTEMPTS: usize = 16;
 
 /// Which members may be picked.
 pub(super) type Allowed<'a> = &'a dyn Fn(&Member) -> bool;
+
+/// Which members are picked from, as far as is known when a balancer is made, and when that is. Those of
+/// the hashing policies have others beside them.
+pub(super) struct Used<'a> {
+    pub(super) which: Allowed<'a>,
+    pub(super) slow_start: Duration,
+    pub(super) now: Time,
+}
 
 /// One policy over one set of members. The members are always the ones it was built for.
 pub(super) enum Balancer {
@@ -42,7 +50,12 @@ pub(super) enum Balancer {
 impl Balancer {
     /// A balancer over `members`. What is costly to compute is taken over from the one `before` if
     /// that had the same members.
-    pub(super) fn new(balance: &Balance, members: &[Arc<Member>], before: Option<&Self>) -> Self {
+    pub(super) fn new(
+        balance: &Balance,
+        members: &[Arc<Member>],
+        used: &Used<'_>,
+        before: Option<&Self>,
+    ) -> Self {
         match balance.policy {
             BalancePolicy::RoundRobin => Self::RoundRobin(RoundRobin::new(members)),
             BalancePolicy::Random => Self::Random(Random::new(members)),
@@ -56,7 +69,7 @@ impl Balancer {
                     Some(Self::Hashed(before)) => Some(before),
                     _ => None,
                 };
-                Self::Hashed(Hashed::new(balance, members, before))
+                Self::Hashed(Hashed::new(balance, members, used, before))
             }
         }
     }
@@ -121,10 +134,10 @@ pub(super) mod tests {
     use super::*;
     use crate::{
         model::Weight,
-        pool::{MemberSpec, Time, Tried},
+        pool::{MemberSpec, Tried},
     };
     use rand::{SeedableRng, rngs::SmallRng};
-    use std::{collections::HashMap, time::Duration};
+    use std::collections::HashMap;
 
     pub(in crate::pool) fn member(name: &str, weight: u64) -> Arc<Member> {
         numbered(name, weight, 0)
@@ -152,7 +165,8 @@ pub(super) mod tests {
     }
 
     pub(in crate::pool) fn balancer(policy: BalancePolicy, members: &[Arc<Member>]) -> Balancer {
-        Balancer::new(&Balance::of(policy), members, None)
+        let used = Used { which: &|_| true, slow_start: Duration::ZERO, now: Time::ZERO };
+        Balancer::new(&Balance::of(policy), members, &used, None)
     }
 
     #[test]

@@ -73,7 +73,8 @@ fn a_place_that_somebody_else_took_after_the_look_is_not_taken_twice() {
         for _ in 0..50 {
             let mut rival = Rival { core: &core, chance: rng(), left, taken: Vec::new() };
             let picked = pick(&core, &mut rival);
-            let in_flight: Vec<_> = core.members().iter().map(|it| it.state().in_flight()).collect();
+            let in_flight: Vec<_> =
+                core.members().iter().map(|it| it.state().in_flight()).collect();
             assert!(in_flight.iter().all(|count| *count <= 1), "{left}: {in_flight:?}");
             // While there is room somewhere, nobody is turned away.
             let all_taken = in_flight.iter().all(|count| *count == 1);
