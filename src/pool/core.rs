@@ -121,9 +121,11 @@ impl Core {
         }
     }
 
-    /// Has what is shared with an earlier configuration go by this one.
+    /// Has what is shared with an earlier configuration go by this one, and those who wait look who
+    /// is in force.
     pub(super) fn adapt_shared(&self) {
         self.shared.adapt(&self.spec);
+        self.shared.ledger.queue.call_all();
     }
 
     /// What the configuration says of the pool.
@@ -158,13 +160,7 @@ impl Core {
 
     /// Picks a backend.
     pub fn pick(&self, wanted: &Wanted<'_>, now: Time, rng: &mut dyn RngCore) -> Picked {
-        let is_its_turn = match wanted.place {
-            // Several may be called at a time, and act on it in any order. Who is first passes the
-            // call on when it has a backend.
-            Some(place) => place.is_first(),
-            None => self.shared.ledger.queue.is_empty(),
-        };
-        if !is_its_turn {
+        if !self.is_turn_of(wanted.place) {
             return Picked::Busy;
         }
         let ask = Ask {
@@ -188,6 +184,22 @@ impl Core {
                 Found::Busy => return Picked::Busy,
                 Found::Nothing => return Picked::Nothing,
             }
+        }
+    }
+
+    /// Whether whoever has this place in the line, or none, may look for room.
+    fn is_turn_of(&self, place: Option<&Place>) -> bool {
+        let limits = &self.spec.limits;
+        if limits.connections_per_backend.is_none() || limits.queue == 0 {
+            // Nobody waits here. Those in the line came with an earlier configuration, and are about
+            // to find that out.
+            return true;
+        }
+        match place {
+            // Several may be called at a time, and act on it in any order. Who is first passes the
+            // call on when it has a backend.
+            Some(place) => place.is_first(),
+            None => self.shared.ledger.queue.is_empty(),
         }
     }
 
@@ -336,9 +348,7 @@ impl Core {
         let members = members.unwrap_or_else(|| before.members().to_vec());
         self.view.store(Arc::new(View::new(&self.spec, members, now, Some(&before))));
         // Whoever waits looks again: there may be room where there was none, or nothing to wait for.
-        for _ in 0..self.shared.ledger.queue.len() {
-            self.shared.ledger.queue.call_next();
-        }
+        self.shared.ledger.queue.call_all();
     }
 }
 

@@ -45,7 +45,7 @@ use crate::{model, tls::PeerTls};
 use pingora_load_balancing::Backends;
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError, Weak},
     time::Duration,
 };
 use tokio::sync::{Notify, watch};
@@ -58,13 +58,21 @@ pub struct Interner {
     clock: Clock,
     states: Mutex<HashMap<(model::PoolName, String), Arc<BackendState>>>,
     /// What the pools themselves keep.
-    pools: Mutex<HashMap<model::PoolName, Arc<core::Shared>>>,
+    pools: Mutex<HashMap<model::PoolName, Kept>>,
     /// The last good answer for each host name.
     resolved: Mutex<HashMap<String, discovery::Answer>>,
     /// What tickets are signed with where the configuration gives no secret.
     secret: [u8; 32],
     /// What probes connect through.
     connectors: Arc<health::Connectors>,
+}
+
+/// What is kept of a pool from one configuration to the next.
+#[derive(Debug)]
+struct Kept {
+    shared: Arc<core::Shared>,
+    /// The pool in the configuration that is in force, once one has followed another.
+    in_force: Weak<Pool>,
 }
 
 impl Default for Interner {
@@ -90,8 +98,21 @@ impl Interner {
     /// What the pool keeps across configurations, made on first use.
     fn shared(&self, spec: &model::Pool) -> Arc<core::Shared> {
         let mut pools = self.pools.lock().unwrap_or_else(PoisonError::into_inner);
-        let new = || Arc::new(core::Shared::new(spec));
-        pools.entry(spec.name.clone()).or_insert_with(new).clone()
+        let new = || Kept { shared: Arc::new(core::Shared::new(spec)), in_force: Weak::new() };
+        pools.entry(spec.name.clone()).or_insert_with(new).shared.clone()
+    }
+
+    fn set_in_force(&self, pool: &Arc<Pool>) {
+        let mut pools = self.pools.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(kept) = pools.get_mut(&pool.spec().name) {
+            kept.in_force = Arc::downgrade(pool);
+        }
+    }
+
+    /// The pool of that name in the configuration that is in force, if one has followed another.
+    fn in_force(&self, name: &model::PoolName) -> Option<Arc<Pool>> {
+        let pools = self.pools.lock().unwrap_or_else(PoisonError::into_inner);
+        pools.get(name)?.in_force.upgrade()
     }
 
     /// Forgets what no configuration that is still in use refers to.
@@ -99,7 +120,7 @@ impl Interner {
         let mut states = self.states.lock().unwrap_or_else(PoisonError::into_inner);
         states.retain(|_, state| Arc::strong_count(state) > 1);
         let mut pools = self.pools.lock().unwrap_or_else(PoisonError::into_inner);
-        pools.retain(|_, shared| Arc::strong_count(shared) > 1);
+        pools.retain(|_, kept| Arc::strong_count(&kept.shared) > 1);
     }
 }
 
@@ -107,6 +128,7 @@ impl Interner {
 pub struct Pool {
     core: Core,
     clock: Clock,
+    interner: Arc<Interner>,
     backends: Backends,
     tickets: Tickets,
     /// How its backends are met in TLS; `None` is clear text.
@@ -133,10 +155,11 @@ impl Pool {
         let shared = interner.shared(&spec);
         let tls = spec.tls.clone().map(|tls| Arc::new(PeerTls::new(spec.name.clone(), tls)));
         let connectors = interner.connectors.clone();
-        let backends = Backends::new(Box::new(Discovery::new(&spec, interner)));
+        let backends = Backends::new(Box::new(Discovery::new(&spec, interner.clone())));
         Arc::new(Self {
             core: Core::with(spec, shared),
             clock,
+            interner,
             backends,
             tickets,
             tls,
@@ -149,9 +172,16 @@ impl Pool {
     }
 
     /// Begins to serve in the place of an earlier configuration of the pool: what the two share goes by
-    /// this one from now on.
-    pub fn put_in_force(&self) {
+    /// this one from now on, and those who wait there go on here.
+    pub fn put_in_force(self: &Arc<Self>) {
+        self.interner.set_in_force(self);
         self.core.adapt_shared();
+    }
+
+    /// The same pool in the configuration that is in force, if that is another one than this.
+    fn successor(&self) -> Option<Arc<Self>> {
+        let in_force = self.interner.in_force(&self.spec().name)?;
+        (!std::ptr::eq(Arc::as_ptr(&in_force), self)).then_some(in_force)
     }
 
     /// What the configuration says of the pool.

@@ -109,8 +109,8 @@ impl ProxyHttp for Gateway {
     ) -> Result<bool> {
         match context.pick_first(session).await {
             First::Picked => Ok(true),
-            First::None(reason) => {
-                context.answer(session, Answer::error(reason)).await?;
+            First::None(answer) => {
+                context.answer(session, answer).await?;
                 Ok(false)
             }
             First::ClientGone => {

@@ -2,9 +2,9 @@
 
 use super::{Exchange, Reason, RequestBody, exchange::Replay, upgrade};
 use crate::{
-    filter::host_of,
+    filter::{Answer, host_of},
     model::{BackendProtocol, HostHeader, host_without_port},
-    pool::{Dialer, Member, Outcome, Picked, Pool, Preamble, Waited, Wanted},
+    pool::{Dialer, Member, Outcome, Picked, Place, Pool, Preamble, Waited, Wanted},
 };
 use http::{StatusCode, header};
 use pingora::{
@@ -32,23 +32,29 @@ const STREAMS: u32 = 100;
 const STREAM_WINDOW: u32 = 256 * 1024;
 
 /// How a request came to its first backend.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub(super) enum First {
     /// It has one.
     Picked,
-    /// It has none, for this reason.
-    None(Reason),
+    /// It has none, and gets this answer.
+    None(Answer),
     /// The client left the queue.
     ClientGone,
+}
+
+impl First {
+    fn none(reason: Reason) -> Self {
+        Self::None(Answer::error(reason))
+    }
 }
 
 impl Exchange {
     /// Picks the first backend: the one that the client stays with, else one by the pool's policy,
     /// and if all have as much as they may, after a wait in the queue.
     pub(super) async fn pick_first(&mut self, session: &mut Session) -> First {
-        let Some(pool) = self.pool.clone() else { return First::None(Reason::InternalError) };
+        let Some(pool) = self.pool.clone() else { return First::none(Reason::InternalError) };
         pool.core().begin_request(pool.now());
-        if self.is_to_http2() && self.expects_continue && self.invite_body(session).await.is_err() {
+        if self.invite_body(session).await.is_err() {
             return First::ClientGone;
         }
         if let Some(lease) = self.kept.and_then(|kept| kept.pick(&pool)) {
@@ -61,14 +67,17 @@ impl Exchange {
                 self.lease = Some(lease);
                 First::Picked
             }
-            Picked::Nothing => First::None(Reason::NoHealthyBackend),
-            Picked::Busy => self.wait(&pool, session).await,
+            Picked::Nothing => First::none(Reason::NoHealthyBackend),
+            Picked::Busy => self.wait(pool, session).await,
         }
     }
 
-    /// Tells a client that waits for a 100 to send its body: nothing is heard of a 100 of a backend
-    /// that speaks HTTP/2.
+    /// Tells a client that waits for a 100 to send its body where the backends speak HTTP/2: nothing is
+    /// heard of a 100 of theirs.
     async fn invite_body(&mut self, session: &mut Session) -> Result<()> {
+        if !self.expects_continue || !self.is_to_http2() {
+            return Ok(());
+        }
         session.req_header_mut().remove_header(&header::EXPECT);
         session.as_downstream_mut().write_continue_response().await?;
         self.link.set_waiting_to_continue(false);
@@ -78,24 +87,44 @@ impl Exchange {
     }
 
     /// Waits in the pool's queue for a backend with room. A client that leaves frees its place.
-    async fn wait(&mut self, pool: &Pool, session: &mut Session) -> First {
-        let Some(place) = pool.core().enqueue() else { return First::None(Reason::Overloaded) };
+    async fn wait(&mut self, pool: Arc<Pool>, session: &mut Session) -> First {
+        let Some(place) = pool.core().enqueue() else { return First::none(Reason::Overloaded) };
         let began = Instant::now();
         self.link.set_watching(true);
         session.set_abort_on_close(true);
-        let left = async { drop(session.as_mut().read_body_or_idle(true).await) };
-        let waited = pool.wait_in_line(place, self.hash_key, left).await;
+        let first = self.wait_at(place, began, pool, session).await;
         session.set_abort_on_close(false);
         self.link.set_watching(false);
         self.queue_time = Some(began.elapsed());
-        match waited {
-            Waited::Lease(lease) => {
-                self.lease = Some(lease);
-                First::Picked
+        first
+    }
+
+    /// Waits at this place in the line, first in front of `pool` and then of what a reload makes of it.
+    async fn wait_at(
+        &mut self,
+        mut place: Place,
+        began: Instant,
+        mut pool: Arc<Pool>,
+        session: &mut Session,
+    ) -> First {
+        loop {
+            let left = async { drop(session.as_mut().read_body_or_idle(true).await) };
+            match pool.wait_in_line(place, began, self.hash_key, left).await {
+                Waited::Lease(lease) => {
+                    self.lease = Some(lease);
+                    return First::Picked;
+                }
+                Waited::Nothing => return First::none(Reason::NoHealthyBackend),
+                Waited::TooLong => return First::none(Reason::Overloaded),
+                Waited::Gone => return First::ClientGone,
+                Waited::Moved(kept, successor) => (place, pool) = (kept, successor),
             }
-            Waited::Nothing => First::None(Reason::NoHealthyBackend),
-            Waited::TooLong => First::None(Reason::Overloaded),
-            Waited::Gone => First::ClientGone,
+            if let Some(answer) = self.enter_pool(&pool, session.req_header()) {
+                return First::None(answer);
+            }
+            if self.invite_body(session).await.is_err() {
+                return First::ClientGone;
+            }
         }
     }
 

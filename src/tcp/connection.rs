@@ -65,7 +65,7 @@ async fn find<S: Stream>(
         () = overdue => return Err(Reason::ClientTimeout),
     };
     story.pool = Some(pool.spec().name.clone());
-    Tries::new(pool, arrival.ends, forwarding.idle_timeout, story).connect(client).await
+    Tries::new(pool.clone(), arrival.ends, forwarding.idle_timeout, story).connect(client).await
 }
 
 /// The pool for the connection, by the name that the client asks for where there is a choice.

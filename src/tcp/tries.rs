@@ -8,12 +8,13 @@ use super::{
 use crate::{
     model::{Ends, Reason, RetryOn},
     pool::{
-        Dialed, Dialer, Lease, NoRetry, Outcome, Picked, Pool, Preamble, Tried, Waited, Wanted,
-        hash_address,
+        Dialed, Dialer, Lease, NoRetry, Outcome, Picked, Place, Pool, Preamble, Tried, Waited,
+        Wanted, hash_address,
     },
 };
 use std::{
     io,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -48,7 +49,7 @@ impl Failure {
 
 /// The tries of one connection.
 pub(super) struct Tries<'a> {
-    pool: &'a Pool,
+    pool: Arc<Pool>,
     story: &'a mut Story,
     /// Whose connection it is.
     ends: Ends,
@@ -60,13 +61,12 @@ pub(super) struct Tries<'a> {
 
 impl<'a> Tries<'a> {
     pub(super) fn new(
-        pool: &'a Pool,
+        pool: Arc<Pool>,
         ends: Ends,
         idle_timeout: Duration,
         story: &'a mut Story,
     ) -> Self {
-        let hashes = pool.spec().balance.policy.is_hashing();
-        let key = story.client.filter(|_| hashes).map(hash_address);
+        let key = key_of(story, &pool);
         Self { pool, story, ends, idle_timeout, key, tried: Tried::default() }
     }
 
@@ -91,22 +91,38 @@ impl<'a> Tries<'a> {
     /// Picks a backend by the pool's policy; if all have as many connections as they may, after a wait
     /// in the queue. A client that leaves frees its place.
     async fn pick_first(&mut self, client: Socket<'_>) -> Result<Lease, Reason> {
-        let core = self.pool.core();
-        core.begin_request(self.pool.now());
+        self.pool.core().begin_request(self.pool.now());
         match self.pool.pick(&Wanted { key: self.key, tried: &self.tried, place: None }) {
             Picked::Lease(lease) => return Ok(lease),
             Picked::Nothing => return Err(Reason::NoHealthyBackend),
             Picked::Busy => {}
         }
-        let place = core.enqueue().ok_or(Reason::Overloaded)?;
+        let place = self.pool.core().enqueue().ok_or(Reason::Overloaded)?;
         let began = Instant::now();
-        let waited = self.pool.wait_in_line(place, self.key, client.closed()).await;
+        let waited = self.wait_at(place, began, client).await;
         self.story.queue = Some(began.elapsed());
-        match waited {
-            Waited::Lease(lease) => Ok(lease),
-            Waited::Nothing => Err(Reason::NoHealthyBackend),
-            Waited::TooLong => Err(Reason::Overloaded),
-            Waited::Gone => Err(Reason::ClientAborted),
+        waited
+    }
+
+    /// Waits at this place in the line, also of what a reload makes of the pool.
+    async fn wait_at(
+        &mut self,
+        mut place: Place,
+        began: Instant,
+        client: Socket<'_>,
+    ) -> Result<Lease, Reason> {
+        loop {
+            match self.pool.wait_in_line(place, began, self.key, client.closed()).await {
+                Waited::Lease(lease) => return Ok(lease),
+                Waited::Nothing => return Err(Reason::NoHealthyBackend),
+                Waited::TooLong => return Err(Reason::Overloaded),
+                Waited::Gone => return Err(Reason::ClientAborted),
+                Waited::Moved(kept, successor) => {
+                    place = kept;
+                    self.key = key_of(self.story, &successor);
+                    self.pool = successor;
+                }
+            }
         }
     }
 
@@ -182,4 +198,10 @@ impl<'a> Tries<'a> {
             "{who}: {reason} after {tries} tries, last on backend {name} of pool {pool}: {error}; {why}"
         );
     }
+}
+
+/// What the hashing policies go by: the client's address.
+fn key_of(story: &Story, pool: &Pool) -> Option<u64> {
+    let hashes = pool.spec().balance.policy.is_hashing();
+    story.client.filter(|_| hashes).map(hash_address)
 }
