@@ -321,6 +321,11 @@ impl Member {
         self.state.on_probation.load(Relaxed) && self.state.in_flight() > 0
     }
 
+    /// Whether it is there for others than the clients that stay with it.
+    pub(super) fn takes_new_clients(&self) -> bool {
+        self.admission() == Admission::Active && self.weight() > 0
+    }
+
     /// Whether the requests of a client that stays with it may go to it.
     pub(super) fn keeps_clients(&self, now: Time) -> bool {
         self.admission() != Admission::Disabled && self.works(now)

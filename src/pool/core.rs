@@ -51,11 +51,17 @@ pub enum Picked {
     Nothing,
 }
 
+/// Tells the backend that a client stays with from the others.
+pub type Kept<'a> = &'a (dyn Fn(&Member) -> bool + Send + Sync);
+
 /// What a request asks of a pick.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy)]
 pub struct Wanted<'a> {
     /// What the hashing policies go by; `None` if the request does not have it.
     pub key: Option<u64>,
+    /// The backend that the client stays with, if it does: it is picked before any other, as long as it
+    /// keeps its clients and has room.
+    pub kept: Option<Kept<'a>>,
     /// The backends that were tried.
     pub tried: &'a Tried,
     /// The request's place in the queue, if it has one. Without one it does not overtake those who
@@ -160,7 +166,11 @@ impl Core {
 
     /// Picks a backend.
     pub fn pick(&self, wanted: &Wanted<'_>, now: Time, rng: &mut dyn RngCore) -> Picked {
-        if !self.is_turn_of(wanted.place) {
+        let is_its_turn = self.is_turn_of(wanted.place);
+        if let Some(lease) = wanted.kept.and_then(|kept| self.pick_kept(kept, is_its_turn, now)) {
+            return Picked::Lease(lease);
+        }
+        if !is_its_turn {
             return Picked::Busy;
         }
         let ask = Ask {
@@ -203,11 +213,13 @@ impl Core {
         }
     }
 
-    /// The backend that a client stays with, if it still keeps its clients and has room.
-    pub fn pick_kept(&self, is_it: impl Fn(&Member) -> bool, now: Time) -> Option<Lease> {
+    /// The backend that a client stays with, if it still keeps its clients and has room. One that takes
+    /// no others may be had out of turn: nobody in the line waits for it.
+    fn pick_kept(&self, is_it: Kept<'_>, is_its_turn: bool, now: Time) -> Option<Lease> {
         let view = self.view.load();
         let member = view.members().iter().find(|member| is_it(member))?;
-        if !member.keeps_clients(now) {
+        let overtakes = !is_its_turn && member.takes_new_clients();
+        if overtakes || !member.keeps_clients(now) {
             return None;
         }
         Lease::try_new(member.clone(), self.limit(), &self.shared.ledger)

@@ -28,7 +28,7 @@ mod time;
 mod view;
 mod waiting;
 
-pub use self::core::{Core, Outcome, Picked, Wanted};
+pub use self::core::{Core, Kept, Outcome, Picked, Wanted};
 pub use backend::{BackendState, Health, Member, MemberSpec};
 pub use balance::{hash, hash_address};
 pub use dial::{Dialed, Dialer};
@@ -58,7 +58,7 @@ pub struct Interner {
     clock: Clock,
     states: Mutex<HashMap<(model::PoolName, String), Arc<BackendState>>>,
     /// What the pools themselves keep.
-    pools: Mutex<HashMap<model::PoolName, Kept>>,
+    pools: Mutex<HashMap<model::PoolName, Left>>,
     /// The last good answer for each host name.
     resolved: Mutex<HashMap<String, discovery::Answer>>,
     /// What tickets are signed with where the configuration gives no secret.
@@ -67,9 +67,9 @@ pub struct Interner {
     connectors: Arc<health::Connectors>,
 }
 
-/// What is kept of a pool from one configuration to the next.
+/// What is left of a pool from one configuration to the next.
 #[derive(Debug)]
-struct Kept {
+struct Left {
     shared: Arc<core::Shared>,
     /// The pool in the configuration that is in force, once one has followed another.
     in_force: Weak<Pool>,
@@ -98,14 +98,14 @@ impl Interner {
     /// What the pool keeps across configurations, made on first use.
     fn shared(&self, spec: &model::Pool) -> Arc<core::Shared> {
         let mut pools = self.pools.lock().unwrap_or_else(PoisonError::into_inner);
-        let new = || Kept { shared: Arc::new(core::Shared::new(spec)), in_force: Weak::new() };
+        let new = || Left { shared: Arc::new(core::Shared::new(spec)), in_force: Weak::new() };
         pools.entry(spec.name.clone()).or_insert_with(new).shared.clone()
     }
 
     fn set_in_force(&self, pool: &Arc<Pool>) {
         let mut pools = self.pools.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(kept) = pools.get_mut(&pool.spec().name) {
-            kept.in_force = Arc::downgrade(pool);
+        if let Some(left) = pools.get_mut(&pool.spec().name) {
+            left.in_force = Arc::downgrade(pool);
         }
     }
 
@@ -120,7 +120,7 @@ impl Interner {
         let mut states = self.states.lock().unwrap_or_else(PoisonError::into_inner);
         states.retain(|_, state| Arc::strong_count(state) > 1);
         let mut pools = self.pools.lock().unwrap_or_else(PoisonError::into_inner);
-        pools.retain(|_, kept| Arc::strong_count(&kept.shared) > 1);
+        pools.retain(|_, left| Arc::strong_count(&left.shared) > 1);
     }
 }
 

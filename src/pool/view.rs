@@ -127,11 +127,7 @@ fn is_panic(usable: usize, all: usize, threshold: Percent) -> bool {
 
 /// The members of a tier that take requests and have a share of them.
 fn active(members: &[Arc<Member>], backup: bool) -> impl Iterator<Item = &Arc<Member>> {
-    members.iter().filter(move |member| {
-        member.is_backup() == backup
-            && member.weight() > 0
-            && member.admission() == Admission::Active
-    })
+    members.iter().filter(move |member| member.is_backup() == backup && member.takes_new_clients())
 }
 
 impl Tier {

@@ -50,13 +50,11 @@ impl Pool {
         &self,
         place: Place,
         began: Instant,
-        key: Option<u64>,
+        wanted: &Wanted<'_>,
         gone: impl Future<Output = ()>,
     ) -> Waited {
         let deadline = (began + self.spec().limits.queue_timeout).into();
         let mut gone = pin!(gone);
-        let untried = Tried::default();
-        let wanted = Wanted { key, tried: &untried, place: Some(&place) };
         loop {
             let looks = place.is_first() || place.is_called();
             if looks {
@@ -67,7 +65,7 @@ impl Pool {
                 return Waited::Moved(place, successor);
             }
             if looks {
-                match self.pick(&wanted) {
+                match self.pick(&Wanted { place: Some(&place), ..*wanted }) {
                     Picked::Lease(lease) => return Waited::Lease(lease),
                     Picked::Nothing => return Waited::Nothing,
                     Picked::Busy => {}
@@ -101,7 +99,7 @@ impl Pool {
             return Err(NoRetry::NotAllowed);
         }
         // Picked before it is paid for: there may be nobody with room.
-        let wanted = Wanted { key, tried, place: None };
+        let wanted = Wanted { key, kept: None, tried, place: None };
         match self.pick(&wanted) {
             Picked::Lease(lease) if self.core().spend_retry(now) => Ok(lease),
             Picked::Lease(_) => Err(NoRetry::BudgetSpent),

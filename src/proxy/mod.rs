@@ -28,7 +28,6 @@ pub(crate) use filters::own_response;
 pub use link::{BrokenOff, Fault, Link};
 pub use log_line::{Refused, log_abandoned, log_refused};
 
-use crate::filter::Answer;
 use async_trait::async_trait;
 use bytes::Bytes;
 use exchange::Context;

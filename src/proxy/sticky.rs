@@ -3,7 +3,7 @@
 use super::{Exchange, client::HTTPS};
 use crate::{
     model::{SameSite, Secure, Sticky},
-    pool::{Lease, Member, Pool, Tag, Ticket},
+    pool::{Member, Pool, Tag, Ticket},
 };
 use http::header;
 use pingora::{
@@ -50,10 +50,9 @@ impl Kept {
         Some(Self { tag: ticket.tag, renew })
     }
 
-    /// A place on the backend that the cookie names, if that still keeps its clients.
-    pub(super) fn pick(self, pool: &Pool) -> Option<Lease> {
-        let is_it = |member: &Member| pool.tickets().tag(member) == self.tag;
-        pool.core().pick_kept(is_it, pool.now())
+    /// Whether a member of `pool` is the backend that the cookie names.
+    pub(super) fn names(self, pool: &Pool, member: &Member) -> bool {
+        pool.tickets().tag(member) == self.tag
     }
 }
 
@@ -79,9 +78,7 @@ impl Exchange {
         if kept.tag == tag {
             return !kept.renew;
         }
-        let is_it = |member: &Member| {
-            pool.tickets().tag(member) == kept.tag && !self.tried.contains(member)
-        };
+        let is_it = |member: &Member| kept.names(pool, member) && !self.tried.contains(member);
         pool.core().keeps_clients(is_it, pool.now())
     }
 }

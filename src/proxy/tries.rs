@@ -4,7 +4,7 @@ use super::{Exchange, Reason, RequestBody, exchange::Replay, upgrade};
 use crate::{
     filter::{Answer, host_of},
     model::{BackendProtocol, HostHeader, host_without_port},
-    pool::{Dialer, Member, Outcome, Picked, Place, Pool, Preamble, Waited, Wanted},
+    pool::{Dialer, Kept, Member, Outcome, Picked, Place, Pool, Preamble, Waited, Wanted},
 };
 use http::{StatusCode, header};
 use pingora::{
@@ -57,12 +57,12 @@ impl Exchange {
         if self.invite_body(session).await.is_err() {
             return First::ClientGone;
         }
-        if let Some(lease) = self.kept.and_then(|kept| kept.pick(&pool)) {
-            self.lease = Some(lease);
-            return First::Picked;
-        }
-        let wanted = Wanted { key: self.hash_key, tried: &self.tried, place: None };
-        match pool.pick(&wanted) {
+        let picked = {
+            let finder = self.finder(&pool);
+            let kept = finder.as_ref().map(|is_it| is_it as Kept<'_>);
+            pool.pick(&self.wanted(kept))
+        };
+        match picked {
             Picked::Lease(lease) => {
                 self.lease = Some(lease);
                 First::Picked
@@ -70,6 +70,18 @@ impl Exchange {
             Picked::Nothing => First::none(Reason::NoHealthyBackend),
             Picked::Busy => self.wait(pool, session).await,
         }
+    }
+
+    /// Finds the backend of `pool` that the client stays with.
+    fn finder<'a>(
+        &self,
+        pool: &'a Pool,
+    ) -> Option<impl Fn(&Member) -> bool + Send + Sync + use<'a>> {
+        self.kept.map(|kept| move |member: &Member| kept.names(pool, member))
+    }
+
+    fn wanted<'a>(&'a self, kept: Option<Kept<'a>>) -> Wanted<'a> {
+        Wanted { key: self.hash_key, kept, tried: &self.tried, place: None }
     }
 
     /// Tells a client that waits for a 100 to send its body where the backends speak HTTP/2: nothing is
@@ -109,7 +121,12 @@ impl Exchange {
     ) -> First {
         loop {
             let left = async { drop(session.as_mut().read_body_or_idle(true).await) };
-            match pool.wait_in_line(place, began, self.hash_key, left).await {
+            let waited = {
+                let finder = self.finder(&pool);
+                let kept = finder.as_ref().map(|is_it| is_it as Kept<'_>);
+                pool.wait_in_line(place, began, &self.wanted(kept), left).await
+            };
+            match waited {
                 Waited::Lease(lease) => {
                     self.lease = Some(lease);
                     return First::Picked;

@@ -92,7 +92,7 @@ impl<'a> Tries<'a> {
     /// in the queue. A client that leaves frees its place.
     async fn pick_first(&mut self, client: Socket<'_>) -> Result<Lease, Reason> {
         self.pool.core().begin_request(self.pool.now());
-        match self.pool.pick(&Wanted { key: self.key, tried: &self.tried, place: None }) {
+        match self.pool.pick(&self.wanted()) {
             Picked::Lease(lease) => return Ok(lease),
             Picked::Nothing => return Err(Reason::NoHealthyBackend),
             Picked::Busy => {}
@@ -104,6 +104,10 @@ impl<'a> Tries<'a> {
         waited
     }
 
+    fn wanted(&self) -> Wanted<'_> {
+        Wanted { key: self.key, kept: None, tried: &self.tried, place: None }
+    }
+
     /// Waits at this place in the line, also of what a reload makes of the pool.
     async fn wait_at(
         &mut self,
@@ -112,7 +116,7 @@ impl<'a> Tries<'a> {
         client: Socket<'_>,
     ) -> Result<Lease, Reason> {
         loop {
-            match self.pool.wait_in_line(place, began, self.key, client.closed()).await {
+            match self.pool.wait_in_line(place, began, &self.wanted(), client.closed()).await {
                 Waited::Lease(lease) => return Ok(lease),
                 Waited::Nothing => return Err(Reason::NoHealthyBackend),
                 Waited::TooLong => return Err(Reason::Overloaded),

@@ -34,7 +34,7 @@ fn core(members: usize, keys: &str) -> Core {
 
 fn pick(core: &Core, rng: &mut dyn RngCore) -> Picked {
     let tried = Tried::default();
-    core.pick(&Wanted { key: Some(7), tried: &tried, place: None }, Time::ZERO, rng)
+    core.pick(&Wanted { key: Some(7), kept: None, tried: &tried, place: None }, Time::ZERO, rng)
 }
 
 /// Chance that gives somebody else a backend each time it is asked.
@@ -106,4 +106,34 @@ fn threads_never_take_more_places_than_there_are() {
         assert!(most.load(SeqCst) <= LIMIT, "{policy}: {most:?}");
         assert_eq!(core.in_flight(), 0, "{policy}");
     }
+}
+
+#[test]
+fn a_client_that_stays_with_a_backend_does_not_overtake_those_who_wait() {
+    let core = core(2, "limits: { connections_per_backend: 1, queue: 5 }");
+    let (tried, mut rng) = (Tried::default(), rng());
+    let mut ask = |name: Option<&str>, place: Option<&Place>| {
+        let is_it = |member: &Member| Some(member.name().as_str()) == name;
+        let kept = name.is_some().then_some(&is_it as Kept<'_>);
+        core.pick(&Wanted { key: None, kept, tried: &tried, place }, Time::ZERO, &mut rng)
+    };
+    let (first, second) = (ask(Some("m1"), None), ask(None, None));
+    let (Picked::Lease(on_m1), Picked::Lease(on_m0)) = (first, second) else { panic!("no room") };
+    assert_eq!((on_m1.name().as_str(), on_m0.name().as_str()), ("m1", "m0"));
+    let (before, after) = (core.enqueue().unwrap(), core.enqueue().unwrap());
+    drop(on_m1);
+    assert!(before.is_called());
+    assert!(matches!(ask(Some("m1"), None), Picked::Busy), "the room is for the one who waits");
+    assert!(matches!(ask(Some("m1"), Some(&after)), Picked::Busy));
+    let Picked::Lease(taken) = ask(None, Some(&before)) else { panic!("its turn has come") };
+    drop((before, taken, on_m0));
+    // When its turn comes, it gets its own again and not just any.
+    for name in ["m1", "m0", "m1", "m1"] {
+        let Picked::Lease(own) = ask(Some(name), Some(&after)) else { panic!("{name} has room") };
+        assert_eq!(own.name().as_str(), name);
+    }
+    // Nobody in the line may go to one that drains, so its own clients do not overtake anybody.
+    assert!(core.set_admission(core.members()[1].name(), Admission::Draining, Time::ZERO));
+    assert!(matches!(ask(Some("m1"), None), Picked::Lease(_)));
+    assert!(matches!(ask(Some("m0"), None), Picked::Busy));
 }
