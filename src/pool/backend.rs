@@ -4,7 +4,6 @@ use super::{Tag, Time, ejection::Standing, ewma::PeakEwma, health::HealthState};
 use crate::model::{BackendName, BackendState as Admission, Weight};
 use http::HeaderValue;
 use pingora_core::protocols::l4::socket::SocketAddr;
-use pingora_load_balancing::Backend;
 use std::{
     sync::{
         Arc, Mutex, MutexGuard, OnceLock, PoisonError,
@@ -223,9 +222,13 @@ pub struct Member {
 }
 
 impl Member {
-    /// The member that our discovery attached to a backend of Pingora's.
-    pub(super) fn of(backend: &Backend) -> Option<&Arc<Self>> {
-        backend.ext.get::<Arc<Self>>()
+    /// Whether nothing would change if this stood in the place of `other`.
+    pub(super) fn is_like(&self, other: &Self) -> bool {
+        let key = |it: &Self| (it.order, it.weight, it.backup, it.admission, it.probed);
+        Arc::ptr_eq(&self.state, &other.state)
+            && key(self) == key(other)
+            && (&self.name, &self.key) == (&other.name, &other.key)
+            && (&self.authority, &self.host_name) == (&other.authority, &other.host_name)
     }
 
     /// The position in the file.
@@ -346,12 +349,6 @@ impl Member {
     pub(super) fn id(&self) -> usize {
         Arc::as_ptr(&self.state) as usize
     }
-}
-
-/// A backend of Pingora's at `address`. The weight is always 1: a backend's identity in Pingora
-/// includes its weight, and a change of weight must not make another backend of it.
-pub(super) fn selectable(address: SocketAddr) -> Backend {
-    Backend { addr: address, weight: 1, ext: pingora_load_balancing::Extensions::new() }
 }
 
 /// How a [`Member`] is made outside of discovery: by the simulator and by tests.

@@ -250,11 +250,17 @@ impl Core {
         locked(&self.shared.budget).try_retry(now)
     }
 
-    /// Puts new members in the place of the old ones. Some may come back while they are ejected, so
-    /// [`Core::maintain`] has something to do then.
-    pub fn set_members(&self, mut members: Vec<Arc<Member>>, now: Time) {
+    /// Puts new members in the place of the old ones; `false` if they are the same, and nothing has
+    /// changed. Some may come back while they are ejected, so [`Core::maintain`] has something to do then.
+    pub fn set_members(&self, mut members: Vec<Arc<Member>>, now: Time) -> bool {
         members.sort_by_key(|member| member.order());
+        let before = self.members();
+        let mut pairs = before.iter().zip(&members);
+        if before.len() == members.len() && pairs.all(|(old, new)| old.is_like(new)) {
+            return false;
+        }
         self.rebuild(now, Some(members));
+        true
     }
 
     /// Decides at run time whether a backend takes requests; `false` if there is none of that name.

@@ -1,30 +1,51 @@
 //! Which addresses a pool has: those in the file, and those that its host names resolve to.
 
-use super::{BackendState, Interner, Member, backend::selectable};
+use super::{BackendState, Interner, Member};
 use crate::model::{self, BackendAddress, BackendName};
 use async_trait::async_trait;
 use http::HeaderValue;
 use pingora_core::protocols::l4::socket::SocketAddr;
-use pingora_load_balancing::{Backend, discovery::ServiceDiscovery};
 use std::{
-    collections::{BTreeSet, HashMap, HashSet},
+    collections::{HashMap, HashSet},
     io,
     net::{IpAddr, SocketAddr as InetAddr},
     os::unix::net::SocketAddr as UnixAddr,
-    sync::{Arc, OnceLock, PoisonError},
+    sync::{Arc, Mutex, OnceLock, PoisonError},
     time::Duration,
 };
+use tokio::task::JoinSet;
 
 /// The longest a host name may take to resolve before it counts as failed.
 const RESOLVE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Service discovery over a pool's configuration. Host names are resolved with the system's
-/// resolver, off the request path; a name that fails keeps its last answer.
-pub struct Discovery {
+/// Looks up host names.
+#[async_trait]
+pub(super) trait Resolver: std::fmt::Debug + Send + Sync {
+    /// The addresses of `host`, in any order.
+    async fn look_up(&self, host: &str) -> io::Result<Vec<IpAddr>>;
+}
+
+/// The system's resolver.
+#[derive(Debug)]
+pub(super) struct System;
+
+#[async_trait]
+impl Resolver for System {
+    async fn look_up(&self, host: &str) -> io::Result<Vec<IpAddr>> {
+        let found = tokio::net::lookup_host((host, 0)).await?;
+        Ok(found.map(|address| address.ip()).collect())
+    }
+}
+
+/// Finds the members of a pool. Host names are resolved off the request path; a name that fails keeps
+/// its last answer.
+pub(super) struct Discovery {
     pool: model::PoolName,
     backends: Vec<model::Backend>,
     probed: bool,
-    /// Keeps the answers too, so that a reload does not depend on the resolver.
+    /// Each host name with its last answer, which is the interner's: a reload does not depend on the
+    /// resolver.
+    hosts: HashMap<String, Arc<Mutex<Answer>>>,
     interner: Arc<Interner>,
 }
 
@@ -37,7 +58,10 @@ pub(super) struct Answer {
 
 impl Discovery {
     pub(super) fn new(pool: &model::Pool, interner: Arc<Interner>) -> Self {
+        let hosts = pool.backends.iter().filter_map(host_of);
+        let hosts = hosts.map(|host| (host.to_owned(), interner.answer(host))).collect();
         Self {
+            hosts,
             pool: pool.name.clone(),
             backends: pool.backends.clone(),
             probed: pool.health_check.is_some(),
@@ -45,12 +69,47 @@ impl Discovery {
         }
     }
 
-    /// Looks up `host` and remembers the answer. Only changes between success and failure are
-    /// logged.
-    async fn resolve(&self, host: &str) -> Vec<IpAddr> {
-        let looked_up = look_up(host).await;
-        let mut resolved = self.interner.resolved.lock().unwrap_or_else(PoisonError::into_inner);
-        let answer = resolved.entry(host.to_owned()).or_default();
+    /// The members of the pool as far as is known now, in file order.
+    pub(super) async fn discover(&self) -> Vec<Arc<Member>> {
+        self.resolve().await;
+        let mut seen = HashSet::new();
+        let mut members = Vec::new();
+        for (order, backend) in self.backends.iter().enumerate() {
+            for (address, name) in self.addresses(backend) {
+                // Two entries may come to the same address through a host name: the first stands.
+                if !seen.insert(address_key(&address)) {
+                    log::debug!("pool {}: {name} is listed before, ignored", self.pool);
+                    continue;
+                }
+                members.push(Arc::new(self.member(order, address, name)));
+            }
+        }
+        members
+    }
+
+    /// Looks up all host names, at the same time: one that hangs holds up no other for longer than it
+    /// may take itself.
+    async fn resolve(&self) {
+        let mut lookups = JoinSet::new();
+        for host in self.hosts.keys().cloned() {
+            let resolver = self.interner.resolver.clone();
+            lookups.spawn(async move {
+                let found = look_up(&*resolver, &host).await;
+                (host, found)
+            });
+        }
+        while let Some(looked_up) = lookups.join_next().await {
+            match looked_up {
+                Ok((host, found)) => self.remember(&host, found),
+                Err(error) => log::error!("pool {}: a lookup failed to run: {error}", self.pool),
+            }
+        }
+    }
+
+    /// Takes in what a lookup of `host` has found. Only changes between success and failure are logged.
+    fn remember(&self, host: &str, looked_up: io::Result<Vec<IpAddr>>) {
+        let Some(answer) = self.hosts.get(host) else { return };
+        let mut answer = answer.lock().unwrap_or_else(PoisonError::into_inner);
         let pool = &self.pool;
         match looked_up {
             Ok(addresses) => {
@@ -68,11 +127,17 @@ impl Discovery {
                 }
             }
         }
-        answer.addresses.clone()
+    }
+
+    /// The addresses that `host` last had.
+    fn known(&self, host: &str) -> Vec<IpAddr> {
+        let answer =
+            self.hosts.get(host).map(|it| it.lock().unwrap_or_else(PoisonError::into_inner));
+        answer.map_or_else(Vec::new, |answer| answer.addresses.clone())
     }
 
     /// The addresses of one configured backend, each with the name it goes by.
-    async fn addresses(&self, backend: &model::Backend) -> Vec<(SocketAddr, BackendName)> {
+    fn addresses(&self, backend: &model::Backend) -> Vec<(SocketAddr, BackendName)> {
         match &backend.address {
             BackendAddress::Ip(address) => vec![(SocketAddr::Inet(*address), backend.name.clone())],
             BackendAddress::Unix(path) => match UnixAddr::from_pathname(path) {
@@ -83,7 +148,7 @@ impl Discovery {
                 }
             },
             BackendAddress::Host { host, port } => {
-                let found = self.resolve(host).await;
+                let found = self.known(host);
                 let name = |ip: IpAddr| numbered(&backend.name, ip, found.len());
                 found
                     .iter()
@@ -97,10 +162,7 @@ impl Discovery {
         let backend = &self.backends[order];
         let key = address_key(&address);
         let state: Arc<BackendState> = self.interner.state(&self.pool, &key);
-        let host_name = match &backend.address {
-            BackendAddress::Host { host, .. } => Some(host.as_str().into()),
-            BackendAddress::Ip(_) | BackendAddress::Unix(_) => None,
-        };
+        let host_name = host_of(backend).map(Into::into);
         let authority = match &backend.address {
             BackendAddress::Unix(_) => "localhost".to_owned(),
             other => other.to_string(),
@@ -123,24 +185,11 @@ impl Discovery {
     }
 }
 
-#[async_trait]
-impl ServiceDiscovery for Discovery {
-    async fn discover(&self) -> pingora::Result<(BTreeSet<Backend>, HashMap<u64, bool>)> {
-        let mut seen = HashSet::new();
-        let mut found = BTreeSet::new();
-        for (order, backend) in self.backends.iter().enumerate() {
-            for (address, name) in self.addresses(backend).await {
-                // Two entries may come to the same address through a host name: the first stands.
-                if !seen.insert(address_key(&address)) {
-                    log::debug!("pool {}: {name} is listed before, ignored", self.pool);
-                    continue;
-                }
-                let mut selectable = selectable(address.clone());
-                selectable.ext.insert(Arc::new(self.member(order, address, name)));
-                found.insert(selectable);
-            }
-        }
-        Ok((found, HashMap::new()))
+/// The host name that a backend is given by; `None` if that is an address.
+pub(super) fn host_of(backend: &model::Backend) -> Option<&str> {
+    match &backend.address {
+        BackendAddress::Host { host, .. } => Some(host),
+        BackendAddress::Ip(_) | BackendAddress::Unix(_) => None,
     }
 }
 
@@ -167,13 +216,11 @@ fn header_value(text: &str) -> HeaderValue {
 }
 
 /// All IPv4 addresses of `host`, or its IPv6 addresses where it has no other, in a stable order.
-async fn look_up(host: &str) -> io::Result<Vec<IpAddr>> {
-    let lookup = tokio::net::lookup_host((host, 0));
-    let found = tokio::time::timeout(RESOLVE_TIMEOUT, lookup)
+async fn look_up(resolver: &dyn Resolver, host: &str) -> io::Result<Vec<IpAddr>> {
+    let found = tokio::time::timeout(RESOLVE_TIMEOUT, resolver.look_up(host))
         .await
         .map_err(|_| io::Error::new(io::ErrorKind::TimedOut, "the resolver did not answer"))??;
-    let (mut v4, mut v6): (Vec<_>, Vec<_>) =
-        found.map(|address| address.ip()).partition(IpAddr::is_ipv4);
+    let (mut v4, mut v6): (Vec<_>, Vec<_>) = found.into_iter().partition(IpAddr::is_ipv4);
     let addresses = if v4.is_empty() { &mut v6 } else { &mut v4 };
     addresses.sort_unstable();
     addresses.dedup();
@@ -182,3 +229,6 @@ async fn look_up(host: &str) -> io::Result<Vec<IpAddr>> {
     }
     Ok(std::mem::take(addresses))
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,12 +1,13 @@
 //! A pool at run time: its backends, their shared state, and which of them gets the next request.
 //!
-//! Membership comes from Pingora's [`Backends`] through our [`Discovery`]; health comes from
-//! `health`, ejections from what requests report. All meet in an immutable `View`, rebuilt when one
-//! of them changes and swapped in whole, so that a pick reads one pointer and takes no lock.
+//! Membership comes from `discovery`, health from `health`, ejections from what requests report. All meet
+//! in an immutable `View`, rebuilt when one of them changes and swapped in whole, so that a pick reads
+//! one pointer and takes no lock.
 //! Pingora's `LoadBalancer` is its `Backends` plus a selector that it rebuilds on membership changes
 //! only. A pick from it searches for a healthy backend, in a bounded number of steps that concurrent
 //! picks share, so it may find none where there is one; and what it falls back to ignores weights. We
-//! make the selector of usable backends alone, which is why the two halves are used separately here.
+//! make its selector of usable backends alone. Its `Backends` compares members by address and weight and
+//! keeps the set it has if those are equal, whatever else is new of them; so the set is ours.
 //!
 //! Every decision is [`Core`]'s, which knows of no clock, socket or task; [`Pool`] gives it those.
 //! Nothing here knows of HTTP sessions.
@@ -32,7 +33,6 @@ pub use self::core::{Core, Kept, Outcome, Picked, Wanted};
 pub use backend::{BackendState, Health, Member, MemberSpec};
 pub use balance::{hash, hash_address};
 pub use dial::{Dialed, Dialer};
-pub use discovery::Discovery;
 pub use health::{Change, ProbeReport};
 pub use lease::{Lease, Tried};
 pub use preamble::Preamble;
@@ -42,11 +42,10 @@ pub use time::{Clock, Time};
 pub use waiting::{NoRetry, Waited};
 
 use crate::{model, tls::PeerTls};
-use pingora_load_balancing::Backends;
+use discovery::{Answer, Discovery, Resolver};
 use std::{
     collections::HashMap,
     sync::{Arc, Mutex, PoisonError, Weak},
-    time::Duration,
 };
 use tokio::sync::{Notify, watch};
 
@@ -60,7 +59,8 @@ pub struct Interner {
     /// What the pools themselves keep.
     pools: Mutex<HashMap<model::PoolName, Left>>,
     /// The last good answer for each host name.
-    resolved: Mutex<HashMap<String, discovery::Answer>>,
+    resolved: Mutex<HashMap<String, Arc<Mutex<Answer>>>>,
+    resolver: Arc<dyn Resolver>,
     /// What tickets are signed with where the configuration gives no secret.
     secret: [u8; 32],
     /// What probes connect through.
@@ -82,6 +82,7 @@ impl Default for Interner {
             states: Mutex::default(),
             pools: Mutex::default(),
             resolved: Mutex::default(),
+            resolver: Arc::new(discovery::System),
             secret: rand::random(),
             connectors: Arc::default(),
         }
@@ -115,11 +116,19 @@ impl Interner {
         pools.get(name)?.in_force.upgrade()
     }
 
-    /// Forgets what no configuration that is still in use refers to.
+    /// What is known of the addresses of `host`, at first nothing.
+    fn answer(&self, host: &str) -> Arc<Mutex<Answer>> {
+        let mut resolved = self.resolved.lock().unwrap_or_else(PoisonError::into_inner);
+        resolved.entry(host.to_owned()).or_default().clone()
+    }
+
+    /// Forgets what nobody refers to any more: no configuration that is still in use, and no request.
     pub fn forget_unused(&self) {
         let mut states = self.states.lock().unwrap_or_else(PoisonError::into_inner);
         states.retain(|_, state| Arc::strong_count(state) > 1);
         let mut pools = self.pools.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut resolved = self.resolved.lock().unwrap_or_else(PoisonError::into_inner);
+        resolved.retain(|_, answer| Arc::strong_count(answer) > 1);
         pools.retain(|_, left| Arc::strong_count(&left.shared) > 1);
     }
 }
@@ -129,13 +138,13 @@ pub struct Pool {
     core: Core,
     clock: Clock,
     interner: Arc<Interner>,
-    backends: Backends,
+    discovery: Discovery,
     tickets: Tickets,
     /// How its backends are met in TLS; `None` is clear text.
     tls: Option<Arc<PeerTls>>,
     /// What its probes connect through.
     connectors: Arc<health::Connectors>,
-    /// Changes whenever discovery has run.
+    /// Changes whenever discovery has found other members.
     membership: watch::Sender<()>,
     /// Whether every backend known at the start has been probed once.
     checked: watch::Sender<bool>,
@@ -155,12 +164,12 @@ impl Pool {
         let shared = interner.shared(&spec);
         let tls = spec.tls.clone().map(|tls| Arc::new(PeerTls::new(spec.name.clone(), tls)));
         let connectors = interner.connectors.clone();
-        let backends = Backends::new(Box::new(Discovery::new(&spec, interner.clone())));
+        let discovery = Discovery::new(&spec, interner.clone());
         Arc::new(Self {
             core: Core::with(spec, shared),
             clock,
             interner,
-            backends,
+            discovery,
             tickets,
             tls,
             connectors,
@@ -228,26 +237,29 @@ impl Pool {
 
     /// Finds the pool's members: once at the start, and again for pools with host names.
     pub async fn discover(&self) {
-        // Our discovery reports its own failures and always has an answer.
-        let _ = self.backends.update(|_| ()).await;
-        let members = self.backends.get_backend().iter().filter_map(Member::of).cloned().collect();
-        self.core.set_members(members, self.clock.now());
+        let members = self.discovery.discover().await;
+        if !self.core.set_members(members, self.clock.now()) {
+            return;
+        }
+        // Names that lead to other addresses each time would else be remembered by all they ever had.
+        self.interner.forget_unused();
         self.ejected.notify_one();
         self.report_availability();
         self.membership.send_replace(());
     }
 
     /// Whether membership can change by itself, because a backend is given by host name.
-    pub fn has_host_names(&self) -> bool {
-        let by_name = |backend: &model::Backend| {
-            matches!(backend.address, model::BackendAddress::Host { .. })
-        };
-        self.spec().backends.iter().any(by_name)
+    fn has_host_names(&self) -> bool {
+        self.spec().backends.iter().any(|backend| discovery::host_of(backend).is_some())
     }
 
-    /// How often [`Pool::discover`] wants to run.
-    pub fn resolve_interval(&self) -> Duration {
-        self.spec().resolve_interval
+    /// Looks for other members every `resolve_interval`, for as long as it is polled; done at once where
+    /// there can be none.
+    pub async fn keep_discovering(&self) {
+        while self.has_host_names() {
+            tokio::time::sleep(self.spec().resolve_interval).await;
+            self.discover().await;
+        }
     }
 
     /// Resolves when the first pass over the pool's backends is over.

@@ -107,15 +107,7 @@ async fn follow(mut watch: Watch, reread: Arc<Notify>) {
 /// Keeps one pool: resolves its names first, then probes and goes on resolving.
 async fn keep(pool: Arc<Pool>) {
     pool.discover().await;
-    let resolving = async {
-        if !pool.has_host_names() {
-            std::future::pending::<()>().await;
-        }
-        loop {
-            tokio::time::sleep(pool.resolve_interval()).await;
-            pool.discover().await;
-        }
-    };
+    let resolving = pool.keep_discovering();
     let probing = pool.clone().run_health_checks(rand::random());
     let maintaining = pool.run_maintenance();
     tokio::join!(resolving, probing, maintaining);

@@ -1,9 +1,8 @@
 //! Round robin: each member in turn, in proportion to weight.
 
 use super::Member;
-use crate::pool::backend;
 use pingora_load_balancing::{
-    Backend,
+    Backend, Extensions,
     selection::{BackendIter, BackendSelection, RoundRobin as PingoraRoundRobin},
 };
 use std::{
@@ -67,9 +66,9 @@ impl RoundRobin {
 /// are never equal, so it keeps every member.
 fn pingora_rotation(members: &[Arc<Member>]) -> PingoraRoundRobin {
     let selectable = |(index, member): (usize, &Arc<Member>)| {
-        let mut selectable = backend::selectable(member.address().clone());
-        selectable.ext.insert(Index(index));
-        selectable
+        let mut ext = Extensions::new();
+        ext.insert(Index(index));
+        Backend { addr: member.address().clone(), weight: 1, ext }
     };
     let backends: BTreeSet<Backend> = members.iter().enumerate().map(selectable).collect();
     PingoraRoundRobin::build(&backends)
