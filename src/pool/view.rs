@@ -149,7 +149,7 @@ impl Tier {
         };
         let used =
             Used { which: &|member| member.is_usable(now), slow_start: spec.slow_start, now };
-        let before = before.map(|tier| &tier.balancer);
+        let before = before.map(|tier| (&tier.balancer, &*tier.members));
         let balancer = Balancer::new(&spec.balance, &members, &used, before);
         Self { members, balancer, panic: false, usable: count }
     }
@@ -165,7 +165,8 @@ impl Tier {
     ) -> Self {
         let all: Box<[_]> = active(members, backup).cloned().collect();
         let used = Used { which: &|_| true, slow_start: spec.slow_start, now };
-        let balancer = Balancer::new(&spec.balance, &all, &used, Some(&calm.balancer));
+        let balancer =
+            Balancer::new(&spec.balance, &all, &used, Some((&calm.balancer, &calm.members)));
         Self { members: all, balancer, panic: true, usable: calm.usable }
     }
 

@@ -48,25 +48,35 @@ pub(super) enum Balancer {
 }
 
 impl Balancer {
-    /// A balancer over `members`. What is costly to compute is taken over from the one `before` if
-    /// that had the same members.
+    /// A balancer over `members`. What is costly to compute is taken over from the one `before`, with
+    /// its members, if that had the same, and whose turn it is in any case.
     pub(super) fn new(
         balance: &Balance,
         members: &[Arc<Member>],
         used: &Used<'_>,
-        before: Option<&Self>,
+        before: Option<(&Self, &[Arc<Member>])>,
     ) -> Self {
         match balance.policy {
-            BalancePolicy::RoundRobin => Self::RoundRobin(RoundRobin::new(members)),
+            BalancePolicy::RoundRobin => {
+                let before = match before {
+                    Some((Self::RoundRobin(before), had)) => Some((before, had)),
+                    _ => None,
+                };
+                Self::RoundRobin(RoundRobin::new(members, before))
+            }
             BalancePolicy::Random => Self::Random(Random::new(members)),
             BalancePolicy::LeastConnections => {
-                Self::LeastConnections(LeastConnections::new(members))
+                let before = match before {
+                    Some((Self::LeastConnections(before), _)) => Some(before),
+                    _ => None,
+                };
+                Self::LeastConnections(LeastConnections::new(members, before))
             }
             BalancePolicy::P2c => Self::TwoChoices(TwoChoices::new(members, Cost::InFlight)),
             BalancePolicy::PeakEwma => Self::TwoChoices(TwoChoices::new(members, Cost::PeakEwma)),
             BalancePolicy::RingHash | BalancePolicy::Maglev => {
                 let before = match before {
-                    Some(Self::Hashed(before)) => Some(before),
+                    Some((Self::Hashed(before), _)) => Some(before),
                     _ => None,
                 };
                 Self::Hashed(Hashed::new(balance, members, used, before))

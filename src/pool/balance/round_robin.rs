@@ -34,7 +34,17 @@ pub(in crate::pool) enum RoundRobin {
 struct Index(usize);
 
 impl RoundRobin {
-    pub(super) fn new(members: &[Arc<Member>]) -> Self {
+    /// The turns begin where those of the rotation `before` would have gone on, with whoever is left of
+    /// its members.
+    pub(super) fn new(members: &[Arc<Member>], before: Option<(&Self, &[Arc<Member>])>) -> Self {
+        let new = Self::from_the_start(members);
+        if let Some((before, had)) = before {
+            new.go_on_from(members, before, had);
+        }
+        new
+    }
+
+    fn from_the_start(members: &[Arc<Member>]) -> Self {
         let first = members.first().map(|member| member.weight());
         let equal = members.iter().all(|member| Some(member.weight()) == first);
         // Pingora's rotation counts its backends in 16 bits.
@@ -43,6 +53,34 @@ impl RoundRobin {
         }
         let weights: Vec<u64> = members.iter().map(|m| u64::from(m.weight())).collect();
         Self::Weighted { rotation: rotation(&weights), turn: AtomicUsize::new(0) }
+    }
+
+    fn go_on_from(&self, members: &[Arc<Member>], before: &Self, had: &[Arc<Member>]) {
+        if let (Self::Weighted { rotation, turn }, Self::Weighted { rotation: old, turn: at }) =
+            (self, before)
+        {
+            // As far into this rotation as that one was in its own.
+            let at = at.load(Relaxed) % old.len().max(1);
+            return turn.store(at * rotation.len() / old.len().max(1), Relaxed);
+        }
+        // The member whose turn it would be, or the first after it that is still there.
+        let place = |index: usize| {
+            let due = had.get(index)?.id();
+            members.iter().position(|member| member.id() == due)
+        };
+        let Some(due) = had.iter().find_map(|_| place(before.next())) else { return };
+        match self {
+            Self::Equal(_) => {
+                // Pingora's turns cannot be set, but taken: as many as are needed until the one before.
+                let next = (0..members.len()).position(|_| self.next() == due);
+                let rest = next.map_or(0, |_| members.len() - 1);
+                (0..rest).for_each(|_| drop(self.next()));
+            }
+            Self::Weighted { rotation, turn } => {
+                let at = rotation.iter().position(|&index| index as usize == due);
+                turn.store(at.unwrap_or(0), Relaxed);
+            }
+        }
     }
 
     pub(super) fn next(&self) -> usize {
@@ -151,7 +189,10 @@ mod tests {
     use crate::pool::balance::tests::{member, numbered};
 
     fn picks(members: &[Arc<Member>], count: usize) -> String {
-        let policy = RoundRobin::new(members);
+        names(&RoundRobin::new(members, None), members, count)
+    }
+
+    fn names(policy: &RoundRobin, members: &[Arc<Member>], count: usize) -> String {
         (0..count).map(|_| members[policy.next()].name().as_str().to_owned()).collect()
     }
 
@@ -159,6 +200,37 @@ mod tests {
     fn equal_weights_rotate_strictly() {
         let members = [numbered("A", 1, 0), numbered("B", 1, 1), numbered("C", 1, 2)];
         assert_eq!(picks(&members, 9), "ABCABCABC");
+    }
+
+    #[test]
+    fn the_turns_go_on_where_they_were_when_members_come_and_go() {
+        let [a, b, c, d] =
+            [("A", 0), ("B", 1), ("C", 2), ("D", 3)].map(|(name, at)| numbered(name, 1, at));
+        let abc = [a.clone(), b.clone(), c.clone()];
+        for (taken, after, expected) in [
+            (2, vec![a.clone(), b.clone(), c.clone()], "CABC"),
+            (1, vec![a.clone(), c.clone()], "CACA"),
+            (2, vec![a.clone(), b.clone()], "ABAB"),
+            (1, vec![a.clone(), b.clone(), c.clone(), d.clone()], "BCDA"),
+            (1, vec![d.clone()], "DDDD"),
+            (1, Vec::new(), ""),
+        ] {
+            let before = RoundRobin::new(&abc, None);
+            assert_eq!(names(&before, &abc, taken), "ABC"[..taken]);
+            let now = RoundRobin::new(&after, Some((&before, &abc)));
+            assert_eq!(names(&now, &after, expected.len()), expected);
+        }
+    }
+
+    #[test]
+    fn unequal_turns_go_on_as_far_into_the_round() {
+        let heavy = [member("A", 5), member("B", 1), member("C", 1)];
+        let (mut policy, mut picked) = (RoundRobin::new(&heavy, None), String::new());
+        for _ in 0..7 {
+            picked += &names(&policy, &heavy, 1);
+            policy = RoundRobin::new(&heavy, Some((&policy, &heavy)));
+        }
+        assert_eq!(picked, "AABACAA");
     }
 
     #[test]
