@@ -302,8 +302,7 @@ impl Member {
     /// Whether nothing speaks against its working: probes succeed and it is not ejected. A backend
     /// that is probed but has no result yet is not known to work: the first probe decides.
     pub(super) fn works(&self, now: Time) -> bool {
-        let healthy = !self.probed || self.state.health() == Health::Healthy;
-        healthy && self.state.ejected_until(now).is_none()
+        self.is_healthy() && self.state.ejected_until(now).is_none()
     }
 
     /// Whether new requests may go to it.
@@ -322,6 +321,15 @@ impl Member {
     /// Whether it was ejected, and the request that shows whether it works again is under way.
     pub(super) fn is_being_probed(&self) -> bool {
         self.state.on_probation.load(Relaxed) && self.state.in_flight() > 0
+    }
+
+    fn is_healthy(&self) -> bool {
+        !self.probed || self.state.health() == Health::Healthy
+    }
+
+    /// Whether it takes what others cannot take, unless it is ejected.
+    pub(super) fn could_serve(&self) -> bool {
+        self.takes_new_clients() && self.is_healthy()
     }
 
     /// Whether it is there for others than the clients that stay with it.

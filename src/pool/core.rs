@@ -331,9 +331,9 @@ impl Core {
         let _one_at_a_time = locked(&self.ejecting);
         let members = self.members();
         let out = members.iter().filter(|other| other.state().ejected_until(now).is_some()).count();
-        // One that is taken out by hand cannot stand in for one that is ejected.
-        let active = members.iter().filter(|other| other.admission() == Admission::Active).count();
-        if out >= most_ejected(active, policy) || state.ejected_until(now).is_some() {
+        // One that is taken out by hand or by its checks cannot stand in for one that is ejected.
+        let all = members.iter().filter(|other| other.could_serve()).count();
+        if out >= most_ejected(all, policy) || state.ejected_until(now).is_some() {
             return false;
         }
         let (failures, until) =

@@ -137,3 +137,36 @@ fn a_client_that_stays_with_a_backend_does_not_overtake_those_who_wait() {
     assert!(matches!(ask(Some("m1"), None), Picked::Lease(_)));
     assert!(matches!(ask(Some("m0"), None), Picked::Busy));
 }
+
+#[test]
+fn one_is_not_ejected_when_no_other_could_serve() {
+    for (what, ejected) in
+        [("active", true), ("draining", false), ("weightless", false), ("down", false)]
+    {
+        let core = core(2, "ejection: { consecutive_failures: 1 }");
+        let members = core.members();
+        let (failing, other) = (&members[0], &members[1]);
+        match what {
+            "draining" => {
+                assert!(core.set_admission(other.name(), Admission::Draining, Time::ZERO));
+            }
+            "weightless" => {
+                let zero = Weight::try_new(0).unwrap();
+                assert!(core.set_weight(other.name(), zero, Time::ZERO));
+            }
+            "down" => {
+                let spec = crate::pool::MemberSpec {
+                    name: "m1".to_owned(),
+                    weight: Weight::ONE,
+                    backup: false,
+                    probed: true,
+                };
+                let down = spec.build(1, Arc::default());
+                assert!(core.set_members(vec![failing.clone(), down], Time::ZERO));
+            }
+            _ => {}
+        }
+        let failure = Outcome::Failure { took: Duration::ZERO };
+        assert_eq!(core.report(failing, failure, Time::from_nanos(1)), ejected, "{what}");
+    }
+}
