@@ -321,14 +321,16 @@ impl Exchange {
     }
 }
 
-/// Whether a client asks for another protocol and the backend is told so. `h2c` does not count:
-/// clients offer it with ordinary requests, which are to keep their read timeout.
+/// Whether a client asks for another protocol and the backend is told so: Pingora passes on what asks for
+/// a WebSocket and nothing else. All other requests are to keep their read timeout.
 fn asks_for_upgrade(session: &Session) -> bool {
     let headers = &session.req_header().headers;
     let connection = headers.get_all(header::CONNECTION).iter();
     let mut options = connection.filter_map(|field| field.to_str().ok()).flat_map(|f| f.split(','));
     session.is_upgrade_req()
-        && headers.get(header::UPGRADE).is_some_and(|protocol| protocol != "h2c")
+        && headers
+            .get(header::UPGRADE)
+            .is_some_and(|protocol| protocol.as_bytes().eq_ignore_ascii_case(b"websocket"))
         && options.any(|option| option.trim().eq_ignore_ascii_case("upgrade"))
 }
 
