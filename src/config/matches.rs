@@ -2,11 +2,13 @@
 
 use super::{
     diagnostic::Fault,
-    http::{METHOD, header_names, is_host_name, is_ip_literal, method, without_port},
+    http::{METHOD, header_names, is_ip_literal, method, without_port},
     reader::{Field, Keys, Section},
     scalar::Hint,
 };
-use crate::model::{HeaderMatch, HostPattern, Match, PathMatch, QueryMatch, ValueMatch};
+use crate::model::{
+    HeaderMatch, HostPattern, Match, PathMatch, QueryMatch, ValueMatch, is_host_name,
+};
 use regex::Regex;
 use std::net::Ipv6Addr;
 

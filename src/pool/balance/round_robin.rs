@@ -1,6 +1,7 @@
 //! Round robin: each member in turn, in proportion to weight.
 
 use super::Member;
+use crate::model::common_divisor;
 use pingora_load_balancing::{
     Backend, Extensions,
     selection::{BackendIter, BackendSelection, RoundRobin as PingoraRoundRobin},
@@ -74,7 +75,9 @@ impl RoundRobin {
                 // Pingora's turns cannot be set, but taken: as many as are needed until the one before.
                 let next = (0..members.len()).position(|_| self.next() == due);
                 let rest = next.map_or(0, |_| members.len() - 1);
-                (0..rest).for_each(|_| drop(self.next()));
+                for _ in 0..rest {
+                    self.next();
+                }
             }
             Self::Weighted { rotation, turn } => {
                 let at = rotation.iter().position(|&index| index as usize == due);
@@ -127,17 +130,13 @@ fn rotation(weights: &[u64]) -> Box<[u32]> {
 /// The weights divided by what they have in common, and scaled down if their sum is too large; a
 /// positive weight stays positive.
 fn reduced(weights: &[u64]) -> Vec<u64> {
-    let common = weights.iter().copied().fold(0, gcd).max(1);
+    let common = weights.iter().copied().fold(0, common_divisor).max(1);
     let total: u64 = weights.iter().map(|weight| weight / common).sum();
     let scaled = |weight: &u64| {
         let weight = weight / common;
         if total <= MAX_TURNS { weight } else { (weight * MAX_TURNS / total).max(1) }
     };
     weights.iter().map(scaled).collect()
-}
-
-fn gcd(a: u64, b: u64) -> u64 {
-    if b == 0 { a } else { gcd(b, a % b) }
 }
 
 /// The smooth weighted round robin of nginx (Igor Sysoev, 2012): in each turn every member gains its
