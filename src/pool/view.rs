@@ -130,6 +130,12 @@ fn active(members: &[Arc<Member>], backup: bool) -> impl Iterator<Item = &Arc<Me
     members.iter().filter(move |member| member.is_backup() == backup && member.takes_new_clients())
 }
 
+fn used<'a>(spec: &model::Pool, which: Allowed<'a>, now: Time) -> Used<'a> {
+    let weights = spec.backends.iter().map(|backend| backend.weight.get());
+    let unit = weights.fold(0, model::common_divisor).max(1);
+    Used { which, slow_start: spec.slow_start, now, unit }
+}
+
 impl Tier {
     fn new(
         spec: &model::Pool,
@@ -138,7 +144,8 @@ impl Tier {
         now: Time,
         before: Option<&Self>,
     ) -> Self {
-        let usable = |member: &&Arc<Member>| member.is_usable(now);
+        let is_usable = |member: &Member| member.is_usable(now);
+        let usable = |member: &&Arc<Member>| is_usable(member);
         let count = active(members, backup).filter(usable).count();
         // The hashing policies keep those that are out in their tables: a key whose backend is out
         // goes to the next, and every other key stays where it is.
@@ -147,8 +154,7 @@ impl Tier {
         } else {
             active(members, backup).filter(usable).cloned().collect()
         };
-        let used =
-            Used { which: &|member| member.is_usable(now), slow_start: spec.slow_start, now };
+        let used = used(spec, &is_usable, now);
         let before = before.map(|tier| (&tier.balancer, &*tier.members));
         let balancer = Balancer::new(&spec.balance, &members, &used, before);
         Self { members, balancer, panic: false, usable: count }
@@ -164,7 +170,7 @@ impl Tier {
         calm: &Self,
     ) -> Self {
         let all: Box<[_]> = active(members, backup).cloned().collect();
-        let used = Used { which: &|_| true, slow_start: spec.slow_start, now };
+        let used = used(spec, &|_| true, now);
         let balancer =
             Balancer::new(&spec.balance, &all, &used, Some((&calm.balancer, &calm.members)));
         Self { members: all, balancer, panic: true, usable: calm.usable }

@@ -8,15 +8,16 @@ use super::{
     Allowed, Ask, Member, Used,
     p2c::{Cost, TwoChoices},
 };
-use crate::model::{Balance, BalancePolicy};
+use crate::model::{Balance, BalancePolicy, with_client_bytes};
 use rand::RngCore;
 use std::{net::IpAddr, sync::Arc};
 use twox_hash::XxHash3_64;
 
 /// Points on the ring for each unit of weight, as in ketama.
 const POINTS: u64 = 160;
-/// The most points on a ring; the points of a unit shrink for pools that would exceed it.
-const MAX_POINTS: u64 = 4_000_000;
+/// The most points on a ring, which take 16 MB; the points of a unit shrink for pools that would exceed
+/// it.
+const MAX_POINTS: u64 = 1_000_000;
 /// The size of a Maglev table: the smaller of the two that the paper proposes. It must be prime.
 const TABLE: u64 = 65_537;
 
@@ -28,13 +29,9 @@ pub fn hash(bytes: &[u8]) -> u64 {
     XxHash3_64::oneshot(bytes)
 }
 
-/// The key of a client's address. An IPv6 address counts by its first 64 bits: a host has as many of
-/// the rest as it likes.
+/// The key of a client's address; of IPv6, that of its network.
 pub fn hash_address(address: IpAddr) -> u64 {
-    match address.to_canonical() {
-        IpAddr::V4(address) => hash(&address.octets()),
-        IpAddr::V6(address) => hash(&address.octets()[..8]),
-    }
+    with_client_bytes(address, hash)
 }
 
 /// A hashing policy over one set of members.
@@ -54,6 +51,8 @@ type Contents = Vec<(String, u32)>;
 
 struct Table {
     contents: Contents,
+    /// What one unit of weight is.
+    unit: u32,
     slots: Slots,
 }
 
@@ -74,9 +73,10 @@ impl Hashed {
         let contents: Contents =
             members.iter().map(|member| (member.key().to_owned(), member.weight())).collect();
         // Health changes alone leave the table as it is, and it is costly to make.
-        let same = before.filter(|before| before.table.contents == contents);
+        let same = before
+            .filter(|before| before.table.contents == contents && before.table.unit == used.unit);
         let table = same.map_or_else(
-            || Arc::new(Table::new(balance.policy, contents)),
+            || Arc::new(Table::new(balance.policy, contents, used.unit)),
             |before| before.table.clone(),
         );
         let in_use = (0..members.len()).filter(|&index| (used.which)(&members[index]));
@@ -127,12 +127,12 @@ fn weight_of(member: &Member, ask: &Ask<'_>) -> f64 {
 }
 
 impl Table {
-    fn new(policy: BalancePolicy, contents: Contents) -> Self {
+    fn new(policy: BalancePolicy, contents: Contents, unit: u32) -> Self {
         let slots = match policy {
             BalancePolicy::Maglev => Slots::Maglev(maglev(&contents)),
-            _ => Slots::Ring(ring(&contents)),
+            _ => Slots::Ring(ring(&contents, unit)),
         };
-        Self { contents, slots }
+        Self { contents, unit, slots }
     }
 
     /// The index of the first member that `key` meets and that fits. Where none does, as when all are
@@ -161,12 +161,13 @@ impl Table {
 }
 
 /// A consistent-hash ring (Karger et al., 1997) with ketama's number of points.
-fn ring(contents: &Contents) -> Box<[(u64, u32)]> {
+fn ring(contents: &Contents, unit: u32) -> Box<[(u64, u32)]> {
     let total: u64 = contents.iter().map(|(_, weight)| u64::from(*weight)).sum();
+    let unit = u64::from(unit.max(1));
     let points_of = |weight: u32| {
-        let wanted = u64::from(weight) * POINTS;
+        let wanted = u64::from(weight) * POINTS / unit;
         let scaled = u64::from(weight) * MAX_POINTS / total.max(1);
-        if total * POINTS <= MAX_POINTS { wanted } else { scaled.max(1) }
+        if total * POINTS / unit <= MAX_POINTS { wanted.max(1) } else { scaled.max(1) }
     };
     let mut points: Vec<(u64, u32)> = Vec::new();
     for (index, (key, weight)) in contents.iter().enumerate() {
@@ -236,7 +237,7 @@ mod tests {
     use super::*;
     use crate::pool::{
         Time, Tried,
-        balance::tests::{ask, numbered, rng},
+        balance::tests::{ask, everyone, numbered, rng},
     };
     use std::time::Duration;
 
@@ -247,8 +248,7 @@ mod tests {
     }
 
     fn hashed(balance: &Balance, members: &[Arc<Member>], before: Option<&Hashed>) -> Hashed {
-        let used = Used { which: &|_| true, slow_start: Duration::ZERO, now: Time::ZERO };
-        Hashed::new(balance, members, &used, before)
+        Hashed::new(balance, members, &everyone(), before)
     }
 
     fn assign(policy: BalancePolicy, members: &[Arc<Member>]) -> Vec<usize> {
@@ -333,6 +333,22 @@ mod tests {
     }
 
     #[test]
+    fn weights_count_by_what_they_have_in_common() {
+        let points = |weights: [u32; 2], unit| {
+            let contents =
+                weights.iter().enumerate().map(|(at, it)| (at.to_string(), *it)).collect();
+            let ring = ring(&contents, unit);
+            [0, 1].map(|member| ring.iter().filter(|point| point.1 == member).count())
+        };
+        assert_eq!(points([1, 3], 1), [160, 480]);
+        assert_eq!(points([100, 300], 100), [160, 480]);
+        // One whose weight was set at run time.
+        assert_eq!(points([100, 150], 100), [160, 240]);
+        let huge = points([65_535, 1], 1);
+        assert!(huge[0] <= 1_000_000 && huge[1] >= 1, "{huge:?}");
+    }
+
+    #[test]
     fn a_hot_key_overflows_at_the_bound() {
         let all = members(4);
         let balance = Balance { bounded_load: Some(1.5), ..Balance::of(BalancePolicy::RingHash) };
@@ -364,8 +380,7 @@ mod tests {
     #[test]
     fn those_that_are_out_have_no_share_of_the_bound() {
         let all = members(3);
-        let used =
-            Used { which: &|it| it.order() != 1, slow_start: Duration::ZERO, now: Time::ZERO };
+        let used = Used { which: &|it| it.order() != 1, ..everyone() };
         // Half more than its half; a third for the one that is out would make it just a half.
         assert_eq!(most_of_a_hundred(&all, &used, Time::ZERO), 75);
     }
@@ -381,8 +396,7 @@ mod tests {
             let ask = Ask { key: Some(7), ..ask(&tried) };
             let first = last.next(&all, &ask, &|_| true, &mut rng()).unwrap();
             all[(first + 1) % 3].state().set_came_back(second(1));
-            let used =
-                Used { which: &|_| true, slow_start: Duration::from_secs(100), now: second(1) };
+            let used = Used { slow_start: Duration::from_secs(100), now: second(1), ..everyone() };
             assert_eq!(most_of_a_hundred(&all, &used, second(now)), most, "{now} s");
         }
     }

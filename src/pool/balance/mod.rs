@@ -36,6 +36,9 @@ pub(super) struct Used<'a> {
     pub(super) which: Allowed<'a>,
     pub(super) slow_start: Duration,
     pub(super) now: Time,
+    /// What one unit of weight is: all that the weights in the file have in common. It does not depend on
+    /// who is there, or each who came or went could change the share of a ring that the others have.
+    pub(super) unit: u32,
 }
 
 /// One policy over one set of members. The members are always the ones it was built for.
@@ -163,6 +166,10 @@ pub(super) mod tests {
         SmallRng::seed_from_u64(7)
     }
 
+    pub(in crate::pool) fn everyone() -> Used<'static> {
+        Used { which: &|_| true, slow_start: Duration::ZERO, now: Time::ZERO, unit: 1 }
+    }
+
     pub(in crate::pool) fn ask(tried: &Tried) -> Ask<'_> {
         Ask {
             now: Time::ZERO,
@@ -175,8 +182,7 @@ pub(super) mod tests {
     }
 
     pub(in crate::pool) fn balancer(policy: BalancePolicy, members: &[Arc<Member>]) -> Balancer {
-        let used = Used { which: &|_| true, slow_start: Duration::ZERO, now: Time::ZERO };
-        Balancer::new(&Balance::of(policy), members, &used, None)
+        Balancer::new(&Balance::of(policy), members, &everyone(), None)
     }
 
     #[test]
