@@ -76,7 +76,7 @@ fn busy(policy: BalancePolicy, size: usize) -> (Core, Vec<Picked>) {
     let held = (0..size)
         .map(|at| {
             let key = Some(hash(&at.to_le_bytes()));
-            let wanted = Wanted { key, tried: &tried, place: None };
+            let wanted = Wanted { key, kept: None, tried: &tried, place: None };
             core.pick(&wanted, Time::ZERO, &mut rng)
         })
         .collect();
@@ -94,7 +94,7 @@ fn pick(bencher: Bencher<'_, '_>, policy: BalancePolicy, size: usize) {
     bencher.bench_local(|| {
         number += 1;
         let key = Some(number.wrapping_mul(0x9e37_79b9_7f4a_7c15));
-        let wanted = Wanted { key, tried: &tried, place: None };
+        let wanted = Wanted { key, kept: None, tried: &tried, place: None };
         let picked = core.pick(black_box(&wanted), Time::from_nanos(number * 1_000), &mut rng);
         matches!(picked, Picked::Lease(_))
     });

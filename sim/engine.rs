@@ -266,8 +266,12 @@ impl<'a> Run<'a> {
     /// Asks for a backend.
     fn seek(&mut self, id: RequestId) {
         let request = &self.requests[id];
-        let wanted =
-            Wanted { key: request.key, tried: &request.tried, place: request.place.as_ref() };
+        let wanted = Wanted {
+            key: request.key,
+            kept: None,
+            tried: &request.tried,
+            place: request.place.as_ref(),
+        };
         match self.core.pick(&wanted, self.now, &mut self.chance.proxy) {
             Picked::Lease(lease) => {
                 let this = self.take(id, lease);
@@ -285,7 +289,7 @@ impl<'a> Run<'a> {
     /// and has it from before the pause on.
     fn seek_another(&mut self, id: RequestId) {
         let tried = &self.requests[id].tried;
-        let wanted = Wanted { key: self.requests[id].key, tried, place: None };
+        let wanted = Wanted { key: self.requests[id].key, kept: None, tried, place: None };
         match self.core.pick(&wanted, self.now, &mut self.chance.proxy) {
             Picked::Lease(lease) => {
                 let pause = self.backoff(self.requests[id].tries);

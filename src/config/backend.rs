@@ -8,7 +8,7 @@ use super::{
 };
 use crate::model::{
     AddressError, Amendment, Backend, BackendAddress, BackendName, BackendState, ListenAddress,
-    Weight,
+    MAX_SOCKET_PATH, Weight,
 };
 use std::path::Path;
 
@@ -22,8 +22,6 @@ pub(super) const EXPECTED: &str = "a list of at least one backend";
 const ADDRESS: &str = "ip:port, [ipv6]:port, host:port or unix:/path";
 const BACKEND: &str =
     "an address (ip:port, [ipv6]:port, host:port or unix:/path) or a map with one";
-/// The longest path that fits in a `sockaddr_un` with its final NUL.
-const MAX_SOCKET_PATH: usize = 107;
 
 /// What a backend or listener address must be, given what is wrong with it.
 pub(super) fn expected(error: AddressError) -> String {

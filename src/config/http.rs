@@ -5,7 +5,7 @@ use super::{
     reader::{Field, Once},
     scalar::{self, Hint},
 };
-use crate::model::frames_message;
+use crate::model::{frames_message, is_host_name};
 use http::{HeaderName, HeaderValue, Method};
 use std::net::{Ipv4Addr, Ipv6Addr};
 
@@ -160,20 +160,6 @@ pub(super) fn status_among(field: &Field<'_>, allowed: &[u16]) -> Option<http::S
         let code = text.parse::<u16>().ok().filter(|code| allowed.contains(code));
         code.and_then(|code| http::StatusCode::from_u16(code).ok()).ok_or_else(Hint::default)
     })
-}
-
-/// Whether `host` is a host name, in any case, without a final dot.
-pub(super) fn is_host_name(host: &str) -> bool {
-    let label = |label: &str| {
-        (1..=63).contains(&label.len())
-            && !label.starts_with('-')
-            && !label.ends_with('-')
-            && label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
-    };
-    // A name whose last label is a number would be taken for an IPv4 address.
-    let last = host.rsplit('.').next().unwrap_or(host);
-    let numeric = last.bytes().all(|byte| byte.is_ascii_digit());
-    host.len() <= 253 && host.split('.').all(label) && !numeric
 }
 
 /// Whether `host` is an IPv4 address, or an IPv6 address in brackets.

@@ -2,12 +2,12 @@
 
 use super::{
     diagnostic::Fault,
-    http::{METHOD, header_names, is_host_name, is_ip_literal, method, without_port},
+    http::{METHOD, header_names, is_ip_literal, method, without_port},
     reader::{Field, Keys, Section},
     scalar::Hint,
 };
 use crate::model::{
-    HeaderMatch, HostPattern, Match, PathMatch, QueryMatch, ValueMatch, path_to_match,
+    HeaderMatch, HostPattern, Match, PathMatch, QueryMatch, ValueMatch, is_host_name, path_to_match,
 };
 use regex::Regex;
 use std::net::Ipv6Addr;

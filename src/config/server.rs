@@ -4,7 +4,7 @@ use super::{
     reader::{Context, Field, Keys, Section},
     scalar::Hint,
 };
-use crate::model::Server;
+use crate::model::{MAX_SOCKET_PATH, Server};
 use log::LevelFilter;
 use std::{
     path::{Path, PathBuf},
@@ -28,8 +28,6 @@ pub(super) const KEYS: Keys = Keys {
 };
 
 const MAX_THREADS: usize = 1024;
-/// The longest path that fits in a `sockaddr_un` with its final NUL.
-const MAX_SOCKET_PATH: usize = 107;
 const LOG_LEVELS: [(&str, LevelFilter); 6] = [
     ("off", LevelFilter::Off),
     ("error", LevelFilter::Error),

@@ -3,12 +3,14 @@
 
 use super::{
     diagnostic::Fault,
-    http::{is_host_name, is_ip_literal},
+    http::is_ip_literal,
     reader::{Field, Keys, Section},
     scalar::Hint,
 };
 use crate::{
-    model::{Alpn, Authorities, ClientAuth, Identity, ListenerTls, PoolTls, TlsVersion},
+    model::{
+        Alpn, Authorities, ClientAuth, Identity, ListenerTls, PoolTls, TlsVersion, is_host_name,
+    },
     tls::{self, FileError, IdentityError},
 };
 use std::{

@@ -5,9 +5,10 @@ use super::{
     reader::Field,
 };
 use crate::model::{
-    Action, BackendState, HostPattern, Listener, Match, PathMatch, Pool, PoolName, Route,
+    Action, BackendState, HashOn, HostPattern, Listener, Match, PathMatch, Pool, PoolName, Route,
     RouteListeners, Tcp,
 };
+use http::Method;
 use std::collections::HashMap;
 
 /// Warns of each route that an earlier one keeps from ever matching.
@@ -21,6 +22,14 @@ pub(super) fn unreachable_routes(items: &[Field<'_>], routes: &[Route], listener
     }
     let mut earlier = Earlier::default();
     for (index, route) in routes.iter().enumerate() {
+        if is_for_refused_methods(&route.matches) {
+            if let Some(item) = items.get(index) {
+                let found =
+                    "a route that never matches, as CONNECT and TRACE are answered with 405";
+                item.warning(&Fault::new(found, "a method that is served"));
+            }
+            continue;
+        }
         let Some(wider) = earlier.wider(route, listeners) else {
             earlier.add(index, route);
             continue;
@@ -32,6 +41,12 @@ pub(super) fn unreachable_routes(items: &[Field<'_>], routes: &[Route], listener
             format!("a route that never matches, as route {name} on line {line} matches first");
         item.warning(&Fault::new(found, "the narrower route first"));
     }
+}
+
+/// Whether only methods match that are refused before there is a route.
+fn is_for_refused_methods(matches: &Match) -> bool {
+    let mut methods = matches.methods.iter();
+    !matches.methods.is_empty() && methods.all(|it| *it == Method::CONNECT || *it == Method::TRACE)
 }
 
 /// A host and a path that a route takes whole; `None` is any.
@@ -163,6 +178,19 @@ pub(super) fn pool(field: &Field<'_>, pool: &Pool, is_used: bool) {
     if pool.backends.iter().all(|backend| backend.state != BackendState::Active) {
         warn("draining and disabled backends only", "at least one backend with state active");
     }
+    if ignores_slow_start(pool) {
+        let found = "slow_start, which policies that hash heed with bounded_load only";
+        warn(found, "bounded_load, or no slow_start");
+    }
+}
+
+/// Whether nothing of `slow_start` is heeded: a hashing policy has a bound to lower or it has not, and
+/// every request has what it hashes.
+fn ignores_slow_start(pool: &Pool) -> bool {
+    let balance = &pool.balance;
+    let always = matches!(balance.hash_on, HashOn::ClientIp | HashOn::Path | HashOn::Uri);
+    let unbounded = balance.policy.is_hashing() && balance.bounded_load.is_none();
+    !pool.slow_start.is_zero() && unbounded && always
 }
 
 /// The names of the pools that `routes` use, some of them perhaps more than once.

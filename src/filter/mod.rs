@@ -45,7 +45,7 @@ pub(crate) use chain::{Instance, Stop};
 pub(crate) use facts::{Facts, Variables};
 pub(crate) use passage::{Outcome, Passage, Progress};
 pub(crate) use registry::instance;
-pub(crate) use request::{Incoming, Reading, host_of, target_of};
+pub(crate) use request::{Incoming, Reading, cookie_of, host_of, target_of};
 
 use erased::NotImplemented;
 use schemars::JsonSchema;

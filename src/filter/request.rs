@@ -9,7 +9,7 @@ use super::{
 };
 use crate::model::normal_path;
 use bytes::Bytes;
-use http::{Method, header};
+use http::{HeaderMap, Method, header};
 use pingora::{BError, http::RequestHeader};
 use std::{borrow::Cow, future::Future, pin::Pin};
 
@@ -92,11 +92,7 @@ impl Request<'_> {
 
     /// The value of a cookie if it is there and is text. Of several, the first.
     pub fn cookie(&self, name: &str) -> Option<&str> {
-        let fields = self.headers().get_all(header::COOKIE).into_iter();
-        let pairs = fields.filter_map(|value| value.to_str().ok()).flat_map(|v| v.split(';'));
-        pairs
-            .filter_map(|pair| pair.trim().split_once('='))
-            .find_map(|(key, value)| (key == name).then_some(value))
+        cookie_of(self.headers(), name).and_then(|value| std::str::from_utf8(value).ok())
     }
 
     /// Sets the path and the query that later filters and the backend see, the path in normal form.
@@ -287,6 +283,16 @@ pub(crate) fn target_of<'a>(rewritten: Option<&'a str>, head: &'a RequestHeader)
     }
 }
 
+/// The value of the cookie called `name`. Of several, the first.
+pub(crate) fn cookie_of<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a [u8]> {
+    let fields = headers.get_all(header::COOKIE).into_iter();
+    let pairs = fields.flat_map(|value| value.as_bytes().split(|byte| *byte == b';'));
+    pairs.map(<[u8]>::trim_ascii).find_map(|pair| {
+        let equals = memchr::memchr(b'=', pair)?;
+        (&pair[..equals] == name.as_bytes()).then_some(&pair[equals + 1..])
+    })
+}
+
 /// The host that a request asks for: lower case, without port; empty where it names none.
 pub(crate) fn host_of(head: &RequestHeader) -> Cow<'_, str> {
     let field = head.headers.get(header::HOST).and_then(|host| host.to_str().ok());
@@ -301,6 +307,19 @@ pub(crate) fn host_of(head: &RequestHeader) -> Cow<'_, str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn finds_a_cookie_among_others() {
+        let mut headers = HeaderMap::new();
+        let values = [&b"a=1; LB=x=y;b=2"[..], b"c=3; d=\xff", b"e=f"];
+        for value in values {
+            headers.append(header::COOKIE, http::HeaderValue::from_bytes(value).unwrap());
+        }
+        let cookie = |name| cookie_of(&headers, name);
+        assert_eq!(cookie("LB"), Some(&b"x=y"[..]));
+        assert_eq!(["c", "d", "e"].map(cookie), [Some(&b"3"[..]), Some(b"\xff"), Some(b"f")]);
+        assert_eq!(cookie("g"), None);
+    }
 
     #[test]
     fn a_target_is_set_in_normal_form_or_not_at_all() {

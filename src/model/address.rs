@@ -9,7 +9,7 @@ use std::{
 
 const UNIX_PREFIX: &str = "unix:";
 /// The longest path that fits in a `sockaddr_un` with its final NUL.
-const MAX_UNIX_PATH: usize = 107;
+pub(crate) const MAX_SOCKET_PATH: usize = 107;
 
 /// A text that is not an address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -54,7 +54,7 @@ pub enum BackendAddress {
 }
 
 fn unix_path(path: &str) -> Result<PathBuf, AddressError> {
-    if path.is_empty() || path.len() > MAX_UNIX_PATH || path.contains('\0') {
+    if path.is_empty() || path.len() > MAX_SOCKET_PATH || path.contains('\0') {
         return Err(AddressError::UnixPath);
     }
     Ok(PathBuf::from(path))
@@ -96,8 +96,9 @@ impl fmt::Display for ListenAddress {
     }
 }
 
-/// A host name as in RFC 1123, underscores allowed as they occur in internal names.
-fn is_host_name(host: &str) -> bool {
+/// Whether `host` is a host name as in RFC 1123, in any case, without a final dot; underscores are allowed
+/// as they occur in internal names. One whose last label is a number would be taken for an IPv4 address.
+pub(crate) fn is_host_name(host: &str) -> bool {
     let label = |label: &str| {
         (1..=63).contains(&label.len())
             && !label.starts_with('-')

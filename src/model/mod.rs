@@ -25,14 +25,17 @@ mod template;
 mod tls;
 
 pub use address::{AddressError, BackendAddress, ListenAddress};
+pub(crate) use address::{MAX_SOCKET_PATH, is_host_name};
 pub use admin::{Admin, Token};
 pub use balance::{Balance, BalancePolicy, HashOn, UnknownPolicy};
 pub use ends::Ends;
+pub(crate) use ends::with_client_bytes;
 pub use fault::{Fault, Position};
 pub(crate) use framing::frames_message;
 pub use host::host_without_port;
 pub use listener::{Listener, ListenerLimits, ListenerTimeouts, Protocol, ProxyProtocol, Tcp};
 pub use name::{BackendName, InvalidName, ListenerName, PoolName, RouteName};
+pub(crate) use number::common_divisor;
 pub use number::{OutOfRange, Percent, Weight};
 pub use path::{PathError, normal_path, path_to_match, single_slashes};
 pub use pool::{

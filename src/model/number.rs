@@ -35,6 +35,14 @@ impl Weight {
     }
 }
 
+/// The greatest common divisor (Euclid); of 0 and a number, that number.
+pub(crate) fn common_divisor<N>(a: N, b: N) -> N
+where
+    N: Copy + Default + PartialEq + std::ops::Rem<Output = N>,
+{
+    if b == N::default() { a } else { common_divisor(b, a % b) }
+}
+
 /// A share of a whole in percent, 0 to 100.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Percent(f64);

@@ -4,7 +4,6 @@ use super::{Tag, Time, ejection::Standing, ewma::PeakEwma, health::HealthState};
 use crate::model::{Amendment, BackendName, BackendState as Admission, Weight};
 use http::HeaderValue;
 use pingora_core::protocols::l4::socket::SocketAddr;
-use pingora_load_balancing::Backend;
 use std::{
     borrow::Cow,
     sync::{
@@ -148,9 +147,30 @@ impl BackendState {
         locked(&self.speed).observe(took, now);
     }
 
-    pub(super) fn begin_request(&self) {
-        self.in_flight.fetch_add(1, Relaxed);
-        self.requests.fetch_add(1, Relaxed);
+    /// Whether it has `limit` requests in flight or more. Whoever finds it full has entered the queue
+    /// before it looked or will look again once it has, and `end_request` looks at the queue after it
+    /// has made room: of the two, one sees the other. That takes one order of all four, hence `SeqCst`.
+    pub(super) fn is_full(&self, limit: Option<usize>) -> bool {
+        limit.is_some_and(|limit| self.in_flight.load(SeqCst) >= limit)
+    }
+
+    /// Counts a request unless `limit` are in flight; looking and counting are one step, so that two
+    /// cannot both take the last place.
+    pub(super) fn try_begin(&self, limit: Option<usize>) -> bool {
+        let begun = match limit {
+            None => {
+                self.in_flight.fetch_add(1, Relaxed);
+                true
+            }
+            Some(limit) => {
+                let more = |in_flight: usize| (in_flight < limit).then_some(in_flight + 1);
+                self.in_flight.fetch_update(SeqCst, SeqCst, more).is_ok()
+            }
+        };
+        if begun {
+            self.requests.fetch_add(1, Relaxed);
+        }
+        begun
     }
 
     pub(super) fn end_request(&self) {
@@ -265,6 +285,15 @@ pub struct Member {
 }
 
 impl Member {
+    /// Whether nothing would change if this stood in the place of `other`.
+    pub(super) fn is_like(&self, other: &Self) -> bool {
+        let key = |it: &Self| (it.order, it.weight, it.backup, it.admission, it.probed, it.added);
+        Arc::ptr_eq(&self.state, &other.state)
+            && key(self) == key(other)
+            && (&self.name, &self.entry, &self.key) == (&other.name, &other.entry, &other.key)
+            && (&self.authority, &self.host_name) == (&other.authority, &other.host_name)
+    }
+
     /// The position in the file.
     pub fn order(&self) -> usize {
         self.order
@@ -278,15 +307,6 @@ impl Member {
     /// Whether it was added at run time.
     pub fn is_added(&self) -> bool {
         self.added
-    }
-
-    /// Whether `other`, of the same state, says the same of it.
-    pub(super) fn is_like(&self, other: &Self) -> bool {
-        (self.order, &self.name, &self.entry, self.added, &self.host_name)
-            == (other.order, &other.name, &other.entry, other.added, &other.host_name)
-            && (self.weight, self.backup, self.admission)
-                == (other.weight, other.backup, other.admission)
-            && Arc::ptr_eq(&self.state, &other.state)
     }
 
     /// The backend's name as the value of a header field.
@@ -357,8 +377,7 @@ impl Member {
     /// Whether nothing speaks against its working: probes succeed and it is not ejected. A backend
     /// that is probed but has no result yet is not known to work: the first probe decides.
     pub(super) fn works(&self, now: Time) -> bool {
-        let healthy = !self.probed || self.state.health() == Health::Healthy;
-        healthy && self.state.ejected_until(now).is_none()
+        self.is_healthy() && self.state.ejected_until(now).is_none()
     }
 
     /// Whether new requests may go to it.
@@ -377,6 +396,20 @@ impl Member {
     /// Whether it was ejected, and the request that shows whether it works again is under way.
     pub(super) fn is_being_probed(&self) -> bool {
         self.state.on_probation.load(Relaxed) && self.state.in_flight() > 0
+    }
+
+    fn is_healthy(&self) -> bool {
+        !self.probed || self.state.health() == Health::Healthy
+    }
+
+    /// Whether it takes what others cannot take, unless it is ejected.
+    pub(super) fn could_serve(&self) -> bool {
+        self.takes_new_clients() && self.is_healthy()
+    }
+
+    /// Whether it is there for others than the clients that stay with it.
+    pub(super) fn takes_new_clients(&self) -> bool {
+        self.admission() == Admission::Active && self.weight() > 0
     }
 
     /// Whether the requests of a client that stays with it may go to it.
@@ -399,12 +432,6 @@ impl Member {
     pub(super) fn id(&self) -> usize {
         Arc::as_ptr(&self.state) as usize
     }
-}
-
-/// A backend of Pingora's at `address`. The weight is always 1: a backend's identity in Pingora
-/// includes its weight, and a change of weight must not make another backend of it.
-pub(super) fn selectable(address: SocketAddr) -> Backend {
-    Backend { addr: address, weight: 1, ext: pingora_load_balancing::Extensions::new() }
 }
 
 /// How a [`Member`] is made outside of discovery: by the simulator and by tests.

@@ -51,11 +51,17 @@ pub enum Picked {
     Nothing,
 }
 
+/// Tells the backend that a client stays with from the others.
+pub type Kept<'a> = &'a (dyn Fn(&Member) -> bool + Send + Sync);
+
 /// What a request asks of a pick.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy)]
 pub struct Wanted<'a> {
     /// What the hashing policies go by; `None` if the request does not have it.
     pub key: Option<u64>,
+    /// The backend that the client stays with, if it does: it is picked before any other, as long as it
+    /// keeps its clients and has room.
+    pub kept: Option<Kept<'a>>,
     /// The backends that were tried.
     pub tried: &'a Tried,
     /// The request's place in the queue, if it has one. Without one it does not overtake those who
@@ -121,9 +127,11 @@ impl Core {
         }
     }
 
-    /// Has what is shared with an earlier configuration go by this one.
+    /// Has what is shared with an earlier configuration go by this one, and those who wait look who
+    /// is in force.
     pub(super) fn adapt_shared(&self) {
         self.shared.adapt(&self.spec);
+        self.shared.ledger.queue.call_all();
     }
 
     /// What the configuration says of the pool.
@@ -158,12 +166,10 @@ impl Core {
 
     /// Picks a backend.
     pub fn pick(&self, wanted: &Wanted<'_>, now: Time, rng: &mut dyn RngCore) -> Picked {
-        let is_its_turn = match wanted.place {
-            // Several may be called at a time, and act on it in any order. Who is first passes the
-            // call on when it has a backend.
-            Some(place) => place.is_first(),
-            None => self.shared.ledger.queue.is_empty(),
-        };
+        let is_its_turn = self.is_turn_of(wanted.place);
+        if let Some(lease) = wanted.kept.and_then(|kept| self.pick_kept(kept, is_its_turn, now)) {
+            return Picked::Lease(lease);
+        }
         if !is_its_turn {
             return Picked::Busy;
         }
@@ -175,20 +181,48 @@ impl Core {
             slow_start: self.spec.slow_start,
             in_flight: self.shared.ledger.in_flight(),
         };
-        match self.view.load().pick(&ask, rng) {
-            Found::Member(member) => Picked::Lease(Lease::new(member, self.shared.ledger.clone())),
-            Found::Busy => Picked::Busy,
-            Found::Nothing => Picked::Nothing,
+        let view = self.view.load();
+        loop {
+            match view.pick(&ask, rng) {
+                // Where somebody else has taken the last place since the look, it is full now and passed
+                // over. Each such round is one that somebody else gets a backend by.
+                Found::Member(member) => {
+                    if let Some(lease) = Lease::try_new(member, ask.limit, &self.shared.ledger) {
+                        return Picked::Lease(lease);
+                    }
+                }
+                Found::Busy => return Picked::Busy,
+                Found::Nothing => return Picked::Nothing,
+            }
         }
     }
 
-    /// The backend that a client stays with, if it still keeps its clients and has room.
-    pub fn pick_kept(&self, is_it: impl Fn(&Member) -> bool, now: Time) -> Option<Lease> {
+    /// Whether whoever has this place in the line, or none, may look for room.
+    fn is_turn_of(&self, place: Option<&Place>) -> bool {
+        let limits = &self.spec.limits;
+        if limits.connections_per_backend.is_none() || limits.queue == 0 {
+            // Nobody waits here. Those in the line came with an earlier configuration, and are about
+            // to find that out.
+            return true;
+        }
+        match place {
+            // Several may be called at a time, and act on it in any order. Who is first passes the
+            // call on when it has a backend.
+            Some(place) => place.is_first(),
+            None => self.shared.ledger.queue.is_empty(),
+        }
+    }
+
+    /// The backend that a client stays with, if it still keeps its clients and has room. One that takes
+    /// no others may be had out of turn: nobody in the line waits for it.
+    fn pick_kept(&self, is_it: Kept<'_>, is_its_turn: bool, now: Time) -> Option<Lease> {
         let view = self.view.load();
         let member = view.members().iter().find(|member| is_it(member))?;
-        let full = self.limit().is_some_and(|limit| member.state().in_flight() >= limit);
-        let kept = !full && member.keeps_clients(now);
-        kept.then(|| Lease::new(member.clone(), self.shared.ledger.clone()))
+        let overtakes = !is_its_turn && member.takes_new_clients();
+        if overtakes || !member.keeps_clients(now) {
+            return None;
+        }
+        Lease::try_new(member.clone(), self.limit(), &self.shared.ledger)
     }
 
     /// Whether the backend that a client stays with still keeps its clients, room aside.
@@ -216,11 +250,17 @@ impl Core {
         locked(&self.shared.budget).try_retry(now)
     }
 
-    /// Puts new members in the place of the old ones. Some may come back while they are ejected, so
-    /// [`Core::maintain`] has something to do then.
-    pub fn set_members(&self, mut members: Vec<Arc<Member>>, now: Time) {
+    /// Puts new members in the place of the old ones; `false` if they are the same, and nothing has
+    /// changed. Some may come back while they are ejected, so [`Core::maintain`] has something to do then.
+    pub fn set_members(&self, mut members: Vec<Arc<Member>>, now: Time) -> bool {
         members.sort_by_key(|member| member.order());
+        let before = self.members();
+        let mut pairs = before.iter().zip(&members);
+        if before.len() == members.len() && pairs.all(|(old, new)| old.is_like(new)) {
+            return false;
+        }
         self.rebuild(now, Some(members));
+        true
     }
 
     /// Decides at run time whether a backend takes requests; `false` if there is none of that name.
@@ -297,9 +337,9 @@ impl Core {
         let _one_at_a_time = locked(&self.ejecting);
         let members = self.members();
         let out = members.iter().filter(|other| other.state().ejected_until(now).is_some()).count();
-        // One that is taken out by hand cannot stand in for one that is ejected.
-        let active = members.iter().filter(|other| other.admission() == Admission::Active).count();
-        if out >= most_ejected(active, policy) || state.ejected_until(now).is_some() {
+        // One that is taken out by hand or by its checks cannot stand in for one that is ejected.
+        let all = members.iter().filter(|other| other.could_serve()).count();
+        if out >= most_ejected(all, policy) || state.ejected_until(now).is_some() {
             return false;
         }
         let (failures, until) =
@@ -332,8 +372,9 @@ impl Core {
         let members = members.unwrap_or_else(|| before.members().to_vec());
         self.view.store(Arc::new(View::new(&self.spec, members, now, Some(&before))));
         // Whoever waits looks again: there may be room where there was none, or nothing to wait for.
-        for _ in 0..self.shared.ledger.queue.len() {
-            self.shared.ledger.queue.call_next();
-        }
+        self.shared.ledger.queue.call_all();
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -2,47 +2,57 @@
 
 use super::{
     BackendState, Interner, Member,
-    backend::selectable,
     roster::{Entry, Roster},
 };
 use crate::model::{self, BackendAddress, BackendName};
 use async_trait::async_trait;
 use http::HeaderValue;
 use pingora_core::protocols::l4::socket::SocketAddr;
-use pingora_load_balancing::{Backend, discovery::ServiceDiscovery};
 use std::{
-    collections::{BTreeSet, HashMap, HashSet},
+    collections::{HashMap, HashSet},
     io,
     net::{IpAddr, SocketAddr as InetAddr},
     os::unix::net::SocketAddr as UnixAddr,
-    sync::{
-        Arc, Mutex, OnceLock, PoisonError,
-        atomic::{AtomicBool, Ordering::Relaxed},
-    },
+    sync::{Arc, Mutex, OnceLock, PoisonError},
     time::Duration,
 };
+use tokio::task::JoinSet;
 
 /// The longest a host name may take to resolve before it counts as failed.
 const RESOLVE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Service discovery over a pool's configuration. Host names are resolved with the system's
-/// resolver, off the request path; a name that fails keeps its last answer.
-pub struct Discovery {
+/// Looks up host names.
+#[async_trait]
+pub(super) trait Resolver: std::fmt::Debug + Send + Sync {
+    /// The addresses of `host`, in any order.
+    async fn look_up(&self, host: &str) -> io::Result<Vec<IpAddr>>;
+}
+
+/// The system's resolver.
+#[derive(Debug)]
+pub(super) struct System;
+
+#[async_trait]
+impl Resolver for System {
+    async fn look_up(&self, host: &str) -> io::Result<Vec<IpAddr>> {
+        let found = tokio::net::lookup_host((host, 0)).await?;
+        Ok(found.map(|address| address.ip()).collect())
+    }
+}
+
+/// Finds the members of a pool. Host names are resolved off the request path; a name that fails keeps
+/// its last answer.
+pub(super) struct Discovery {
     pool: model::PoolName,
     backends: Vec<model::Backend>,
     probed: bool,
-    /// Keeps the answers too, so that a reload does not depend on the resolver.
+    /// Each host name with its last answer, which is the interner's: a reload does not depend on the
+    /// resolver.
+    hosts: HashMap<String, Arc<Mutex<Answer>>>,
     interner: Arc<Interner>,
     /// What was decided at run time.
     roster: Arc<Roster>,
-    /// Whether names are looked up that have an answer.
-    anew: AtomicBool,
-    /// The members that were found last.
-    found: Mutex<Vec<Arc<Member>>>,
 }
-
-/// The same for Pingora, which wants it to itself.
-pub(super) struct Source(pub(super) Arc<Discovery>);
 
 /// The last good answer for a host name, and whether its latest lookup failed.
 #[derive(Clone, Debug, Default)]
@@ -60,47 +70,89 @@ impl Answer {
 
 impl Discovery {
     pub(super) fn new(pool: &model::Pool, interner: Arc<Interner>) -> Self {
+        let hosts = pool.backends.iter().filter_map(host_of);
+        let hosts = hosts.map(|host| (host.to_owned(), interner.answer(host))).collect();
         Self {
+            hosts,
             pool: pool.name.clone(),
             backends: pool.backends.clone(),
             probed: pool.health_check.is_some(),
             roster: interner.roster(&pool.name),
             interner,
-            anew: AtomicBool::new(true),
-            found: Mutex::default(),
         }
     }
 
-    /// Whether names that have an answer are looked up from now on.
-    pub(super) fn look_up_anew(&self, anew: bool) {
-        self.anew.store(anew, Relaxed);
-    }
-
-    /// What was decided at run time.
-    pub(super) fn roster(&self) -> &Arc<Roster> {
-        &self.roster
-    }
-
-    /// The members that were found last.
-    pub(super) fn found(&self) -> Vec<Arc<Member>> {
-        self.found.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    /// The answer that is known for `host`, unless it is to be looked up.
-    fn known(&self, host: &str) -> Option<Vec<IpAddr>> {
-        if self.anew.load(Relaxed) {
-            return None;
+    /// The members that there should be as far as is known now, in file order, those that were added last.
+    /// Names that have an answer are looked up `anew`, or not. Of `before`, those that are as they were are
+    /// the same.
+    pub(super) async fn discover(
+        &mut self,
+        before: &[Arc<Member>],
+        anew: bool,
+    ) -> Vec<Arc<Member>> {
+        let entries = self.roster.entries(&self.backends);
+        self.resolve(&entries, anew).await;
+        let mut seen = HashSet::new();
+        let mut members = Vec::new();
+        for (order, entry) in entries.iter().enumerate() {
+            for (address, name) in self.addresses(&entry.backend) {
+                let key = address_key(&address);
+                if self.roster.is_removed(&key, &entry.backend) {
+                    continue;
+                }
+                // Two entries may come to the same address through a host name: the first stands.
+                if !seen.insert(key) {
+                    log::debug!("pool {}: {name} is listed before, ignored", self.pool);
+                    continue;
+                }
+                let member = self.member(order, entry, address, name);
+                let same = before.iter().find(|known| known.is_like(&member));
+                members.push(same.cloned().unwrap_or_else(|| Arc::new(member)));
+            }
         }
-        let resolved = self.interner.resolved.lock().unwrap_or_else(PoisonError::into_inner);
-        resolved.get(host).map(|answer| answer.addresses.clone())
+        members
     }
 
-    /// Looks up `host` and remembers the answer. Only changes between success and failure are
-    /// logged.
-    async fn resolve(&self, host: &str) -> Vec<IpAddr> {
-        let looked_up = look_up(host).await;
-        let mut resolved = self.interner.resolved.lock().unwrap_or_else(PoisonError::into_inner);
-        let answer = resolved.entry(host.to_owned()).or_default();
+    /// Looks up the host names of `entries`, at the same time: one that hangs holds up no other for
+    /// longer than it may take itself.
+    async fn resolve(&mut self, entries: &[Entry], anew: bool) {
+        let mut lookups = JoinSet::new();
+        for host in self.to_look_up(entries, anew) {
+            let resolver = self.interner.resolver.clone();
+            lookups.spawn(async move {
+                let found = look_up(&*resolver, &host).await;
+                (host, found)
+            });
+        }
+        while let Some(looked_up) = lookups.join_next().await {
+            match looked_up {
+                Ok((host, found)) => self.remember(&host, found),
+                Err(error) => log::error!("pool {}: a lookup failed to run: {error}", self.pool),
+            }
+        }
+    }
+
+    /// The host names of `entries`; unless `anew`, only those that have no answer. Others are let go.
+    fn to_look_up(&mut self, entries: &[Entry], anew: bool) -> Vec<String> {
+        let named: HashSet<&str> =
+            entries.iter().filter_map(|entry| host_of(&entry.backend)).collect();
+        self.hosts.retain(|host, _| named.contains(host.as_str()));
+        for host in named {
+            if !self.hosts.contains_key(host) {
+                self.hosts.insert(host.to_owned(), self.interner.answer(host));
+            }
+        }
+        let is_open = |answer: &Arc<Mutex<Answer>>| {
+            anew || answer.lock().unwrap_or_else(PoisonError::into_inner).addresses.is_empty()
+        };
+        let open = self.hosts.iter().filter(|(_, answer)| is_open(answer));
+        open.map(|(host, _)| host.clone()).collect()
+    }
+
+    /// Takes in what a lookup of `host` has found. Only changes between success and failure are logged.
+    fn remember(&self, host: &str, looked_up: io::Result<Vec<IpAddr>>) {
+        let Some(answer) = self.hosts.get(host) else { return };
+        let mut answer = answer.lock().unwrap_or_else(PoisonError::into_inner);
         let pool = &self.pool;
         match looked_up {
             Ok(addresses) => {
@@ -118,11 +170,17 @@ impl Discovery {
                 }
             }
         }
+    }
+
+    /// The addresses that `host` last had.
+    fn known(&self, host: &str) -> Vec<IpAddr> {
+        let Some(answer) = self.hosts.get(host) else { return Vec::new() };
+        let answer = answer.lock().unwrap_or_else(PoisonError::into_inner);
         answer.addresses.clone()
     }
 
     /// The addresses of one configured backend, each with the name it goes by.
-    async fn addresses(&self, backend: &model::Backend) -> Vec<(SocketAddr, BackendName)> {
+    fn addresses(&self, backend: &model::Backend) -> Vec<(SocketAddr, BackendName)> {
         match &backend.address {
             BackendAddress::Ip(address) => vec![(SocketAddr::Inet(*address), backend.name.clone())],
             BackendAddress::Unix(path) => match UnixAddr::from_pathname(path) {
@@ -133,10 +191,7 @@ impl Discovery {
                 }
             },
             BackendAddress::Host { host, port } => {
-                let found = match self.known(host) {
-                    Some(known) => known,
-                    None => self.resolve(host).await,
-                };
+                let found = self.known(host);
                 let name = |ip: IpAddr| numbered(&backend.name, ip, found.len());
                 found
                     .iter()
@@ -158,10 +213,7 @@ impl Discovery {
         let state: Arc<BackendState> = self.interner.state(&self.pool, &key);
         state.decide(self.roster.amendment(name.as_str(), backend.name.as_str()));
         state.set_leaving(self.roster.is_leaving(&key));
-        let host_name = match &backend.address {
-            BackendAddress::Host { host, .. } => Some(host.as_str().into()),
-            BackendAddress::Ip(_) | BackendAddress::Unix(_) => None,
-        };
+        let host_name = host_of(backend).map(Into::into);
         let authority = match &backend.address {
             BackendAddress::Unix(_) => "localhost".to_owned(),
             other => other.to_string(),
@@ -186,38 +238,11 @@ impl Discovery {
     }
 }
 
-#[async_trait]
-impl ServiceDiscovery for Source {
-    async fn discover(&self) -> pingora::Result<(BTreeSet<Backend>, HashMap<u64, bool>)> {
-        let found = self.0.find().await;
-        let selectable = found.iter().map(|member| selectable(member.address().clone())).collect();
-        *self.0.found.lock().unwrap_or_else(PoisonError::into_inner) = found;
-        Ok((selectable, HashMap::new()))
-    }
-}
-
-impl Discovery {
-    /// The members that there should be. Those that are as they were are the same.
-    async fn find(&self) -> Vec<Arc<Member>> {
-        let mut seen = HashSet::new();
-        let (mut found, before) = (Vec::new(), self.found());
-        for (order, entry) in self.roster.entries(&self.backends).iter().enumerate() {
-            for (address, name) in self.addresses(&entry.backend).await {
-                let key = address_key(&address);
-                if self.roster.is_removed(&key, &entry.backend) {
-                    continue;
-                }
-                // Two entries may come to the same address through a host name: the first stands.
-                if !seen.insert(key) {
-                    log::debug!("pool {}: {name} is listed before, ignored", self.pool);
-                    continue;
-                }
-                let member = self.member(order, entry, address, name);
-                let same = before.iter().find(|known| known.is_like(&member));
-                found.push(same.cloned().unwrap_or_else(|| Arc::new(member)));
-            }
-        }
-        found
+/// The host name that a backend is given by; `None` if that is an address.
+pub(super) fn host_of(backend: &model::Backend) -> Option<&str> {
+    match &backend.address {
+        BackendAddress::Host { host, .. } => Some(host),
+        BackendAddress::Ip(_) | BackendAddress::Unix(_) => None,
     }
 }
 
@@ -244,13 +269,11 @@ fn header_value(text: &str) -> HeaderValue {
 }
 
 /// All IPv4 addresses of `host`, or its IPv6 addresses where it has no other, in a stable order.
-async fn look_up(host: &str) -> io::Result<Vec<IpAddr>> {
-    let lookup = tokio::net::lookup_host((host, 0));
-    let found = tokio::time::timeout(RESOLVE_TIMEOUT, lookup)
+async fn look_up(resolver: &dyn Resolver, host: &str) -> io::Result<Vec<IpAddr>> {
+    let found = tokio::time::timeout(RESOLVE_TIMEOUT, resolver.look_up(host))
         .await
         .map_err(|_| io::Error::new(io::ErrorKind::TimedOut, "the resolver did not answer"))??;
-    let (mut v4, mut v6): (Vec<_>, Vec<_>) =
-        found.map(|address| address.ip()).partition(IpAddr::is_ipv4);
+    let (mut v4, mut v6): (Vec<_>, Vec<_>) = found.into_iter().partition(IpAddr::is_ipv4);
     let addresses = if v4.is_empty() { &mut v6 } else { &mut v4 };
     addresses.sort_unstable();
     addresses.dedup();
@@ -259,3 +282,6 @@ async fn look_up(host: &str) -> io::Result<Vec<IpAddr>> {
     }
     Ok(std::mem::take(addresses))
 }
+
+#[cfg(test)]
+mod tests;

@@ -37,10 +37,17 @@ pub struct Lease {
 }
 
 impl Lease {
-    pub(super) fn new(member: Arc<Member>, ledger: Arc<Ledger>) -> Self {
-        member.state.begin_request();
+    /// A place on `member`, unless `limit` requests are in flight there.
+    pub(super) fn try_new(
+        member: Arc<Member>,
+        limit: Option<usize>,
+        ledger: &Arc<Ledger>,
+    ) -> Option<Self> {
+        if !member.state.try_begin(limit) {
+            return None;
+        }
         ledger.in_flight.fetch_add(1, Relaxed);
-        Self { member, ledger }
+        Some(Self { member, ledger: ledger.clone() })
     }
 
     /// The backend.

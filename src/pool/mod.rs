@@ -1,12 +1,13 @@
 //! A pool at run time: its backends, their shared state, and which of them gets the next request.
 //!
-//! Membership comes from Pingora's [`Backends`] through our [`Discovery`]; health comes from
-//! `health`, ejections from what requests report. All meet in an immutable `View`, rebuilt when one
-//! of them changes and swapped in whole, so that a pick reads one pointer and takes no lock.
+//! Membership comes from `discovery`, health from `health`, ejections from what requests report. All meet
+//! in an immutable `View`, rebuilt when one of them changes and swapped in whole, so that a pick reads
+//! one pointer and takes no lock.
 //! Pingora's `LoadBalancer` is its `Backends` plus a selector that it rebuilds on membership changes
 //! only. A pick from it searches for a healthy backend, in a bounded number of steps that concurrent
 //! picks share, so it may find none where there is one; and what it falls back to ignores weights. We
-//! make the selector of usable backends alone, which is why the two halves are used separately here.
+//! make its selector of usable backends alone. Its `Backends` compares members by address and weight and
+//! keeps the set it has if those are equal, whatever else is new of them; so the set is ours.
 //!
 //! Every decision is [`Core`]'s, which knows of no clock, socket or task; [`Pool`] gives it those.
 //! Nothing here knows of HTTP sessions.
@@ -30,11 +31,10 @@ mod time;
 mod view;
 mod waiting;
 
-pub use self::core::{Core, Outcome, Picked, Wanted};
+pub use self::core::{Core, Kept, Outcome, Picked, Wanted};
 pub use backend::{BackendState, Health, Member, MemberSpec};
 pub use balance::{hash, hash_address};
 pub use dial::{Dialed, Dialer};
-pub use discovery::Discovery;
 pub use health::{Change, ProbeReport};
 pub use lease::{Lease, Tried};
 pub use operator::Taken;
@@ -46,13 +46,11 @@ pub use time::{Clock, Time};
 pub use waiting::{NoRetry, Waited};
 
 use crate::{model, tls::PeerTls};
-use discovery::Source;
-use pingora_load_balancing::Backends;
+use discovery::{Answer, Discovery, Resolver};
 use roster::Roster;
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
+    sync::{Arc, Mutex, PoisonError, Weak},
 };
 use tokio::sync::{Notify, watch};
 
@@ -64,15 +62,24 @@ pub struct Interner {
     clock: Clock,
     states: Mutex<HashMap<(model::PoolName, String), Arc<BackendState>>>,
     /// What the pools themselves keep.
-    pools: Mutex<HashMap<model::PoolName, Arc<core::Shared>>>,
+    pools: Mutex<HashMap<model::PoolName, Left>>,
     /// What was decided at run time of each pool's members, as long as the process lives.
     rosters: Mutex<HashMap<model::PoolName, Arc<Roster>>>,
     /// The last good answer for each host name.
-    resolved: Mutex<HashMap<String, discovery::Answer>>,
+    resolved: Mutex<HashMap<String, Arc<Mutex<Answer>>>>,
+    resolver: Arc<dyn Resolver>,
     /// What tickets are signed with where the configuration gives no secret.
     secret: [u8; 32],
     /// What probes connect through.
     connectors: Arc<health::Connectors>,
+}
+
+/// What is left of a pool from one configuration to the next.
+#[derive(Debug)]
+struct Left {
+    shared: Arc<core::Shared>,
+    /// The pool in the configuration that is in force, once one has followed another.
+    in_force: Weak<Pool>,
 }
 
 impl Default for Interner {
@@ -83,6 +90,7 @@ impl Default for Interner {
             pools: Mutex::default(),
             rosters: Mutex::default(),
             resolved: Mutex::default(),
+            resolver: Arc::new(discovery::System),
             secret: rand::random(),
             connectors: Arc::default(),
         }
@@ -99,16 +107,34 @@ impl Interner {
     /// What the pool keeps across configurations, made on first use.
     fn shared(&self, spec: &model::Pool) -> Arc<core::Shared> {
         let mut pools = self.pools.lock().unwrap_or_else(PoisonError::into_inner);
-        let new = || Arc::new(core::Shared::new(spec));
-        pools.entry(spec.name.clone()).or_insert_with(new).clone()
+        let new = || Left { shared: Arc::new(core::Shared::new(spec)), in_force: Weak::new() };
+        pools.entry(spec.name.clone()).or_insert_with(new).shared.clone()
+    }
+
+    fn set_in_force(&self, pool: &Arc<Pool>) {
+        let mut pools = self.pools.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(left) = pools.get_mut(&pool.spec().name) {
+            left.in_force = Arc::downgrade(pool);
+        }
+    }
+
+    /// The pool of that name in the configuration that is in force, if one has followed another.
+    fn in_force(&self, name: &model::PoolName) -> Option<Arc<Pool>> {
+        let pools = self.pools.lock().unwrap_or_else(PoisonError::into_inner);
+        pools.get(name)?.in_force.upgrade()
+    }
+
+    /// What is known of the addresses of `host`, at first nothing.
+    fn answer(&self, host: &str) -> Arc<Mutex<Answer>> {
+        let mut resolved = self.resolved.lock().unwrap_or_else(PoisonError::into_inner);
+        resolved.entry(host.to_owned()).or_default().clone()
     }
 
     /// Has the resolver's last answer for `host` be this.
     #[cfg(test)]
-    fn answer(&self, host: &str, addresses: &[&str]) {
-        let mut resolved = self.resolved.lock().unwrap();
+    fn set_answer(&self, host: &str, addresses: &[&str]) {
         let addresses = addresses.iter().map(|address| address.parse().unwrap()).collect();
-        resolved.insert(host.to_owned(), discovery::Answer::of(addresses));
+        *self.answer(host).lock().unwrap() = Answer::of(addresses);
     }
 
     /// What was decided at run time of the pool's members.
@@ -117,12 +143,14 @@ impl Interner {
         rosters.entry(pool.clone()).or_default().clone()
     }
 
-    /// Forgets what no configuration that is still in use refers to.
+    /// Forgets what nobody refers to any more: no configuration that is still in use, and no request.
     pub fn forget_unused(&self) {
         let mut states = self.states.lock().unwrap_or_else(PoisonError::into_inner);
         states.retain(|_, state| Arc::strong_count(state) > 1);
         let mut pools = self.pools.lock().unwrap_or_else(PoisonError::into_inner);
-        pools.retain(|_, shared| Arc::strong_count(shared) > 1);
+        let mut resolved = self.resolved.lock().unwrap_or_else(PoisonError::into_inner);
+        resolved.retain(|_, answer| Arc::strong_count(answer) > 1);
+        pools.retain(|_, left| Arc::strong_count(&left.shared) > 1);
     }
 }
 
@@ -130,15 +158,16 @@ impl Interner {
 pub struct Pool {
     core: Core,
     clock: Clock,
-    discovery: Arc<Discovery>,
-    /// Its membership as Pingora has it; updated by one at a time.
-    backends: tokio::sync::Mutex<Backends>,
+    interner: Arc<Interner>,
+    /// Run by one at a time.
+    discovery: tokio::sync::Mutex<Discovery>,
+    roster: Arc<Roster>,
     tickets: Tickets,
     /// How its backends are met in TLS; `None` is clear text.
     tls: Option<Arc<PeerTls>>,
     /// What its probes connect through.
     connectors: Arc<health::Connectors>,
-    /// Changes whenever discovery has run.
+    /// Changes whenever discovery has found other members.
     membership: watch::Sender<()>,
     /// Whether every backend known at the start has been probed once.
     checked: watch::Sender<bool>,
@@ -158,13 +187,14 @@ impl Pool {
         let shared = interner.shared(&spec);
         let tls = spec.tls.clone().map(|tls| Arc::new(PeerTls::new(spec.name.clone(), tls)));
         let connectors = interner.connectors.clone();
-        let discovery = Arc::new(Discovery::new(&spec, interner));
-        let backends = Backends::new(Box::new(Source(discovery.clone())));
+        let discovery = Discovery::new(&spec, interner.clone());
+        let roster = interner.roster(&spec.name);
         Arc::new(Self {
             core: Core::with(spec, shared),
             clock,
-            discovery,
-            backends: tokio::sync::Mutex::new(backends),
+            interner,
+            discovery: tokio::sync::Mutex::new(discovery),
+            roster,
             tickets,
             tls,
             connectors,
@@ -176,10 +206,17 @@ impl Pool {
     }
 
     /// Begins to serve in the place of an earlier configuration of the pool: what the two share goes by
-    /// this one from now on.
-    pub fn put_in_force(&self) {
+    /// this one from now on, and those who wait there go on here.
+    pub fn put_in_force(self: &Arc<Self>) {
+        self.interner.set_in_force(self);
         self.core.adapt_shared();
         self.roster().adapt(&self.spec().backends);
+    }
+
+    /// The same pool in the configuration that is in force, if that is another one than this.
+    fn successor(&self) -> Option<Arc<Self>> {
+        let in_force = self.interner.in_force(&self.spec().name)?;
+        (!std::ptr::eq(Arc::as_ptr(&in_force), self)).then_some(in_force)
     }
 
     /// What the configuration says of the pool.
@@ -229,7 +266,7 @@ impl Pool {
         self.find_members(true).await;
     }
 
-    /// Goes by what was decided of the members since. Only names that are new are looked up.
+    /// Goes by what was decided of the members since. Only names without an answer are looked up.
     pub async fn refresh(&self) {
         self.find_members(false).await;
     }
@@ -240,32 +277,50 @@ impl Pool {
     }
 
     fn roster(&self) -> &Arc<Roster> {
-        self.discovery.roster()
+        &self.roster
     }
 
     async fn find_members(&self, anew: bool) {
-        let backends = self.backends.lock().await;
-        self.discovery.look_up_anew(anew);
-        // Our discovery reports its own failures and always has an answer.
-        let _ = backends.update(|_| ()).await;
-        self.core.set_members(self.discovery.found(), self.clock.now());
+        let mut discovery = self.discovery.lock().await;
+        let members = discovery.discover(&self.members(), anew).await;
+        if !self.core.set_members(members, self.clock.now()) {
+            if !anew {
+                // The same members, of whom something may have been decided.
+                self.core.decided(self.clock.now());
+                self.report_availability();
+            }
+            return;
+        }
+        // Names that lead to other addresses each time would else be remembered by all they ever had.
+        self.interner.forget_unused();
         self.ejected.notify_one();
         self.report_availability();
         self.membership.send_replace(());
     }
 
     /// Whether membership can change by itself, because a backend is given by host name.
-    pub fn has_host_names(&self) -> bool {
-        let by_name = |backend: &model::Backend| {
-            matches!(backend.address, model::BackendAddress::Host { .. })
-        };
+    fn has_host_names(&self) -> bool {
         let entries = self.roster().entries(&self.spec().backends);
-        entries.iter().any(|entry| by_name(&entry.backend))
+        entries.iter().any(|entry| discovery::host_of(&entry.backend).is_some())
     }
 
-    /// How often [`Pool::discover`] wants to run.
-    pub fn resolve_interval(&self) -> Duration {
-        self.spec().resolve_interval
+    /// Looks for other members every `resolve_interval`, for as long as it is polled.
+    pub async fn keep_discovering(&self) {
+        loop {
+            tokio::time::sleep(self.spec().resolve_interval).await;
+            // One may have been added.
+            if self.has_host_names() {
+                self.discover().await;
+            }
+        }
+    }
+
+    /// Goes by what is decided of the members, for as long as it is polled.
+    pub async fn keep_refreshing(&self, mut decisions: watch::Receiver<()>) {
+        // The sender is in the pool that we borrow.
+        while decisions.changed().await.is_ok() {
+            self.refresh().await;
+        }
     }
 
     /// Resolves when the first pass over the pool's backends is over.

@@ -152,7 +152,7 @@ mod tests {
 
     /// A pool of [`SPEC`] in which `app` has these addresses.
     async fn pool(interner: &Arc<Interner>, addresses: &[&str]) -> Arc<Pool> {
-        interner.answer("app", addresses);
+        interner.set_answer("app", addresses);
         let pool = Pool::new(spec(SPEC), interner.clone());
         pool.refresh().await;
         pool
@@ -171,11 +171,11 @@ mod tests {
         assert_eq!(states(&pool), ["app@10.0.0.1 active", "app@10.0.0.2 active", "b active"]);
         assert_eq!(pool.amend("app", DRAIN).unwrap().len(), 2);
         assert_eq!(states(&pool), ["app@10.0.0.1 draining", "app@10.0.0.2 draining", "b active"]);
-        interner.answer("app", &["10.0.0.3"]);
+        interner.set_answer("app", &["10.0.0.3"]);
         pool.refresh().await;
         assert_eq!(states(&pool), ["app draining", "b active"]);
         let active = Amendment { state: Some(BackendState::Active), weight: None };
-        interner.answer("app", &["10.0.0.3", "10.0.0.4"]);
+        interner.set_answer("app", &["10.0.0.3", "10.0.0.4"]);
         pool.refresh().await;
         // One of them alone, and then all again.
         pool.amend("app@10.0.0.4", active).unwrap();
@@ -194,7 +194,7 @@ mod tests {
         pool.remove(&one).await;
         assert_eq!(states(&pool), ["app@10.0.0.2 active", "b active"]);
         // It does not come back with another answer, nor with another configuration.
-        interner.answer("app", &["10.0.0.1", "10.0.0.3"]);
+        interner.set_answer("app", &["10.0.0.1", "10.0.0.3"]);
         let next = Pool::new(spec(&SPEC.replace("name: b", "name: c")), interner.clone());
         next.refresh().await;
         next.put_in_force();
@@ -216,7 +216,7 @@ mod tests {
         let pool = Pool::new(spec("[10.0.0.9:80]"), interner.clone());
         pool.refresh().await;
         assert!(!pool.has_host_names());
-        interner.answer("app", &["10.0.0.1"]);
+        interner.set_answer("app", &["10.0.0.1"]);
         let backend = config::parse_backend("app:80", Path::new("/")).unwrap();
         let added = pool.add(backend.clone()).await.unwrap();
         assert!(added[0].is_added() && pool.has_host_names());

@@ -85,6 +85,22 @@ impl Queue {
         Some(Place { queue: self.clone(), ticket })
     }
 
+    /// Calls all who wait: there may be room for any number of them, or nothing to wait for.
+    pub fn call_all(&self) {
+        if self.is_empty() {
+            return;
+        }
+        let wakers: Vec<Waker> = {
+            let mut line = self.line();
+            let call = |waiting: &mut Waiting| {
+                waiting.called = true;
+                waiting.waker.take()
+            };
+            line.waiting.iter_mut().filter_map(call).collect()
+        };
+        wakers.into_iter().for_each(Waker::wake);
+    }
+
     /// Calls the first in the line who was not called yet: a backend has room.
     pub fn call_next(&self) {
         if self.is_empty() {
@@ -209,6 +225,16 @@ mod tests {
         first.wait_again();
         queue.call_next();
         assert!(first.is_called() && !second.is_called());
+    }
+
+    #[test]
+    fn all_are_called_at_once() {
+        let queue = Arc::new(Queue::new(3));
+        let places: Vec<_> = (0..3).map(|_| queue.enter().unwrap()).collect();
+        let mut cx = Context::from_waker(Waker::noop());
+        assert!(places.iter().all(|place| place.poll_called(&mut cx).is_pending()));
+        queue.call_all();
+        assert!(places.iter().all(Place::is_called));
     }
 
     #[test]

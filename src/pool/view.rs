@@ -2,7 +2,7 @@
 
 use super::{
     Member, Time, Tried,
-    balance::{Allowed, Balancer},
+    balance::{Allowed, Balancer, Used},
 };
 use crate::model::{self, BackendState as Admission, Percent};
 use rand::RngCore;
@@ -29,7 +29,7 @@ impl Ask<'_> {
     }
 
     fn is_full(&self, member: &Member) -> bool {
-        self.limit.is_some_and(|limit| member.state().in_flight() >= limit)
+        member.state().is_full(self.limit)
     }
 }
 
@@ -73,7 +73,7 @@ impl View {
             Tier::new(spec, &members, backup, now, before)
         };
         let mut tiers = [tier(false), tier(true)];
-        choose_panic(&mut tiers, spec, &members);
+        choose_panic(&mut tiers, spec, &members, now);
         let ejections = members.iter().filter_map(|member| member.state().ejected_until(now));
         let valid_until = ejections.min().unwrap_or(Time::NEVER);
         Self { members: members.into(), tiers, valid_until }
@@ -112,12 +112,12 @@ impl View {
 }
 
 /// Panic looks at the chosen tier: the first with a usable backend, or the primaries if none has.
-fn choose_panic(tiers: &mut [Tier; 2], spec: &model::Pool, members: &[Arc<Member>]) {
+fn choose_panic(tiers: &mut [Tier; 2], spec: &model::Pool, members: &[Arc<Member>], now: Time) {
     let backup = tiers[0].usable == 0 && tiers[1].usable > 0;
     let chosen = &mut tiers[usize::from(backup)];
     let all = active(members, backup).count();
     if is_panic(chosen.usable, all, spec.panic_threshold) {
-        *chosen = Tier::in_panic(spec, members, backup, chosen);
+        *chosen = Tier::in_panic(spec, members, backup, now, chosen);
     }
 }
 
@@ -127,11 +127,13 @@ fn is_panic(usable: usize, all: usize, threshold: Percent) -> bool {
 
 /// The members of a tier that take requests and have a share of them.
 fn active(members: &[Arc<Member>], backup: bool) -> impl Iterator<Item = &Arc<Member>> {
-    members.iter().filter(move |member| {
-        member.is_backup() == backup
-            && member.weight() > 0
-            && member.admission() == Admission::Active
-    })
+    members.iter().filter(move |member| member.is_backup() == backup && member.takes_new_clients())
+}
+
+fn used<'a>(spec: &model::Pool, which: Allowed<'a>, now: Time) -> Used<'a> {
+    let weights = spec.backends.iter().map(|backend| backend.weight.get());
+    let unit = weights.fold(0, model::common_divisor).max(1);
+    Used { which, slow_start: spec.slow_start, now, unit }
 }
 
 impl Tier {
@@ -142,7 +144,8 @@ impl Tier {
         now: Time,
         before: Option<&Self>,
     ) -> Self {
-        let usable = |member: &&Arc<Member>| member.is_usable(now);
+        let is_usable = |member: &Member| member.is_usable(now);
+        let usable = |member: &&Arc<Member>| is_usable(member);
         let count = active(members, backup).filter(usable).count();
         // The hashing policies keep those that are out in their tables: a key whose backend is out
         // goes to the next, and every other key stays where it is.
@@ -151,15 +154,25 @@ impl Tier {
         } else {
             active(members, backup).filter(usable).cloned().collect()
         };
-        let balancer = Balancer::new(&spec.balance, &members, before.map(|tier| &tier.balancer));
+        let used = used(spec, &is_usable, now);
+        let before = before.map(|tier| (&tier.balancer, &*tier.members));
+        let balancer = Balancer::new(&spec.balance, &members, &used, before);
         Self { members, balancer, panic: false, usable: count }
     }
 
     /// The same tier with all of its members in use; what is costly to compute is taken over from
     /// `calm`.
-    fn in_panic(spec: &model::Pool, members: &[Arc<Member>], backup: bool, calm: &Self) -> Self {
+    fn in_panic(
+        spec: &model::Pool,
+        members: &[Arc<Member>],
+        backup: bool,
+        now: Time,
+        calm: &Self,
+    ) -> Self {
         let all: Box<[_]> = active(members, backup).cloned().collect();
-        let balancer = Balancer::new(&spec.balance, &all, Some(&calm.balancer));
+        let used = used(spec, &|_| true, now);
+        let balancer =
+            Balancer::new(&spec.balance, &all, &used, Some((&calm.balancer, &calm.members)));
         Self { members: all, balancer, panic: true, usable: calm.usable }
     }
 

@@ -9,9 +9,9 @@ use rand::Rng;
 use std::{
     future::{Future, poll_fn},
     pin::pin,
-    time::Duration,
+    sync::Arc,
+    time::{Duration, Instant},
 };
-use tokio::time::Instant;
 
 /// How a wait in line ended.
 #[derive(Debug)]
@@ -24,6 +24,8 @@ pub enum Waited {
     TooLong,
     /// Who waited has left.
     Gone,
+    /// Another configuration of the pool has come into force. The wait goes on there, at the same place.
+    Moved(Place, Arc<Pool>),
 }
 
 /// Why there is no other try.
@@ -41,22 +43,29 @@ pub enum NoRetry {
 }
 
 impl Pool {
-    /// Waits at `place` until a backend has room, at most for the pool's `queue_timeout`. The wait
-    /// ends early when `gone` resolves: whoever waits has left.
+    /// Waits at `place` until a backend has room, at most for the pool's `queue_timeout` after the wait
+    /// `began`. It ends early when `gone` resolves, as whoever waits has left, and when a reload puts
+    /// another configuration of the pool in force: this one's backends may be gone, and its limits.
     pub async fn wait_in_line(
         &self,
         place: Place,
-        key: Option<u64>,
+        began: Instant,
+        wanted: &Wanted<'_>,
         gone: impl Future<Output = ()>,
     ) -> Waited {
-        let deadline = Instant::now() + self.spec().limits.queue_timeout;
+        let deadline = (began + self.spec().limits.queue_timeout).into();
         let mut gone = pin!(gone);
-        let untried = Tried::default();
-        let wanted = Wanted { key, tried: &untried, place: Some(&place) };
         loop {
-            if place.is_first() || place.is_called() {
+            let looks = place.is_first() || place.is_called();
+            if looks {
+                // Before both looks, so that what changes after them is a call of its own.
                 place.wait_again();
-                match self.pick(&wanted) {
+            }
+            if let Some(successor) = self.successor() {
+                return Waited::Moved(place, successor);
+            }
+            if looks {
+                match self.pick(&Wanted { place: Some(&place), ..*wanted }) {
                     Picked::Lease(lease) => return Waited::Lease(lease),
                     Picked::Nothing => return Waited::Nothing,
                     Picked::Busy => {}
@@ -90,7 +99,7 @@ impl Pool {
             return Err(NoRetry::NotAllowed);
         }
         // Picked before it is paid for: there may be nobody with room.
-        let wanted = Wanted { key, tried, place: None };
+        let wanted = Wanted { key, kept: None, tried, place: None };
         match self.pick(&wanted) {
             Picked::Lease(lease) if self.core().spend_retry(now) => Ok(lease),
             Picked::Lease(_) => Err(NoRetry::BudgetSpent),

@@ -85,6 +85,8 @@ pub struct Exchange {
     pub(super) try_began: Instant,
     /// That of the backend's connection, until it is known whether others share it.
     pub(super) descriptor: Option<RawFd>,
+    /// When the present try had passed on the last of a body that was streamed.
+    pub(super) body_passed_on: Option<Instant>,
     pub(super) connect_time: Option<Duration>,
     pub(super) upstream_time: Option<Duration>,
     pub(super) reason: Reason,
@@ -164,6 +166,7 @@ impl Exchange {
             reported: false,
             try_began: now,
             descriptor: None,
+            body_passed_on: None,
             connect_time: None,
             upstream_time: None,
             reason: Reason::Ok,
@@ -275,6 +278,47 @@ impl Exchange {
     /// Tells the pool that the present try failed by the backend's fault.
     pub(super) fn report_failure(&mut self) {
         self.report(Outcome::Failure { took: self.try_began.elapsed() });
+    }
+
+    /// Tells the pool of a try that was given up with its exchange: it failed by the backend's fault, or
+    /// the time went elsewhere.
+    pub(super) fn report_given_up(&mut self) {
+        if self.is_backend_to_blame() {
+            self.report_failure();
+        } else {
+            self.report(Outcome::Unknown);
+        }
+    }
+
+    /// Whether the present try took too long, rather than the client's upload, the queue, the filters
+    /// or the tries before it: its own time was over, or the backend alone has been waited for as long
+    /// as its pool lets it take for an answer, or for half of the route's time.
+    fn is_backend_to_blame(&self) -> bool {
+        if self.link.is_try_timed_out() {
+            return true;
+        }
+        let (Some(pool), Some(since)) = (&self.pool, self.waits_for_backend_since()) else {
+            return false;
+        };
+        let spec = pool.spec();
+        let route = self.matched().and_then(|route| route.timeout).map(|timeout| timeout / 2);
+        let least = route.into_iter().chain(spec.retry.per_try_timeout).min();
+        since.elapsed() >= least.map_or(spec.timeouts.read, |least| least.min(spec.timeouts.read))
+    }
+
+    /// Since when it has been the backend's turn, if it is: to take the connection, to answer, or to
+    /// take more of a body.
+    fn waits_for_backend_since(&self) -> Option<Instant> {
+        if self.tries == 0 {
+            return None;
+        }
+        let connecting = self.connect_time.is_none();
+        if connecting || self.body == RequestBody::Whole || self.link.is_waiting_to_continue() {
+            return Some(self.try_began);
+        }
+        let write = self.pool.as_ref()?.spec().timeouts.write;
+        let passed_on = || self.link.stalled()?.checked_sub(write);
+        self.body_passed_on.or_else(passed_on)
     }
 
     /// The backend that the request is on.

@@ -1,7 +1,8 @@
 //! What the hashing policies go by.
 
-use super::{Exchange, sticky};
+use super::Exchange;
 use crate::{
+    filter::cookie_of,
     model::{Balance, HashOn},
     pool::{hash, hash_address},
     route,
@@ -23,7 +24,7 @@ pub(super) fn of(balance: &Balance, exchange: &Exchange, request: &RequestHeader
         HashOn::Path => Some(hash(target().split('?').next().unwrap_or("").as_bytes())),
         HashOn::Uri => Some(hash(target().as_bytes())),
         HashOn::Header(name) => request.headers.get(name).map(|value| hash(value.as_bytes())),
-        HashOn::Cookie(name) => sticky::cookie(request, name).map(hash),
+        HashOn::Cookie(name) => cookie_of(&request.headers, name).map(hash),
         HashOn::Query(name) => {
             let target = target();
             let (_, query) = target.split_once('?')?;

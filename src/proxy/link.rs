@@ -320,6 +320,11 @@ impl Link {
         self.stalled.store(self.nanos(at), Relaxed);
     }
 
+    /// When the present try's time is over unless the backend takes more of the body.
+    pub fn stalled(&self) -> Option<Instant> {
+        self.earliest(&[&self.stalled])
+    }
+
     /// The present try is over, or its answer has begun: it has no time to keep any more.
     pub fn end_try(&self) {
         self.set_stalled(None);

@@ -51,7 +51,7 @@ fn status(session: &Session, exchange: &Exchange) -> StatusCode {
 pub fn log_abandoned(exchange: &mut Exchange, reason: Reason) {
     exchange.reason = reason;
     if exchange.upstream_time.is_none() {
-        exchange.report_failure();
+        exchange.report_given_up();
     }
     let id = exchange.request_id.to_str().unwrap_or("-");
     log::warn!("request {id}: {} after {} tries", reason.as_str(), exchange.tries);

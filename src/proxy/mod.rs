@@ -32,7 +32,6 @@ pub use log_line::{Refused, log_abandoned, log_refused};
 #[cfg(any(test, fuzzing))]
 pub(crate) use sticky::fuzz as fuzz_cookie;
 
-use crate::filter::Answer;
 use async_trait::async_trait;
 use bytes::Bytes;
 use exchange::Context;
@@ -113,8 +112,8 @@ impl ProxyHttp for Gateway {
     ) -> Result<bool> {
         match context.pick_first(session).await {
             First::Picked => Ok(true),
-            First::None(reason) => {
-                context.answer(session, Answer::error(reason)).await?;
+            First::None(answer) => {
+                context.answer(session, answer).await?;
                 Ok(false)
             }
             First::ClientGone => {
@@ -175,6 +174,8 @@ impl ProxyHttp for Gateway {
         end_of_stream: bool,
         context: &mut Context,
     ) -> Result<()> {
+        // Until a filter is done with this piece, the backend has nothing to take.
+        context.link.set_stalled(None);
         if !context.link.is_upgraded() {
             context.filter_request_body(body, end_of_stream).await?;
         }

@@ -24,6 +24,8 @@ pub(super) fn accept(
     if response.status.is_informational() && !switches {
         if response.status == StatusCode::CONTINUE {
             context.link.set_waiting_to_continue(false);
+            // Now it is the client's turn, who may take its time to send.
+            context.link.move_try(None);
         }
         return Ok(());
     }

@@ -4,13 +4,14 @@ use super::{Exchange, Reason, RequestBody, answer, client, hash_key};
 use crate::{
     filter::{Answer, Facts, Variables, host_of, target_of},
     model::{self, BackendProtocol},
+    pool::Pool,
     route::{self, normal_path, single_slashes},
     runtime::{Action, Route},
 };
 use http::{HeaderValue, StatusCode, Version, header};
 use pingora::http::RequestHeader;
 use pingora_proxy::Session;
-use std::borrow::Cow;
+use std::{borrow::Cow, sync::Arc};
 
 impl Exchange {
     /// Finds the request's route and has its filters see the request; an answer is to be given at
@@ -62,6 +63,15 @@ impl Exchange {
                 return Some(Answer::fixed(fixed.status, headers, body));
             }
         };
+        self.enter_pool(pool, request)
+    }
+
+    /// Prepares the request for the backends of `pool`; an answer is to be given at once.
+    pub(super) fn enter_pool(
+        &mut self,
+        pool: &Arc<Pool>,
+        request: &mut RequestHeader,
+    ) -> Option<Answer> {
         self.hash_key = hash_key::of(&pool.spec().balance, self, request);
         self.kept = super::sticky::Kept::of(pool, request, self.time);
         self.pool = Some(pool.clone());

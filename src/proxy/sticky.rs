@@ -2,8 +2,9 @@
 
 use super::{Exchange, client::HTTPS};
 use crate::{
+    filter::cookie_of,
     model::{SameSite, Secure, Sticky},
-    pool::{Lease, Member, Pool, Tag, Ticket},
+    pool::{Member, Pool, Tag, Ticket},
 };
 use http::header;
 use pingora::{
@@ -23,16 +24,6 @@ pub(super) struct Kept {
     renew: bool,
 }
 
-/// The value of the cookie called `name`.
-pub(super) fn cookie<'a>(request: &'a RequestHeader, name: &str) -> Option<&'a [u8]> {
-    let fields = request.headers.get_all(header::COOKIE).into_iter();
-    let pairs = fields.flat_map(|value| value.as_bytes().split(|byte| *byte == b';'));
-    pairs.map(<[u8]>::trim_ascii).find_map(|pair| {
-        let equals = memchr::memchr(b'=', pair)?;
-        (&pair[..equals] == name.as_bytes()).then_some(&pair[equals + 1..])
-    })
-}
-
 fn seconds(time: SystemTime) -> u64 {
     time.duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO).as_secs()
 }
@@ -42,7 +33,7 @@ impl Kept {
     /// not too old. Any other is as good as none.
     pub(super) fn of(pool: &Pool, request: &RequestHeader, now: SystemTime) -> Option<Self> {
         let sticky = pool.spec().sticky.as_ref()?;
-        let value = cookie(request, &sticky.cookie)?;
+        let value = cookie_of(&request.headers, &sticky.cookie)?;
         let ticket = pool.tickets().read(value, seconds(now))?;
         // Renewed on every answer, responses could never be cached; a tenth is close enough.
         let left = ticket.expires.saturating_sub(seconds(now));
@@ -50,10 +41,9 @@ impl Kept {
         Some(Self { tag: ticket.tag, renew })
     }
 
-    /// A place on the backend that the cookie names, if that still keeps its clients.
-    pub(super) fn pick(self, pool: &Pool) -> Option<Lease> {
-        let is_it = |member: &Member| pool.tickets().tag(member) == self.tag;
-        pool.core().pick_kept(is_it, pool.now())
+    /// Whether a member of `pool` is the backend that the cookie names.
+    pub(super) fn names(self, pool: &Pool, member: &Member) -> bool {
+        pool.tickets().tag(member) == self.tag
     }
 }
 
@@ -79,9 +69,7 @@ impl Exchange {
         if kept.tag == tag {
             return !kept.renew;
         }
-        let is_it = |member: &Member| {
-            pool.tickets().tag(member) == kept.tag && !self.tried.contains(member)
-        };
+        let is_it = |member: &Member| kept.names(pool, member) && !self.tried.contains(member);
         pool.core().keeps_clients(is_it, pool.now())
     }
 }
@@ -125,7 +113,7 @@ pub(crate) fn fuzz(bytes: &[u8]) {
     for field in &fields {
         request.append_header(header::COOKIE, field.clone()).expect("it is a value");
     }
-    let found = cookie(&request, name);
+    let found = cookie_of(&request.headers, name);
     let start = format!("{name}=").into_bytes();
     let stands = |value: &[u8]| {
         let whole = [&start[..], value].concat();
@@ -143,16 +131,6 @@ pub(crate) fn fuzz(bytes: &[u8]) {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn finds_a_cookie_among_others() {
-        let mut request = RequestHeader::build("GET", b"/", None).unwrap();
-        request.append_header("Cookie", "a=1; LB=x=y;b=2").unwrap();
-        request.append_header("Cookie", "c=3").unwrap();
-        assert_eq!(cookie(&request, "LB"), Some(&b"x=y"[..]));
-        assert_eq!(cookie(&request, "c"), Some(&b"3"[..]));
-        assert_eq!(cookie(&request, "d"), None);
-    }
 
     #[test]
     fn the_cookie_is_secure_when_it_should_be() {

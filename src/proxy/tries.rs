@@ -2,9 +2,9 @@
 
 use super::{Exchange, Reason, RequestBody, exchange::Replay, upgrade};
 use crate::{
-    filter::host_of,
+    filter::{Answer, host_of},
     model::{BackendProtocol, HostHeader, host_without_port},
-    pool::{Dialer, Member, Outcome, Picked, Pool, Preamble, Waited, Wanted},
+    pool::{Dialer, Kept, Member, Outcome, Picked, Place, Pool, Preamble, Waited, Wanted},
     tls,
 };
 use http::{StatusCode, Version, header};
@@ -36,44 +36,65 @@ const STREAM_WINDOW: u32 = 256 * 1024;
 pub(super) const NOT_HTTP2: ErrorType = ErrorType::Custom(tls::NOT_HTTP2);
 
 /// How a request came to its first backend.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub(super) enum First {
     /// It has one.
     Picked,
-    /// It has none, for this reason.
-    None(Reason),
+    /// It has none, and gets this answer.
+    None(Answer),
     /// The client left the queue.
     ClientGone,
+}
+
+impl First {
+    fn none(reason: Reason) -> Self {
+        Self::None(Answer::error(reason))
+    }
 }
 
 impl Exchange {
     /// Picks the first backend: the one that the client stays with, else one by the pool's policy,
     /// and if all have as much as they may, after a wait in the queue.
     pub(super) async fn pick_first(&mut self, session: &mut Session) -> First {
-        let Some(pool) = self.pool.clone() else { return First::None(Reason::InternalError) };
+        let Some(pool) = self.pool.clone() else { return First::none(Reason::InternalError) };
         pool.core().begin_request(pool.now());
-        let http2 = self.protocol(session.req_header()) != BackendProtocol::Http1;
-        if http2 && self.expects_continue && self.invite_body(session).await.is_err() {
+        if self.invite_body(session).await.is_err() {
             return First::ClientGone;
         }
-        if let Some(lease) = self.kept.and_then(|kept| kept.pick(&pool)) {
-            self.lease = Some(lease);
-            return First::Picked;
-        }
-        let wanted = Wanted { key: self.hash_key, tried: &self.tried, place: None };
-        match pool.pick(&wanted) {
+        let picked = {
+            let finder = self.finder(&pool);
+            let kept = finder.as_ref().map(|is_it| is_it as Kept<'_>);
+            pool.pick(&self.wanted(kept))
+        };
+        match picked {
             Picked::Lease(lease) => {
                 self.lease = Some(lease);
                 First::Picked
             }
-            Picked::Nothing => First::None(Reason::NoHealthyBackend),
-            Picked::Busy => self.wait(&pool, session).await,
+            Picked::Nothing => First::none(Reason::NoHealthyBackend),
+            Picked::Busy => self.wait(pool, session).await,
         }
     }
 
-    /// Tells a client that waits for a 100 to send its body: nothing is heard of a 100 of a backend
-    /// that speaks HTTP/2.
+    /// Finds the backend of `pool` that the client stays with.
+    fn finder<'a>(
+        &self,
+        pool: &'a Pool,
+    ) -> Option<impl Fn(&Member) -> bool + Send + Sync + use<'a>> {
+        self.kept.map(|kept| move |member: &Member| kept.names(pool, member))
+    }
+
+    fn wanted<'a>(&'a self, kept: Option<Kept<'a>>) -> Wanted<'a> {
+        Wanted { key: self.hash_key, kept, tried: &self.tried, place: None }
+    }
+
+    /// Tells a client that waits for a 100 to send its body where the backends speak HTTP/2: nothing is
+    /// heard of a 100 of theirs.
     async fn invite_body(&mut self, session: &mut Session) -> Result<()> {
+        let http2 = self.protocol(session.req_header()) != BackendProtocol::Http1;
+        if !http2 || !self.expects_continue {
+            return Ok(());
+        }
         session.req_header_mut().remove_header(&header::EXPECT);
         session.as_downstream_mut().write_continue_response().await?;
         self.link.set_waiting_to_continue(false);
@@ -83,24 +104,49 @@ impl Exchange {
     }
 
     /// Waits in the pool's queue for a backend with room. A client that leaves frees its place.
-    async fn wait(&mut self, pool: &Pool, session: &mut Session) -> First {
-        let Some(place) = pool.core().enqueue() else { return First::None(Reason::Overloaded) };
+    async fn wait(&mut self, pool: Arc<Pool>, session: &mut Session) -> First {
+        let Some(place) = pool.core().enqueue() else { return First::none(Reason::Overloaded) };
         let began = Instant::now();
         self.link.set_watching(true);
         session.set_abort_on_close(true);
-        let left = async { drop(session.as_mut().read_body_or_idle(true).await) };
-        let waited = pool.wait_in_line(place, self.hash_key, left).await;
+        let first = self.wait_at(place, began, pool, session).await;
         session.set_abort_on_close(false);
         self.link.set_watching(false);
         self.queue_time = Some(began.elapsed());
-        match waited {
-            Waited::Lease(lease) => {
-                self.lease = Some(lease);
-                First::Picked
+        first
+    }
+
+    /// Waits at this place in the line, first in front of `pool` and then of what a reload makes of it.
+    async fn wait_at(
+        &mut self,
+        mut place: Place,
+        began: Instant,
+        mut pool: Arc<Pool>,
+        session: &mut Session,
+    ) -> First {
+        loop {
+            let left = async { drop(session.as_mut().read_body_or_idle(true).await) };
+            let waited = {
+                let finder = self.finder(&pool);
+                let kept = finder.as_ref().map(|is_it| is_it as Kept<'_>);
+                pool.wait_in_line(place, began, &self.wanted(kept), left).await
+            };
+            match waited {
+                Waited::Lease(lease) => {
+                    self.lease = Some(lease);
+                    return First::Picked;
+                }
+                Waited::Nothing => return First::none(Reason::NoHealthyBackend),
+                Waited::TooLong => return First::none(Reason::Overloaded),
+                Waited::Gone => return First::ClientGone,
+                Waited::Moved(kept, successor) => (place, pool) = (kept, successor),
             }
-            Waited::Nothing => First::None(Reason::NoHealthyBackend),
-            Waited::TooLong => First::None(Reason::Overloaded),
-            Waited::Gone => First::ClientGone,
+            if let Some(answer) = self.enter_pool(&pool, session.req_header_mut()) {
+                return First::None(answer);
+            }
+            if self.invite_body(session).await.is_err() {
+                return First::ClientGone;
+            }
         }
     }
 
@@ -120,6 +166,7 @@ impl Exchange {
             self.tried.add(lease);
         }
         self.try_began = Instant::now();
+        self.body_passed_on = None;
         self.filtering.progress.begin_try();
         self.link.forget_timeout();
         self.reported = false;
@@ -147,7 +194,9 @@ impl Exchange {
             return Err(Error::new(NOT_HTTP2).into_up());
         }
         let read = Instant::now() + pool.spec().timeouts.read;
-        let own = self.try_deadline(pool);
+        // While the client is sending, it is not the backend's time that passes.
+        let backends_turn = self.body == RequestBody::Whole || self.expects_continue;
+        let own = self.try_deadline(pool).filter(|_| backends_turn);
         if self.upgrade {
             // There is no descriptor to cut such a try by, so its request is given up with it.
             let first = self.route_deadline.into_iter().chain(own).chain([read]).min();
@@ -172,17 +221,22 @@ impl Exchange {
         let Some(pool) = &self.pool else { return };
         let timeouts = &pool.spec().timeouts;
         if !end {
+            self.link.move_try(None);
             self.link.set_stalled(Some(Instant::now() + timeouts.write));
             return;
         }
         self.link.set_stalled(None);
-        let read = Instant::now() + timeouts.read;
+        let now = Instant::now();
+        self.body_passed_on = Some(now);
+        let read = now + timeouts.read;
         self.link.move_try(self.try_deadline(pool).into_iter().chain([read]).min());
     }
 
-    /// When the present try's own time is over, if it has one.
+    /// When the present try's own time is over, if it has one. It counts from the try's beginning, or
+    /// from when the backend had all of a body that the client was still sending.
     fn try_deadline(&self, pool: &Pool) -> Option<Instant> {
-        pool.spec().retry.per_try_timeout.map(|timeout| self.try_began + timeout)
+        let began = self.body_passed_on.unwrap_or(self.try_began);
+        pool.spec().retry.per_try_timeout.map(|timeout| began + timeout)
     }
 
     /// The backend's answer has begun: no deadline of ours holds any more.

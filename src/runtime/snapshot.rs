@@ -73,7 +73,7 @@ pub enum Action {
 #[derive(Debug)]
 pub struct WeightedPools {
     /// Each pool with the sum of the shares up to and including its own.
-    pools: Vec<(Arc<Pool>, u32)>,
+    pools: Vec<(Arc<Pool>, u64)>,
 }
 
 impl WeightedPools {
@@ -228,9 +228,10 @@ fn compile_route(route: &model::Route, pools: &PoolsByName) -> Route {
     let action = match &route.action {
         model::Action::Pool(name) => Action::Proxy(WeightedPools { pools: vec![(pool(name), 1)] }),
         model::Action::Split(model::Split(shares)) => {
+            // As many shares as there may be in a file do not fit in the type of one.
             let mut sum = 0;
             let up_to = |(name, share): &(model::PoolName, u32)| {
-                sum += share;
+                sum += u64::from(*share);
                 (pool(name), sum)
             };
             Action::Proxy(WeightedPools { pools: shares.iter().map(up_to).collect() })

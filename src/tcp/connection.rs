@@ -72,7 +72,7 @@ async fn find<S: Stream>(
     };
     story.pool = Some(pool.spec().name.clone());
     let relay = Relay::new(arrival.pipes.clone(), forwarding.idle_timeout);
-    Tries::new(pool, arrival.ends, story).connect(client, relay).await
+    Tries::new(pool.clone(), arrival.ends, story).connect(client, relay).await
 }
 
 /// The pool for the connection, by the name that the client asks for where there is a choice.

@@ -8,14 +8,15 @@ use super::{
 use crate::{
     model::{Ends, Reason, RetryOn},
     pool::{
-        Dialed, Dialer, Lease, NoRetry, Outcome, Picked, Pool, Preamble, Tried, Waited, Wanted,
-        hash_address,
+        Dialed, Dialer, Lease, NoRetry, Outcome, Picked, Place, Pool, Preamble, Tried, Waited,
+        Wanted, hash_address,
     },
 };
 use rustix::io::Errno;
 use rustls::pki_types::ServerName;
 use std::{
     io,
+    sync::Arc,
     time::{Duration, Instant},
 };
 use tokio_rustls::TlsConnector;
@@ -78,7 +79,7 @@ async fn secured(
 
 /// The tries of one connection.
 pub(super) struct Tries<'a> {
-    pool: &'a Pool,
+    pool: Arc<Pool>,
     story: &'a mut Story,
     /// Whose connection it is.
     ends: Ends,
@@ -88,9 +89,8 @@ pub(super) struct Tries<'a> {
 }
 
 impl<'a> Tries<'a> {
-    pub(super) fn new(pool: &'a Pool, ends: Ends, story: &'a mut Story) -> Self {
-        let hashes = pool.spec().balance.policy.is_hashing();
-        let key = story.client.filter(|_| hashes).map(hash_address);
+    pub(super) fn new(pool: Arc<Pool>, ends: Ends, story: &'a mut Story) -> Self {
+        let key = key_of(story, &pool);
         Self { pool, story, ends, key, tried: Tried::default() }
     }
 
@@ -121,22 +121,42 @@ impl<'a> Tries<'a> {
     /// Picks a backend by the pool's policy; if all have as many connections as they may, after a wait
     /// in the queue. A client that leaves frees its place.
     async fn pick_first(&mut self, client: Socket<'_>) -> Result<Lease, Reason> {
-        let core = self.pool.core();
-        core.begin_request(self.pool.now());
-        match self.pool.pick(&Wanted { key: self.key, tried: &self.tried, place: None }) {
+        self.pool.core().begin_request(self.pool.now());
+        match self.pool.pick(&self.wanted()) {
             Picked::Lease(lease) => return Ok(lease),
             Picked::Nothing => return Err(Reason::NoHealthyBackend),
             Picked::Busy => {}
         }
-        let place = core.enqueue().ok_or(Reason::Overloaded)?;
+        let place = self.pool.core().enqueue().ok_or(Reason::Overloaded)?;
         let began = Instant::now();
-        let waited = self.pool.wait_in_line(place, self.key, client.closed()).await;
+        let waited = self.wait_at(place, began, client).await;
         self.story.queue = Some(began.elapsed());
-        match waited {
-            Waited::Lease(lease) => Ok(lease),
-            Waited::Nothing => Err(Reason::NoHealthyBackend),
-            Waited::TooLong => Err(Reason::Overloaded),
-            Waited::Gone => Err(Reason::ClientAborted),
+        waited
+    }
+
+    fn wanted(&self) -> Wanted<'_> {
+        Wanted { key: self.key, kept: None, tried: &self.tried, place: None }
+    }
+
+    /// Waits at this place in the line, also of what a reload makes of the pool.
+    async fn wait_at(
+        &mut self,
+        mut place: Place,
+        began: Instant,
+        client: Socket<'_>,
+    ) -> Result<Lease, Reason> {
+        loop {
+            match self.pool.wait_in_line(place, began, &self.wanted(), client.closed()).await {
+                Waited::Lease(lease) => return Ok(lease),
+                Waited::Nothing => return Err(Reason::NoHealthyBackend),
+                Waited::TooLong => return Err(Reason::Overloaded),
+                Waited::Gone => return Err(Reason::ClientAborted),
+                Waited::Moved(kept, successor) => {
+                    place = kept;
+                    self.key = key_of(self.story, &successor);
+                    self.pool = successor;
+                }
+            }
         }
     }
 
@@ -219,4 +239,10 @@ impl<'a> Tries<'a> {
             "{who}: {reason} after {tries} tries, last on backend {name} of pool {pool}: {error}; {why}"
         );
     }
+}
+
+/// What the hashing policies go by: the client's address.
+fn key_of(story: &Story, pool: &Pool) -> Option<u64> {
+    let hashes = pool.spec().balance.policy.is_hashing();
+    story.client.filter(|_| hashes).map(hash_address)
 }

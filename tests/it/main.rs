@@ -24,6 +24,7 @@ mod support;
 mod access_log;
 mod admin;
 mod balancing;
+mod blame;
 mod cli;
 mod ejection;
 mod examples;

@@ -1,7 +1,7 @@
 //! Reloading the configuration: all of it or nothing, and nobody notices.
 
 use crate::support::{
-    Config, Gate, Lb, Load, Origin, Raw, Reply, eventually, filtered,
+    Client, Config, Gate, Lb, Load, Origin, Raw, Reply, eventually, filtered,
     h2::{H2, PREFACE},
     h2_origin::H2Origin,
     lb::answers,
@@ -156,6 +156,95 @@ fn those_who_wait_in_line_are_served_after_a_reload() {
         assert_eq!(client.response().status, 200);
     }
     assert_eq!(a.most_working(), 1);
+}
+
+/// One backend that holds a request, and this many clients in the line, the last of whom gets 503 if the
+/// queue is full.
+fn with_a_line(held: &Gate, waiting: usize) -> (Origin, Lb, Vec<Client>) {
+    let held = held.clone();
+    let a = Origin::scripted("a", move |request| match request.path() {
+        "/held" => Reply::text("a").behind(&held),
+        _ => Reply::text("a"),
+    });
+    let keys = "limits: { connections_per_backend: 1, queue: 5, queue_timeout: 30s }";
+    let own = "{ match: { path: /own }, respond: { status: 200, body: own } }";
+    let lb =
+        Config::pool(&[a.entry()], keys).and(&format!("routes:\n  - {own}\n  - pool: app")).start();
+    let mut clients: Vec<_> = (0..=waiting).map(|_| lb.client()).collect();
+    clients[0].send(request("GET", "/held", &[], b""));
+    eventually("one is held", || a.working() == 1);
+    for client in &mut clients[1..] {
+        client.send(request("GET", "/held", &[], b""));
+    }
+    // What came after them has been answered, so they are in the line.
+    for _ in 0..100 {
+        assert_eq!(lb.get("/own").text(), "own");
+    }
+    (a, lb, clients)
+}
+
+#[test]
+fn those_who_wait_go_to_a_backend_that_a_reload_adds() {
+    let gate = Gate::default();
+    let (a, lb, mut clients) = with_a_line(&gate, 3);
+    let b = Origin::named("b");
+    lb.edit(&format!("- {}", a.entry()), &format!("- {}\n      - {}", a.entry(), b.entry()));
+    assert!(lb.reload().contains("pool app: +b"));
+    for client in &mut clients[1..] {
+        assert_eq!(client.response().text(), "b");
+    }
+    assert_eq!(lb.get("/late").text(), "b");
+    gate.open();
+    assert_eq!(clients[0].response().text(), "a");
+}
+
+#[test]
+fn a_limit_that_a_reload_takes_away_holds_nobody_up() {
+    let gate = Gate::default();
+    let (a, lb, mut clients) = with_a_line(&gate, 3);
+    lb.edit("    limits: { connections_per_backend: 1, queue: 5, queue_timeout: 30s }\n", "");
+    assert!(lb.reload().contains("pool app: "));
+    assert_eq!(lb.get("/late").text(), "a");
+    eventually("those who waited are at the backend", || a.working() == 4);
+    gate.open();
+    assert!(clients.iter_mut().all(|client| client.response().status == 200));
+}
+
+#[test]
+fn those_who_wait_go_to_what_a_reload_puts_in_the_place_of_their_backends() {
+    let gate = Gate::default();
+    let (a, lb, mut clients) = with_a_line(&gate, 2);
+    let other = H2Origin::named("h2");
+    lb.edit(&format!("- {}", a.entry()), &format!("- {}", other.entry()));
+    lb.edit("    limits:", "    protocol: http2\n    limits:");
+    assert!(lb.reload().contains("pool app: "));
+    for client in &mut clients[1..] {
+        assert_eq!(client.response().text(), "h2");
+    }
+    gate.open();
+    assert_eq!(clients[0].response().text(), "a");
+}
+
+#[test]
+fn connections_that_wait_go_to_a_backend_that_a_reload_adds() {
+    let gate = Gate::default();
+    let held = gate.clone();
+    let a = Origin::scripted("a", move |_| Reply::text("a").behind(&held));
+    let b = Origin::named("b");
+    let keys = "limits: { connections_per_backend: 1, queue: 5, queue_timeout: 30s }";
+    let config = Config::pool(&[a.entry()], keys).listener("protocol: tcp\npool: app");
+    let lb = config.without_probe().start();
+    lb.wait_for_line("listening on");
+    let mut first = lb.client();
+    first.send(request("GET", "/", &[], b""));
+    eventually("one is held", || a.working() == 1);
+    let mut waiting = lb.client();
+    waiting.send(request("GET", "/", &[], b""));
+    lb.edit(&format!("- {}", a.entry()), &format!("- {}\n      - {}", a.entry(), b.entry()));
+    assert!(lb.reload().contains("pool app: +b"));
+    assert_eq!(waiting.response().text(), "b");
+    gate.open();
+    assert_eq!(first.response().text(), "a");
 }
 
 #[test]

@@ -364,6 +364,11 @@ fn a_read_timeout_in_the_body_cuts_the_answer() {
     let response = lb.get("/");
     assert_eq!((response.status, response.complete), (200, false));
     assert_eq!(last_reason(&lb, 1), "upstream_truncated");
+    // What asks for something that is not passed on is no exception.
+    let fields = ["Connection: Upgrade", "Upgrade: foo/2"];
+    let response = lb.client().ask(request("GET", "/", &fields, b""));
+    assert_eq!((response.status, response.complete), (200, false));
+    assert_eq!(origin.last_request().headers.get("upgrade"), None);
 }
 
 #[test]

@@ -29,7 +29,7 @@ fn core(pool: Pool, weights: &[u64]) -> Core {
 fn pick(core: &Core, now: Time, rng: &mut SmallRng) -> Option<Lease> {
     let key = Some(hash(&rng.random_range(0..10_000_u64).to_le_bytes()));
     let tried = Tried::default();
-    match core.pick(&Wanted { key, tried: &tried, place: None }, now, rng) {
+    match core.pick(&Wanted { key, kept: None, tried: &tried, place: None }, now, rng) {
         Picked::Lease(lease) => Some(lease),
         Picked::Busy | Picked::Nothing => None,
     }

@@ -282,3 +282,39 @@ fn a_time_for_a_header_that_nobody_reads_is_a_warning() {
     assert_eq!(of_listener("timeouts: { header: 1s }, sni: { a.b: app }"), [""; 0]);
     assert_eq!(of_listener("timeouts: { header: 1s }, proxy_protocol: accept"), [""; 0]);
 }
+
+#[test]
+fn a_route_for_methods_that_are_refused_is_a_warning() {
+    let refused = "as CONNECT and TRACE are answered with 405; expected a method that is served";
+    for methods in ["CONNECT", "TRACE", "TRACE, CONNECT"] {
+        let told = of_routes(&format!("match: {{ methods: [{methods}] }}"), "match: {}");
+        let expected = format!("4:3: routes[0]: a route that never matches, {refused}");
+        assert_eq!(told, [expected], "{methods}");
+    }
+    let told = of_routes("match: { methods: [TRACE, GET] }", "match: {}");
+    assert_eq!(told, [""; 0]);
+}
+
+#[test]
+fn slow_start_that_nothing_heeds_is_a_warning() {
+    let of = |balance: &str, more: &str| {
+        warnings(&format!(
+            "{TWO_LISTENERS}pools: {{ app: {{ backends: [a:1], balance: {balance}, {more} }} }}\n"
+        ))
+    };
+    let heeded = "slow_start, which policies that hash heed with bounded_load only; expected \
+                  bounded_load, or no slow_start";
+    for balance in ["maglev", "ring_hash", "{ policy: maglev, hash_on: uri }"] {
+        let told = of(balance, "slow_start: 30s");
+        assert_eq!(told, [format!("2:10: pools.app: {heeded}")], "{balance}");
+    }
+    for (balance, more) in [
+        ("maglev", "slow_start: 0s"),
+        ("{ policy: maglev, bounded_load: 150% }", "slow_start: 30s"),
+        // A request without it goes by another policy.
+        ("{ policy: maglev, hash_on: { header: x-user } }", "slow_start: 30s"),
+        ("p2c", "slow_start: 30s"),
+    ] {
+        assert_eq!(of(balance, more), [""; 0], "{balance} {more}");
+    }
+}

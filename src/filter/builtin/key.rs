@@ -1,8 +1,11 @@
 //! What a limit is counted by.
 
-use crate::filter::{
-    Request,
-    settings::{CookieName, FieldName},
+use crate::{
+    filter::{
+        Request,
+        settings::{CookieName, FieldName},
+    },
+    model::with_client_bytes,
 };
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -52,12 +55,10 @@ fn write(hasher: &mut impl Hasher, value: Option<&[u8]>) {
     hasher.write(value);
 }
 
-/// An IPv6 address counts by its first 64 bits: a host has as many of the rest as it likes.
 fn write_address(hasher: &mut impl Hasher, address: Option<IpAddr>) {
-    match address.map(|address| address.to_canonical()) {
+    match address {
         None => write(hasher, None),
-        Some(IpAddr::V4(address)) => write(hasher, Some(&address.octets())),
-        Some(IpAddr::V6(address)) => write(hasher, Some(&address.octets()[..8])),
+        Some(address) => with_client_bytes(address, |bytes| write(hasher, Some(bytes))),
     }
 }
 

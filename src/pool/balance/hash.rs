@@ -5,18 +5,19 @@
 //! and they come back when it does.
 
 use super::{
-    Allowed, Ask, Member,
+    Allowed, Ask, Member, Used,
     p2c::{Cost, TwoChoices},
 };
-use crate::model::{Balance, BalancePolicy};
+use crate::model::{Balance, BalancePolicy, with_client_bytes};
 use rand::RngCore;
 use std::{net::IpAddr, sync::Arc};
 use twox_hash::XxHash3_64;
 
 /// Points on the ring for each unit of weight, as in ketama.
 const POINTS: u64 = 160;
-/// The most points on a ring; the points of a unit shrink for pools that would exceed it.
-const MAX_POINTS: u64 = 4_000_000;
+/// The most points on a ring, which take 16 MB; the points of a unit shrink for pools that would exceed
+/// it.
+const MAX_POINTS: u64 = 1_000_000;
 /// The size of a Maglev table: the smaller of the two that the paper proposes. It must be prime.
 const TABLE: u64 = 65_537;
 
@@ -28,20 +29,19 @@ pub fn hash(bytes: &[u8]) -> u64 {
     XxHash3_64::oneshot(bytes)
 }
 
-/// The key of a client's address. An IPv6 address counts by its first 64 bits: a host has as many of
-/// the rest as it likes.
+/// The key of a client's address; of IPv6, that of its network.
 pub fn hash_address(address: IpAddr) -> u64 {
-    match address.to_canonical() {
-        IpAddr::V4(address) => hash(&address.octets()),
-        IpAddr::V6(address) => hash(&address.octets()[..8]),
-    }
+    with_client_bytes(address, hash)
 }
 
 /// A hashing policy over one set of members.
 pub(in crate::pool) struct Hashed {
     table: Arc<Table>,
     bounded_load: Option<f64>,
-    total_weight: u64,
+    /// The weight of all members that are picked from, but for those that are coming back.
+    full_weight: f64,
+    /// The indices of those, of which more counts as time passes.
+    coming_back: Box<[usize]>,
     /// For requests without a key.
     keyless: TwoChoices,
 }
@@ -51,6 +51,8 @@ type Contents = Vec<(String, u32)>;
 
 struct Table {
     contents: Contents,
+    /// What one unit of weight is.
+    unit: u32,
     slots: Slots,
 }
 
@@ -62,19 +64,29 @@ enum Slots {
 }
 
 impl Hashed {
-    pub(super) fn new(balance: &Balance, members: &[Arc<Member>], before: Option<&Self>) -> Self {
+    pub(super) fn new(
+        balance: &Balance,
+        members: &[Arc<Member>],
+        used: &Used<'_>,
+        before: Option<&Self>,
+    ) -> Self {
         let contents: Contents =
             members.iter().map(|member| (member.key().to_owned(), member.weight())).collect();
         // Health changes alone leave the table as it is, and it is costly to make.
-        let same = before.filter(|before| before.table.contents == contents);
+        let same = before
+            .filter(|before| before.table.contents == contents && before.table.unit == used.unit);
         let table = same.map_or_else(
-            || Arc::new(Table::new(balance.policy, contents)),
+            || Arc::new(Table::new(balance.policy, contents, used.unit)),
             |before| before.table.clone(),
         );
+        let in_use = (0..members.len()).filter(|&index| (used.which)(&members[index]));
+        let (coming_back, in_full): (Vec<usize>, Vec<usize>) =
+            in_use.partition(|&index| members[index].share(used.slow_start, used.now) < 1.0);
         Self {
             table,
             bounded_load: balance.bounded_load,
-            total_weight: members.iter().map(|member| u64::from(member.weight())).sum(),
+            full_weight: in_full.iter().map(|&index| f64::from(members[index].weight())).sum(),
+            coming_back: coming_back.into(),
             keyless: TwoChoices::new(members, Cost::InFlight),
         }
     }
@@ -87,30 +99,40 @@ impl Hashed {
         rng: &mut dyn RngCore,
     ) -> Option<usize> {
         let Some(key) = ask.key else { return self.keyless.next(members, ask, allowed, rng) };
-        let bounded = |member: &Member| allowed(member) && self.is_within_bound(member, ask);
         let walk = |fits: Allowed<'_>| self.table.first(key, members, fits);
+        let Some(bound) = self.bounded_load else { return walk(allowed) };
+        // Consistent hashing with bounded loads (Mirrokni, Thorup and Zadimoghaddam, 2018): a member
+        // takes no more than its share of the requests in flight, the new one included, times the
+        // bound, rounded up. While it comes back its share is smaller.
+        let per_weight = bound * (ask.in_flight + 1) as f64 / self.weight_in_use(members, ask);
+        let bounded = |member: &Member| {
+            let most = (per_weight * weight_of(member, ask)).ceil();
+            allowed(member) && (member.state().in_flight() as f64) < most
+        };
         // With everybody at the bound, which can only be for a moment, the bound gives way.
-        walk(&bounded).or_else(|| self.bounded_load.and_then(|_| walk(allowed)))
+        walk(&bounded).or_else(|| walk(allowed))
     }
 
-    /// Consistent hashing with bounded loads (Mirrokni, Thorup and Zadimoghaddam, 2018): a member
-    /// takes no more than its share of the requests in flight, the new one included, times the
-    /// bound, rounded up. While it comes back its share is smaller.
-    fn is_within_bound(&self, member: &Member, ask: &Ask<'_>) -> bool {
-        let Some(bound) = self.bounded_load else { return true };
-        let share = f64::from(member.weight()) * ask.share(member) / self.total_weight as f64;
-        let most = (bound * (ask.in_flight + 1) as f64 * share).ceil();
-        (member.state().in_flight() as f64) < most
+    /// The weight that shares are of: of the members that are picked from. With those that are out the
+    /// others would meet their bounds before they had all of the load.
+    fn weight_in_use(&self, members: &[Arc<Member>], ask: &Ask<'_>) -> f64 {
+        let coming_back = self.coming_back.iter().map(|&index| weight_of(&members[index], ask));
+        self.full_weight + coming_back.sum::<f64>()
     }
 }
 
+/// How much of the weight of `member` counts now.
+fn weight_of(member: &Member, ask: &Ask<'_>) -> f64 {
+    f64::from(member.weight()) * ask.share(member)
+}
+
 impl Table {
-    fn new(policy: BalancePolicy, contents: Contents) -> Self {
+    fn new(policy: BalancePolicy, contents: Contents, unit: u32) -> Self {
         let slots = match policy {
             BalancePolicy::Maglev => Slots::Maglev(maglev(&contents)),
-            _ => Slots::Ring(ring(&contents)),
+            _ => Slots::Ring(ring(&contents, unit)),
         };
-        Self { contents, slots }
+        Self { contents, unit, slots }
     }
 
     /// The index of the first member that `key` meets and that fits. Where none does, as when all are
@@ -139,12 +161,13 @@ impl Table {
 }
 
 /// A consistent-hash ring (Karger et al., 1997) with ketama's number of points.
-fn ring(contents: &Contents) -> Box<[(u64, u32)]> {
+fn ring(contents: &Contents, unit: u32) -> Box<[(u64, u32)]> {
     let total: u64 = contents.iter().map(|(_, weight)| u64::from(*weight)).sum();
+    let unit = u64::from(unit.max(1));
     let points_of = |weight: u32| {
-        let wanted = u64::from(weight) * POINTS;
+        let wanted = u64::from(weight) * POINTS / unit;
         let scaled = u64::from(weight) * MAX_POINTS / total.max(1);
-        if total * POINTS <= MAX_POINTS { wanted } else { scaled.max(1) }
+        if total * POINTS / unit <= MAX_POINTS { wanted.max(1) } else { scaled.max(1) }
     };
     let mut points: Vec<(u64, u32)> = Vec::new();
     for (index, (key, weight)) in contents.iter().enumerate() {
@@ -213,9 +236,10 @@ impl Permutation {
 mod tests {
     use super::*;
     use crate::pool::{
-        Tried,
-        balance::tests::{ask, numbered, rng},
+        Time, Tried,
+        balance::tests::{ask, everyone, numbered, rng},
     };
+    use std::time::Duration;
 
     const KEYS: u64 = 100_000;
 
@@ -223,8 +247,12 @@ mod tests {
         (0..count).map(|i| numbered(&format!("10.0.0.{i}:80"), 1, i)).collect()
     }
 
+    fn hashed(balance: &Balance, members: &[Arc<Member>], before: Option<&Hashed>) -> Hashed {
+        Hashed::new(balance, members, &everyone(), before)
+    }
+
     fn assign(policy: BalancePolicy, members: &[Arc<Member>]) -> Vec<usize> {
-        let hashed = Hashed::new(&Balance::of(policy), members, None);
+        let hashed = hashed(&Balance::of(policy), members, None);
         let (tried, mut rng) = (Tried::default(), rng());
         let pick = |key: u64| {
             let ask = Ask { key: Some(hash(&key.to_le_bytes())), ..ask(&tried) };
@@ -278,7 +306,7 @@ mod tests {
     fn one_that_is_out_moves_only_its_own_keys() {
         let (all, tried, mut rng) = (members(10), Tried::default(), rng());
         for policy in [BalancePolicy::Maglev, BalancePolicy::RingHash] {
-            let hashed = Hashed::new(&Balance::of(policy), &all, None);
+            let hashed = hashed(&Balance::of(policy), &all, None);
             for key in 0..10_000_u64 {
                 let ask = Ask { key: Some(hash(&key.to_le_bytes())), ..ask(&tried) };
                 let before = hashed.next(&all, &ask, &|_| true, &mut rng).unwrap();
@@ -305,28 +333,82 @@ mod tests {
     }
 
     #[test]
+    fn weights_count_by_what_they_have_in_common() {
+        let points = |weights: [u32; 2], unit| {
+            let contents =
+                weights.iter().enumerate().map(|(at, it)| (at.to_string(), *it)).collect();
+            let ring = ring(&contents, unit);
+            [0, 1].map(|member| ring.iter().filter(|point| point.1 == member).count())
+        };
+        assert_eq!(points([1, 3], 1), [160, 480]);
+        assert_eq!(points([100, 300], 100), [160, 480]);
+        // One whose weight was set at run time.
+        assert_eq!(points([100, 150], 100), [160, 240]);
+        let huge = points([65_535, 1], 1);
+        assert!(huge[0] <= 1_000_000 && huge[1] >= 1, "{huge:?}");
+    }
+
+    #[test]
     fn a_hot_key_overflows_at_the_bound() {
         let all = members(4);
         let balance = Balance { bounded_load: Some(1.5), ..Balance::of(BalancePolicy::RingHash) };
-        let hashed = Hashed::new(&balance, &all, None);
+        let hashed = hashed(&balance, &all, None);
         let (tried, mut rng) = (Tried::default(), rng());
         for in_flight in 0..100 {
             let ask = Ask { key: Some(7), in_flight, ..ask(&tried) };
             let index = hashed.next(&all, &ask, &|_| true, &mut rng).unwrap();
-            all[index].state().begin_request();
+            all[index].state().try_begin(None);
         }
         let most = all.iter().map(|member| member.state().in_flight()).max().unwrap();
         assert!((25..=38).contains(&most), "{most} of 100 on one of four");
+    }
+
+    /// How many of a hundred requests with one key the member has that has the most, at a bound of 150%.
+    fn most_of_a_hundred(members: &[Arc<Member>], used: &Used<'_>, now: Time) -> usize {
+        let balance = Balance { bounded_load: Some(1.5), ..Balance::of(BalancePolicy::RingHash) };
+        let hashed = Hashed::new(&balance, members, used, None);
+        let (tried, mut rng) = (Tried::default(), rng());
+        for in_flight in 0..100 {
+            let slow_start = used.slow_start;
+            let ask = Ask { key: Some(7), in_flight, slow_start, now, ..ask(&tried) };
+            let index = hashed.next(members, &ask, used.which, &mut rng).unwrap();
+            assert!(members[index].state().try_begin(None));
+        }
+        members.iter().map(|member| member.state().in_flight()).max().unwrap()
+    }
+
+    #[test]
+    fn those_that_are_out_have_no_share_of_the_bound() {
+        let all = members(3);
+        let used = Used { which: &|it| it.order() != 1, ..everyone() };
+        // Half more than its half; a third for the one that is out would make it just a half.
+        assert_eq!(most_of_a_hundred(&all, &used, Time::ZERO), 75);
+    }
+
+    #[test]
+    fn one_that_comes_back_has_more_of_a_share_as_time_passes() {
+        let second = |seconds| Time::ZERO.after(Duration::from_secs(seconds));
+        for (now, most) in [(1, 72), (101, 50)] {
+            let all = members(3);
+            // Not one that the key is for.
+            let last = hashed(&Balance::of(BalancePolicy::RingHash), &all, None);
+            let tried = Tried::default();
+            let ask = Ask { key: Some(7), ..ask(&tried) };
+            let first = last.next(&all, &ask, &|_| true, &mut rng()).unwrap();
+            all[(first + 1) % 3].state().set_came_back(second(1));
+            let used = Used { slow_start: Duration::from_secs(100), now: second(1), ..everyone() };
+            assert_eq!(most_of_a_hundred(&all, &used, second(now)), most, "{now} s");
+        }
     }
 
     #[test]
     fn the_table_is_kept_while_the_members_are_the_same() {
         let all = members(3);
         let balance = Balance::of(BalancePolicy::Maglev);
-        let first = Hashed::new(&balance, &all, None);
-        let second = Hashed::new(&balance, &all, Some(&first));
+        let first = hashed(&balance, &all, None);
+        let second = hashed(&balance, &all, Some(&first));
         assert!(Arc::ptr_eq(&first.table, &second.table));
-        let third = Hashed::new(&balance, &all[1..], Some(&second));
+        let third = hashed(&balance, &all[1..], Some(&second));
         assert!(!Arc::ptr_eq(&first.table, &third.table));
     }
 }

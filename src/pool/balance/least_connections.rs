@@ -23,12 +23,13 @@ struct Load {
 }
 
 impl LeastConnections {
-    pub(super) fn new(members: &[Arc<Member>]) -> Self {
+    pub(super) fn new(members: &[Arc<Member>], before: Option<&Self>) -> Self {
         let load = |member: &Arc<Member>| Load {
             state: member.state.clone(),
             per_weight: 1.0 / f64::from(member.weight()),
         };
-        Self { turn: AtomicUsize::new(0), loads: members.iter().map(load).collect() }
+        let turn = before.map_or(0, |before| before.turn.load(Relaxed));
+        Self { turn: AtomicUsize::new(turn), loads: members.iter().map(load).collect() }
     }
 
     /// A member that comes back takes only its share of what it would get: where nothing is in flight,
@@ -94,9 +95,10 @@ mod tests {
     fn picks_the_least_loaded_for_its_weight() {
         let members = [member("a", 1), member("b", 2), member("c", 1)];
         for member in &members {
-            member.state().begin_request();
+            member.state().try_begin(None);
         }
-        let (policy, tried, mut rng) = (LeastConnections::new(&members), Tried::default(), rng());
+        let (policy, tried, mut rng) =
+            (LeastConnections::new(&members, None), Tried::default(), rng());
         // b has one request for a weight of two: half the load of the others.
         for _ in 0..6 {
             assert_eq!(policy.next(&members, &ask(&tried), &|_| true, &mut rng), Some(1));
@@ -106,18 +108,23 @@ mod tests {
     #[test]
     fn equals_take_turns() {
         let members = [member("a", 1), member("b", 1), member("c", 1)];
-        let (policy, tried, mut rng) = (LeastConnections::new(&members), Tried::default(), rng());
+        let (policy, tried, mut rng) =
+            (LeastConnections::new(&members, None), Tried::default(), rng());
         let picks: Vec<_> = (0..6)
             .map(|_| policy.next(&members, &ask(&tried), &|_| true, &mut rng).unwrap())
             .collect();
         assert_eq!(picks, [0, 1, 2, 0, 1, 2]);
+        policy.next(&members, &ask(&tried), &|_| true, &mut rng);
+        let policy = LeastConnections::new(&members, Some(&policy));
+        assert_eq!(policy.next(&members, &ask(&tried), &|_| true, &mut rng), Some(1));
     }
 
     #[test]
     fn one_that_comes_back_gets_little_when_nothing_is_in_flight() {
         let members = [member("a", 1), member("b", 1), member("new", 1)];
         members[2].state().set_came_back(Time::from_nanos(1));
-        let (policy, tried, mut rng) = (LeastConnections::new(&members), Tried::default(), rng());
+        let (policy, tried, mut rng) =
+            (LeastConnections::new(&members, None), Tried::default(), rng());
         let ask = Ask { slow_start: Duration::from_secs(100), ..ask(&tried) };
         let picks =
             (0..9_000).filter(|_| policy.next(&members, &ask, &|_| true, &mut rng) == Some(2));

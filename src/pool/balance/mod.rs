@@ -12,7 +12,7 @@ mod p2c;
 mod random;
 mod round_robin;
 
-use super::{Member, view::Ask};
+use super::{Member, Time, view::Ask};
 use crate::model::{Balance, BalancePolicy};
 use hash::Hashed;
 pub use hash::{hash, hash_address};
@@ -21,7 +21,7 @@ use p2c::{Cost, TwoChoices};
 use rand::{Rng, RngCore};
 use random::Random;
 use round_robin::RoundRobin;
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 /// How often a policy is asked again when what it proposes is disallowed, before every member is
 /// looked at.
@@ -29,6 +29,17 @@ const ATTEMPTS: usize = 16;
 
 /// Which members may be picked.
 pub(super) type Allowed<'a> = &'a dyn Fn(&Member) -> bool;
+
+/// Which members are picked from, as far as is known when a balancer is made, and when that is. Those of
+/// the hashing policies have others beside them.
+pub(super) struct Used<'a> {
+    pub(super) which: Allowed<'a>,
+    pub(super) slow_start: Duration,
+    pub(super) now: Time,
+    /// What one unit of weight is: all that the weights in the file have in common. It does not depend on
+    /// who is there, or each who came or went could change the share of a ring that the others have.
+    pub(super) unit: u32,
+}
 
 /// One policy over one set of members. The members are always the ones it was built for.
 pub(super) enum Balancer {
@@ -40,23 +51,38 @@ pub(super) enum Balancer {
 }
 
 impl Balancer {
-    /// A balancer over `members`. What is costly to compute is taken over from the one `before` if
-    /// that had the same members.
-    pub(super) fn new(balance: &Balance, members: &[Arc<Member>], before: Option<&Self>) -> Self {
+    /// A balancer over `members`. What is costly to compute is taken over from the one `before`, with
+    /// its members, if that had the same, and whose turn it is in any case.
+    pub(super) fn new(
+        balance: &Balance,
+        members: &[Arc<Member>],
+        used: &Used<'_>,
+        before: Option<(&Self, &[Arc<Member>])>,
+    ) -> Self {
         match balance.policy {
-            BalancePolicy::RoundRobin => Self::RoundRobin(RoundRobin::new(members)),
+            BalancePolicy::RoundRobin => {
+                let before = match before {
+                    Some((Self::RoundRobin(before), had)) => Some((before, had)),
+                    _ => None,
+                };
+                Self::RoundRobin(RoundRobin::new(members, before))
+            }
             BalancePolicy::Random => Self::Random(Random::new(members)),
             BalancePolicy::LeastConnections => {
-                Self::LeastConnections(LeastConnections::new(members))
+                let before = match before {
+                    Some((Self::LeastConnections(before), _)) => Some(before),
+                    _ => None,
+                };
+                Self::LeastConnections(LeastConnections::new(members, before))
             }
             BalancePolicy::P2c => Self::TwoChoices(TwoChoices::new(members, Cost::InFlight)),
             BalancePolicy::PeakEwma => Self::TwoChoices(TwoChoices::new(members, Cost::PeakEwma)),
             BalancePolicy::RingHash | BalancePolicy::Maglev => {
                 let before = match before {
-                    Some(Self::Hashed(before)) => Some(before),
+                    Some((Self::Hashed(before), _)) => Some(before),
                     _ => None,
                 };
-                Self::Hashed(Hashed::new(balance, members, before))
+                Self::Hashed(Hashed::new(balance, members, used, before))
             }
         }
     }
@@ -121,10 +147,10 @@ pub(super) mod tests {
     use super::*;
     use crate::{
         model::Weight,
-        pool::{MemberSpec, Time, Tried},
+        pool::{MemberSpec, Tried},
     };
     use rand::{SeedableRng, rngs::SmallRng};
-    use std::{collections::HashMap, time::Duration};
+    use std::collections::HashMap;
 
     pub(in crate::pool) fn member(name: &str, weight: u64) -> Arc<Member> {
         numbered(name, weight, 0)
@@ -140,6 +166,10 @@ pub(super) mod tests {
         SmallRng::seed_from_u64(7)
     }
 
+    pub(in crate::pool) fn everyone() -> Used<'static> {
+        Used { which: &|_| true, slow_start: Duration::ZERO, now: Time::ZERO, unit: 1 }
+    }
+
     pub(in crate::pool) fn ask(tried: &Tried) -> Ask<'_> {
         Ask {
             now: Time::ZERO,
@@ -152,7 +182,7 @@ pub(super) mod tests {
     }
 
     pub(in crate::pool) fn balancer(policy: BalancePolicy, members: &[Arc<Member>]) -> Balancer {
-        Balancer::new(&Balance::of(policy), members, None)
+        Balancer::new(&Balance::of(policy), members, &everyone(), None)
     }
 
     #[test]

@@ -94,7 +94,7 @@ mod tests {
     #[test]
     fn of_two_the_less_loaded_is_taken() {
         let members = members(2);
-        members[0].state().begin_request();
+        members[0].state().try_begin(None);
         let (policy, tried, mut rng) =
             (TwoChoices::new(&members, Cost::InFlight), Tried::default(), rng());
         for _ in 0..100 {

@@ -1,9 +1,9 @@
 //! Round robin: each member in turn, in proportion to weight.
 
 use super::Member;
-use crate::pool::backend;
+use crate::model::common_divisor;
 use pingora_load_balancing::{
-    Backend,
+    Backend, Extensions,
     selection::{BackendIter, BackendSelection, RoundRobin as PingoraRoundRobin},
 };
 use std::{
@@ -35,7 +35,17 @@ pub(in crate::pool) enum RoundRobin {
 struct Index(usize);
 
 impl RoundRobin {
-    pub(super) fn new(members: &[Arc<Member>]) -> Self {
+    /// The turns begin where those of the rotation `before` would have gone on, with whoever is left of
+    /// its members.
+    pub(super) fn new(members: &[Arc<Member>], before: Option<(&Self, &[Arc<Member>])>) -> Self {
+        let new = Self::from_the_start(members);
+        if let Some((before, had)) = before {
+            new.go_on_from(members, before, had);
+        }
+        new
+    }
+
+    fn from_the_start(members: &[Arc<Member>]) -> Self {
         let first = members.first().map(|member| member.weight());
         let equal = members.iter().all(|member| Some(member.weight()) == first);
         // Pingora's rotation counts its backends in 16 bits.
@@ -44,6 +54,36 @@ impl RoundRobin {
         }
         let weights: Vec<u64> = members.iter().map(|m| u64::from(m.weight())).collect();
         Self::Weighted { rotation: rotation(&weights), turn: AtomicUsize::new(0) }
+    }
+
+    fn go_on_from(&self, members: &[Arc<Member>], before: &Self, had: &[Arc<Member>]) {
+        if let (Self::Weighted { rotation, turn }, Self::Weighted { rotation: old, turn: at }) =
+            (self, before)
+        {
+            // As far into this rotation as that one was in its own.
+            let at = at.load(Relaxed) % old.len().max(1);
+            return turn.store(at * rotation.len() / old.len().max(1), Relaxed);
+        }
+        // The member whose turn it would be, or the first after it that is still there.
+        let place = |index: usize| {
+            let due = had.get(index)?.id();
+            members.iter().position(|member| member.id() == due)
+        };
+        let Some(due) = had.iter().find_map(|_| place(before.next())) else { return };
+        match self {
+            Self::Equal(_) => {
+                // Pingora's turns cannot be set, but taken: as many as are needed until the one before.
+                let next = (0..members.len()).position(|_| self.next() == due);
+                let rest = next.map_or(0, |_| members.len() - 1);
+                for _ in 0..rest {
+                    self.next();
+                }
+            }
+            Self::Weighted { rotation, turn } => {
+                let at = rotation.iter().position(|&index| index as usize == due);
+                turn.store(at.unwrap_or(0), Relaxed);
+            }
+        }
     }
 
     pub(super) fn next(&self) -> usize {
@@ -67,9 +107,9 @@ impl RoundRobin {
 /// are never equal, so it keeps every member.
 fn pingora_rotation(members: &[Arc<Member>]) -> PingoraRoundRobin {
     let selectable = |(index, member): (usize, &Arc<Member>)| {
-        let mut selectable = backend::selectable(member.address().clone());
-        selectable.ext.insert(Index(index));
-        selectable
+        let mut ext = Extensions::new();
+        ext.insert(Index(index));
+        Backend { addr: member.address().clone(), weight: 1, ext }
     };
     let backends: BTreeSet<Backend> = members.iter().enumerate().map(selectable).collect();
     PingoraRoundRobin::build(&backends)
@@ -90,17 +130,13 @@ fn rotation(weights: &[u64]) -> Box<[u32]> {
 /// The weights divided by what they have in common, and scaled down if their sum is too large; a
 /// positive weight stays positive.
 fn reduced(weights: &[u64]) -> Vec<u64> {
-    let common = weights.iter().copied().fold(0, gcd).max(1);
+    let common = weights.iter().copied().fold(0, common_divisor).max(1);
     let total: u64 = weights.iter().map(|weight| weight / common).sum();
     let scaled = |weight: &u64| {
         let weight = weight / common;
         if total <= MAX_TURNS { weight } else { (weight * MAX_TURNS / total).max(1) }
     };
     weights.iter().map(scaled).collect()
-}
-
-fn gcd(a: u64, b: u64) -> u64 {
-    if b == 0 { a } else { gcd(b, a % b) }
 }
 
 /// The smooth weighted round robin of nginx (Igor Sysoev, 2012): in each turn every member gains its
@@ -152,7 +188,10 @@ mod tests {
     use crate::pool::balance::tests::{member, numbered};
 
     fn picks(members: &[Arc<Member>], count: usize) -> String {
-        let policy = RoundRobin::new(members);
+        names(&RoundRobin::new(members, None), members, count)
+    }
+
+    fn names(policy: &RoundRobin, members: &[Arc<Member>], count: usize) -> String {
         (0..count).map(|_| members[policy.next()].name().as_str().to_owned()).collect()
     }
 
@@ -160,6 +199,37 @@ mod tests {
     fn equal_weights_rotate_strictly() {
         let members = [numbered("A", 1, 0), numbered("B", 1, 1), numbered("C", 1, 2)];
         assert_eq!(picks(&members, 9), "ABCABCABC");
+    }
+
+    #[test]
+    fn the_turns_go_on_where_they_were_when_members_come_and_go() {
+        let [a, b, c, d] =
+            [("A", 0), ("B", 1), ("C", 2), ("D", 3)].map(|(name, at)| numbered(name, 1, at));
+        let abc = [a.clone(), b.clone(), c.clone()];
+        for (taken, after, expected) in [
+            (2, vec![a.clone(), b.clone(), c.clone()], "CABC"),
+            (1, vec![a.clone(), c.clone()], "CACA"),
+            (2, vec![a.clone(), b.clone()], "ABAB"),
+            (1, vec![a.clone(), b.clone(), c.clone(), d.clone()], "BCDA"),
+            (1, vec![d.clone()], "DDDD"),
+            (1, Vec::new(), ""),
+        ] {
+            let before = RoundRobin::new(&abc, None);
+            assert_eq!(names(&before, &abc, taken), "ABC"[..taken]);
+            let now = RoundRobin::new(&after, Some((&before, &abc)));
+            assert_eq!(names(&now, &after, expected.len()), expected);
+        }
+    }
+
+    #[test]
+    fn unequal_turns_go_on_as_far_into_the_round() {
+        let heavy = [member("A", 5), member("B", 1), member("C", 1)];
+        let (mut policy, mut picked) = (RoundRobin::new(&heavy, None), String::new());
+        for _ in 0..7 {
+            picked += &names(&policy, &heavy, 1);
+            policy = RoundRobin::new(&heavy, Some((&policy, &heavy)));
+        }
+        assert_eq!(picked, "AABACAA");
     }
 
     #[test]

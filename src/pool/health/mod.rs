@@ -15,7 +15,16 @@ use crate::model::HealthCheck;
 pub(super) use probe::Connectors;
 use probe::Prober;
 use rand::{Rng, SeedableRng, rngs::SmallRng};
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{
+    any::Any,
+    collections::HashMap,
+    future::{Future, poll_fn},
+    panic::{AssertUnwindSafe, catch_unwind},
+    pin::pin,
+    sync::Arc,
+    task::Poll,
+    time::Duration,
+};
 use tokio::{
     task::{AbortHandle, JoinSet},
     time::Instant,
@@ -112,7 +121,16 @@ impl Probing {
     }
 
     async fn probe(&self, member: &Member) {
-        let report = self.prober.probe(member, self.check.timeout).await;
+        // Boxed, as it takes 20 KB that are of no use between two probes.
+        let probe = Box::pin(self.prober.probe(member, self.check.timeout));
+        let report = match caught(probe).await {
+            Ok(report) => report,
+            Err(panic) => {
+                let (name, pool) = (member.name(), &self.pool.spec().name);
+                log::error!("pool {pool}: the health check of backend {name} panicked: {panic}");
+                ProbeReport::failure("its check panicked")
+            }
+        };
         self.pool.observe(member, report);
     }
 
@@ -134,6 +152,24 @@ impl Probing {
     }
 }
 
+/// Runs a probe and catches its panic, with what it says: the loop must not end by it, as a backend
+/// that nobody probes any more would be taken for ever for what it was.
+async fn caught<T>(probe: impl Future<Output = T>) -> Result<T, String> {
+    // All that a probe leaves behind is a connection of its own.
+    let mut probe = pin!(probe);
+    poll_fn(|cx| match catch_unwind(AssertUnwindSafe(|| probe.as_mut().poll(cx))) {
+        Ok(poll) => poll.map(Ok),
+        Err(panic) => Poll::Ready(Err(said(&*panic))),
+    })
+    .await
+}
+
+fn said(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().copied();
+    let text = text.or_else(|| panic.downcast_ref::<String>().map(String::as_str));
+    text.unwrap_or("it did not say why").to_owned()
+}
+
 /// The loops that probe, by backend. Dropping this ends them.
 #[derive(Default)]
 struct Loops {
@@ -150,8 +186,10 @@ impl Loops {
             .or_insert_with(|| tasks.spawn(probing.keep_probing(member.clone(), first, seed)));
     }
 
-    /// Ends the loops of backends that are gone.
+    /// Ends the loops of backends that are gone, and forgets those that have ended.
     fn retain(&mut self, members: &[Arc<Member>]) {
+        while self.tasks.try_join_next().is_some() {}
+        self.running.retain(|_, task| !task.is_finished());
         self.running.retain(|id, task| {
             let stays = members.iter().any(|member| member.id() == *id);
             if !stays {
@@ -161,3 +199,6 @@ impl Loops {
         });
     }
 }
+
+#[cfg(test)]
+mod tests;

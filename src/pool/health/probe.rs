@@ -65,7 +65,7 @@ pub(super) struct Prober {
     tls: Option<Arc<PeerTls>>,
     connectors: Arc<Connectors>,
     /// What connects, where something goes ahead of the probe.
-    dialer: Option<Arc<dyn Connect + Send + Sync>>,
+    pub(super) dialer: Option<Arc<dyn Connect + Send + Sync>>,
 }
 
 impl Prober {

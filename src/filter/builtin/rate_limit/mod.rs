@@ -4,9 +4,12 @@ mod buckets;
 mod rate;
 
 use super::key::Key;
-use crate::filter::{
-    Answer, Filter, Flow, Request, Response, Result, SettingsError, Setup,
-    settings::{Count, Period},
+use crate::{
+    filter::{
+        Answer, Filter, Flow, Request, Response, Result, SettingsError, Setup,
+        settings::{Count, Period},
+    },
+    model::common_divisor,
 };
 use buckets::Buckets;
 use http::{HeaderName, HeaderValue, StatusCode, header};
@@ -148,13 +151,8 @@ impl Policy {
 /// The same rate with a window of whole seconds, which is all that the field can say.
 fn in_whole_seconds(requests: u32, per: Duration) -> (u64, u64) {
     let milliseconds = u64::try_from(per.as_millis()).unwrap_or(u64::MAX);
-    let divisor = gcd(milliseconds, 1000);
+    let divisor = common_divisor(milliseconds, 1000);
     (u64::from(requests) * (1000 / divisor), milliseconds / divisor)
-}
-
-/// The greatest common divisor (Euclid).
-fn gcd(a: u64, b: u64) -> u64 {
-    if b == 0 { a } else { gcd(b, a % b) }
 }
 
 #[cfg(test)]
