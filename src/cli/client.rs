@@ -1,4 +1,5 @@
-//! Talking to the admin API of a running instance.
+//! Talking to the admin API of a running instance. The comments on the arguments are their help texts.
+#![allow(clippy::doc_markdown, reason = "help texts are not Markdown")]
 
 use crate::model::BackendAddress;
 use bytes::Bytes;

@@ -275,6 +275,13 @@ fn the_demo_starts_by_itself_and_says_what_to_try() {
     let names: Vec<String> = (0..3).map(|_| client.get("/").backend()).collect();
     assert_eq!(tally(&names).len(), 3, "{names:?}");
     program.stdout.wait_for(&number);
+    // Its admin API is on.
+    let line = program.stdout.wait_for("Its admin API: http://");
+    let api = line.split("http://").nth(1).unwrap().strip_suffix("/api/v1/pools").unwrap();
+    let api = crate::support::Address::Tcp(api.parse().unwrap());
+    let ask = request("GET", "/api/v1/pools", &["Host: localhost"], b"");
+    let pool = &crate::support::Client::connect(&api).ask(ask).json()["pools"][0];
+    assert_eq!((&pool["name"], &pool["usable"]), (&"app".into(), &3.into()));
     // What to try first: see the rotation.
     program.stdout.wait_for("curl");
     assert_eq!(client.ask(request("POST", "/echo", &[], b"said")).text(), "said");
