@@ -8,6 +8,7 @@ use crate::{
     config::{self, Checked, ConfigErrors},
     filter::Registry,
     model::{Config, Listener},
+    observe::Reload,
     pool::Interner,
     runtime::{Live, Supervisor},
 };
@@ -49,7 +50,10 @@ impl Reloader {
     pub(super) async fn run(mut self) -> Infallible {
         loop {
             self.control.reload_wanted().await;
-            match self.reload().await {
+            let reloaded = self.reload().await;
+            let result = if reloaded.is_ok() { Reload::Success } else { Reload::Failure };
+            self.live.load().metrics.count_reload(result);
+            match reloaded {
                 Ok(changes) if changes.is_empty() => log::info!("reloaded: nothing has changed"),
                 Ok(changes) => {
                     log::info!("reloaded with {} changes", changes.len());

@@ -119,7 +119,7 @@ pub(super) async fn warm_up(
     access_log: Option<Arc<AccessLog>>,
     reread: &Arc<Notify>,
 ) -> (Snapshot, Supervisor) {
-    let snapshot = Snapshot::compile(config, chains, interner, access_log);
+    let snapshot = Snapshot::compile(config, chains, interner, access_log, Arc::default());
     let mut supervisor = Supervisor::new(reread.clone());
     supervisor.watch(&snapshot);
     supervisor.wait_until_checked().await;

@@ -10,6 +10,7 @@ use super::{
 };
 use crate::{
     model::{Ends, Listener, ProxyProtocol},
+    observe::Unused,
     proxy::Link,
     runtime::Snapshot,
     tcp::{self, Stream},
@@ -52,7 +53,10 @@ impl Arrival {
                 let said = Box::pin(self.read_header(&socket, listener, protocol, drain)).await;
                 match said {
                     Ok(ends) => ends.unwrap_or_else(|| self.own_ends(&socket, &snapshot)),
-                    Err(why) => return self.log_rejected(listener, &why),
+                    Err(why) => {
+                        snapshot.listener_counts(self.listener).count_unused(Unused::ProxyHeader);
+                        return self.log_rejected(listener, &why);
+                    }
                 }
             }
         };
@@ -79,6 +83,7 @@ impl Arrival {
             patience: if self.overloaded { patience.min(HANDSHAKE_OVERLOADED) } else { patience },
             drain: drain.clone(),
         });
+        let counts = handshake.is_some().then(|| snapshot.listener_counts(self.listener).clone());
         drop(snapshot);
         // Boxed, as a handshake takes more room than the connection after it needs.
         let met = match handshake {
@@ -89,8 +94,14 @@ impl Arrival {
         let (transport, facts, refusal) = match met {
             Met::Client(transport, facts) => (transport, facts, refusal),
             Met::InTheClear(transport) => (transport, None, Some(IN_THE_CLEAR)),
-            Met::Nobody => return,
+            Met::Nobody(why) => {
+                if let Some(counts) = counts {
+                    counts.count_unused(why);
+                }
+                return;
+            }
         };
+        drop(counts);
         let link = Arc::new(Link::new(self.listener, ends, facts));
         serve_connection(http1, transport, link, refusal).await;
     }

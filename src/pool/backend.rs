@@ -1,6 +1,6 @@
 //! A backend: what the configuration says of it, and the state that outlives a configuration.
 
-use super::{Tag, Time, ejection::Standing, ewma::PeakEwma, health::HealthState};
+use super::{BackendTraffic, Tag, Time, ejection::Standing, ewma::PeakEwma, health::HealthState};
 use crate::model::{BackendName, BackendState as Admission, Weight};
 use http::HeaderValue;
 use pingora_core::protocols::l4::socket::SocketAddr;
@@ -69,6 +69,7 @@ pub struct BackendState {
     admission: AtomicU8,
     /// The weight set at run time.
     weight: AtomicU32,
+    traffic: BackendTraffic,
 }
 
 impl Default for BackendState {
@@ -85,6 +86,7 @@ impl Default for BackendState {
             speed: Mutex::default(),
             admission: AtomicU8::new(0),
             weight: AtomicU32::new(AS_CONFIGURED),
+            traffic: BackendTraffic::default(),
         }
     }
 }
@@ -97,6 +99,11 @@ impl BackendState {
     /// Requests in flight at this moment.
     pub fn in_flight(&self) -> usize {
         self.in_flight.load(Relaxed)
+    }
+
+    /// What was counted of it.
+    pub fn traffic(&self) -> &BackendTraffic {
+        &self.traffic
     }
 
     /// What active probing knows.
@@ -284,7 +291,7 @@ impl Member {
 
     /// Whether nothing speaks against its working: probes succeed and it is not ejected. A backend
     /// that is probed but has no result yet is not known to work: the first probe decides.
-    pub(super) fn works(&self, now: Time) -> bool {
+    pub fn works(&self, now: Time) -> bool {
         let healthy = !self.probed || self.state.health() == Health::Healthy;
         healthy && self.state.ejected_until(now).is_none()
     }

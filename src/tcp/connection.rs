@@ -64,7 +64,7 @@ async fn find<S: Stream>(
         chosen = choose(client.socket(), &arrival, story) => chosen?,
         () = overdue => return Err(Reason::ClientTimeout),
     };
-    story.pool = Some(pool.spec().name.clone());
+    story.set_pool(&arrival, pool);
     Tries::new(pool, arrival.ends, forwarding.idle_timeout, story).connect(client).await
 }
 
@@ -95,12 +95,15 @@ async fn pass_on<S: Stream>(client: S, connected: Connected, story: &mut Story) 
         Dialed::Tcp(backend) => finish(client, backend, &mut relay, ended).await,
         Dialed::Unix(backend) => finish(client, backend, &mut relay, ended).await,
     };
+    let first_byte = relay.first_byte().map(tokio::time::Instant::into_std);
+    story.first_byte = first_byte.map(|at| at.saturating_duration_since(began));
+    if let Some(took) = story.first_byte {
+        lease.observe_first_byte(took);
+    }
     // The place on the backend was held until its connection was closed.
     drop(lease);
     story.bytes_in = relay.bytes_in();
     story.bytes_out = relay.bytes_out();
-    let first_byte = relay.first_byte().map(tokio::time::Instant::into_std);
-    story.first_byte = first_byte.map(|at| at.saturating_duration_since(began));
     reason(&ended, story)
 }
 

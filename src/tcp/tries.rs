@@ -82,7 +82,7 @@ impl<'a> Tries<'a> {
                 }
                 Err(failure) => failure,
             };
-            self.pool.report(&lease, Outcome::Failure { took: began.elapsed() });
+            self.pool.report(&lease, Outcome::Failure { took: began.elapsed() }, self.story.tries);
             lease = self.pick_next(&lease, &failure)?;
             tokio::time::sleep(self.pool.pause(self.story.tries)).await;
         }
@@ -128,7 +128,7 @@ impl<'a> Tries<'a> {
                 Err(Failure { kind: RetryOn::Reset, error })
             }
             ended => {
-                self.pool.report(lease, Outcome::Success { first_byte: connect });
+                self.pool.report(lease, Outcome::Success { first_byte: connect }, self.story.tries);
                 Ok((backend, ended))
             }
         }
