@@ -3,7 +3,7 @@
 //! A reload changes everything or nothing. What cannot change while the process lives is refused
 //! with the key that it is about; a hand-over to a new process can change that.
 
-use super::{StartError, open_access_log, signals::Control};
+use super::{StartError, instance::Running, open_access_log, signals::Control};
 use crate::{
     config::{self, Checked, ConfigErrors},
     filter::Registry,
@@ -23,6 +23,8 @@ pub(super) struct Reloader {
     pub(super) interner: Arc<Interner>,
     pub(super) supervisor: Supervisor,
     pub(super) control: Arc<Control>,
+    /// What the admin API tells of the process.
+    pub(super) running: Arc<Running>,
 }
 
 /// Why a reload changed nothing.
@@ -104,6 +106,7 @@ impl Reloader {
             log::warn!("{warning}");
         }
         let changes = checked.outline.changes_from(&self.checked.outline);
+        self.running.put_in_force(&checked, &self.filters);
         self.checked = checked;
         Ok(changes)
     }
@@ -124,6 +127,10 @@ fn fixed_keys(before: &Checked, after: &Checked) -> Vec<String> {
         let keys = after.outline.changed_keys(&before.outline, "server");
         // A default that depends on the environment may have changed without the file.
         fixed.extend(if keys.is_empty() { vec!["server".to_owned()] } else { keys });
+    }
+    let admin = |checked: &Checked| checked.config.admin.as_ref().map(|it| it.address.clone());
+    if admin(before) != admin(after) {
+        fixed.push("admin.address".to_owned());
     }
     fixed.extend(fixed_listeners(&before.config, &after.config));
     fixed

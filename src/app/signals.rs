@@ -3,7 +3,7 @@
 
 use super::{StartError, files, service};
 use crate::{
-    listener::{Bound, Drain, SocketFile, hand_over},
+    listener::{BoundSocket, Drain, Phase, SocketFile, hand_over},
     model::{Config, ListenAddress},
     observe::{AccessLog, error_log::ErrorLog},
 };
@@ -129,9 +129,9 @@ impl Control {
     }
 
     /// From here on the process serves on these.
-    pub(super) fn set_sockets(&self, sockets: &[Bound]) -> io::Result<()> {
-        let duplicate = |bound: &Bound| Ok((bound.address.clone(), bound.duplicate()?));
-        *locked(&self.sockets) = sockets.iter().map(duplicate).collect::<io::Result<_>>()?;
+    pub(super) fn set_sockets(&self, places: &service::Places) -> io::Result<()> {
+        let duplicate = |socket: &BoundSocket| Ok((socket.address.clone(), socket.duplicate()?));
+        *locked(&self.sockets) = places.sockets().map(duplicate).collect::<io::Result<_>>()?;
         *locked(&self.stage) = Stage::Serving;
         Ok(())
     }
@@ -210,9 +210,21 @@ impl Control {
         self.reload.notified().await;
     }
 
+    /// Whether the process is about to end.
+    pub(super) fn is_draining(&self) -> bool {
+        self.drain.is_draining()
+    }
+
+    /// Resolves when a successor accepts in our place.
+    pub(super) async fn handed_over(&self) {
+        let taken = |phase: &Phase| matches!(phase, Phase::Draining { successor: true, .. });
+        // The sender is in the drain that we hold.
+        let _ = self.drain.phase().wait_for(taken).await.map(drop);
+    }
+
     /// Whether the process serves on its listeners: not yet, or no more, is no time for a reload.
     pub(super) fn is_serving(&self) -> bool {
-        !*self.drain.draining().borrow() && matches!(*locked(&self.stage), Stage::Serving)
+        !self.is_draining() && matches!(*locked(&self.stage), Stage::Serving)
     }
 
     /// Hands the listening sockets to a successor that waits for them; `false` if there is none or
@@ -258,10 +270,11 @@ impl Control {
     }
 }
 
-/// Removes the files of unix-socket listeners, which would outlive us.
+/// Removes the files of unix sockets that we listened on, which would outlive us.
 fn remove_socket_files(config: &Config) {
-    for listener in &config.listeners {
-        if let ListenAddress::Unix(path) = &listener.address {
+    let listeners = config.listeners.iter().map(|listener| &listener.address);
+    for address in listeners.chain(config.admin.as_ref().map(|admin| &admin.address)) {
+        if let ListenAddress::Unix(path) = address {
             // A leftover is recognised as stale by the next start.
             let _ = fs::remove_file(path);
         }

@@ -10,6 +10,7 @@ use crate::{
 };
 use serde::ser::{Serialize, SerializeMap, Serializer};
 use serde_json::Value as Schema;
+use sha2::{Digest, Sha256};
 
 /// What stands in the place of a secret.
 const MASK: &str = "(secret)";
@@ -27,6 +28,13 @@ pub(super) fn yaml(outline: &Outline, server: &Server, filters: &Registry) -> St
     fit_listeners(&mut file);
     // A tree of texts, lists and maps can always be written.
     serde_saphyr::to_string(&Value::Map(file)).unwrap_or_default()
+}
+
+/// A number of 48 bits that tells whether two files mean the same, secrets aside.
+pub(super) fn hash(outline: &Outline, filters: &Registry) -> u64 {
+    let tree = fill("", &sections::file(filters), Some(outline.root()));
+    let digest = Sha256::digest(serde_saphyr::to_string(&tree).unwrap_or_default());
+    digest.iter().take(6).fold(0, |number, byte| number << 8 | u64::from(*byte))
 }
 
 /// A value to be written.
