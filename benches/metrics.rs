@@ -13,7 +13,7 @@ use pingora_lb::{
     observe::Page,
     runtime::{EndedRequest, Snapshot},
 };
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{fmt::Write as _, path::Path, sync::Arc, time::Duration};
 
 fn main() {
     divan::main();
@@ -22,7 +22,7 @@ fn main() {
 fn snapshot(routes: usize) -> Snapshot {
     let mut text = "listeners: { web: { address: 127.0.0.1:1 } }\nroutes:\n".to_owned();
     for route in 0..routes {
-        text.push_str(&format!("  - {{ match: {{ host: h{route}.example }}, pool: app }}\n"));
+        writeln!(text, "  - {{ match: {{ host: h{route}.example }}, pool: app }}").unwrap();
     }
     text.push_str("pools: { app: { backends: [127.0.0.1:2] } }\n");
     let config = config::parse(&text, "lb.yaml", Path::new("/"), &|_| None, &Registry::default());

@@ -89,13 +89,13 @@ impl Series {
             };
             listener.tcp().map(|_| ByPool::new(pools, of))
         });
-        let routed = |(name, pools): &(&RouteName, Vec<_>)| {
+        let of_route = |(name, pools): &(&RouteName, Vec<_>)| {
             Counted::new(metrics, &names, Some((*name).clone()), pools)
         };
         Self {
             connections: connections.collect(),
             listeners: names.iter().map(|name| metrics.listener((*name).clone())).collect(),
-            routes: routes.iter().map(routed).collect(),
+            routes: routes.iter().map(of_route).collect(),
             unrouted: Counted::new(metrics, &names, None, &[]),
         }
     }

@@ -74,6 +74,11 @@ impl PeerTls {
         Self { pool, current: ArcSwap::from_pointee(Current::new(spec)) }
     }
 
+    /// What is shown to backends that ask who we are.
+    pub fn identity(&self) -> Option<Identity> {
+        self.current.load().spec.identity.clone()
+    }
+
     /// The name that a backend must have a certificate for, as configured.
     pub fn server_name(&self) -> Option<String> {
         self.current.load().spec.sni.clone()

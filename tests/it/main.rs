@@ -48,6 +48,7 @@ mod http2_backends;
 mod layers;
 mod limits;
 mod listeners;
+mod metrics;
 mod policies;
 mod proxy_protocol;
 mod proxying;

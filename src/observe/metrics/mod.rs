@@ -21,11 +21,11 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::Duration,
 };
 
 /// Everything that is counted in the process, other than by those whose state it is.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Metrics {
     requests: Kept<RequestLabels, Requests>,
     /// By route; that of requests that came to none has no name.
@@ -36,7 +36,6 @@ pub struct Metrics {
     local: Tally<{ Reason::ALL.len() }>,
     /// By [`Reload`].
     reloads: Tally<2>,
-    started: SystemTime,
 }
 
 /// Which requests are counted together. Those that came to no route or no pool have none.
@@ -148,20 +147,6 @@ pub enum Reload {
     Success,
     /// Nothing has changed.
     Failure,
-}
-
-impl Default for Metrics {
-    fn default() -> Self {
-        Self {
-            requests: Kept::default(),
-            durations: Kept::default(),
-            connections: Kept::default(),
-            listeners: Kept::default(),
-            local: Tally::default(),
-            reloads: Tally::default(),
-            started: SystemTime::now(),
-        }
-    }
 }
 
 impl Metrics {
@@ -307,9 +292,6 @@ impl Metrics {
         for (result, count) in ["success", "failure"].into_iter().zip(self.reloads.counts()) {
             family.add(&[("result", result)], count as f64);
         }
-        let started = self.started.duration_since(UNIX_EPOCH).unwrap_or_default();
-        page.gauge("pingora_lb_start_timestamp_seconds", "When the process started.")
-            .add(&[], started.as_secs_f64());
         page.gauge("pingora_lb_build_info", "Always 1; the label says which version this is.")
             .add(&[("version", env!("CARGO_PKG_VERSION"))], 1.0);
     }

@@ -3,7 +3,8 @@
 use super::Histogram;
 use prometheus::{
     TextEncoder,
-    core::Metric as _,
+    core::{Collector as _, Metric as _},
+    process_collector::ProcessCollector,
     proto::{Counter, Gauge, LabelPair, Metric, MetricFamily, MetricType},
 };
 
@@ -12,9 +13,6 @@ use prometheus::{
 pub struct Page(Vec<MetricFamily>);
 
 impl Page {
-    /// The media type of its text.
-    pub const CONTENT_TYPE: &'static str = prometheus::TEXT_FORMAT;
-
     /// A metric that only grows.
     pub fn counter(&mut self, name: &str, help: &str) -> Family<'_> {
         self.family(MetricType::COUNTER, name, help)
@@ -37,6 +35,12 @@ impl Page {
         family.set_field_type(kind);
         self.0.push(family);
         Family(self.0.last_mut().expect("pushed above"))
+    }
+
+    /// Adds what the system tells of the process: its memory, processor time, descriptors, threads and
+    /// start.
+    pub fn show_process(&mut self) {
+        self.0.extend(ProcessCollector::for_self().collect());
     }
 
     /// All of it as text. A metric without values is left out.
