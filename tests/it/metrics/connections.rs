@@ -1,8 +1,11 @@
 //! What is counted of connections: those that bring nothing, those in TLS, and those that are passed on.
 
 use super::{ADMIN, Scrape, assert_changes, settled, with_admin};
-use crate::support::{Authority, Client, Config, Origin, Raw, TlsClient, eventually, h2, request};
+use crate::support::{
+    Authority, Client, Config, Gate, Origin, Raw, Reply, TlsClient, eventually, h2, request,
+};
 use rcgen::date_time_ymd;
+use rustix::process::Signal;
 
 fn unused(reason: &str) -> String {
     format!("unused_connections_total{{listener=\"web\",reason=\"{reason}\"}}")
@@ -33,6 +36,25 @@ fn connections_that_bring_no_request_are_counted_by_why() {
 }
 
 #[test]
+fn a_connection_that_the_end_of_the_process_cuts_off_is_counted() {
+    let gate = Gate::default();
+    let held = gate.clone();
+    let a = Origin::scripted("a", move |_| Reply::text("ok").behind(&held));
+    let lb = with_admin(&[&a], "").start();
+    let mut working = lb.client();
+    working.send(request("GET", "/", &[], b""));
+    eventually("the request is on its backend", || a.working() == 1);
+    let before = Scrape::of(&lb);
+    let _idle = [lb.client(), lb.client()];
+    let open = r#"downstream_connections{listener="web"}"#;
+    eventually("they are accepted", || Scrape::of(&lb).get(open) == Some(3.0));
+    lb.signal(Signal::TERM);
+    assert_changes(&lb, &before, &[(&unused("draining"), 2.0)]);
+    gate.open();
+    assert_eq!(working.response().status, 200);
+}
+
+#[test]
 fn a_connection_that_brought_a_request_is_not_unused() {
     let a = Origin::named("a");
     let lb = with_admin(&[&a], "").start();
@@ -50,7 +72,7 @@ fn a_connection_that_brought_a_request_is_not_unused() {
 fn a_bad_proxy_header_is_counted() {
     let a = Origin::named("a");
     let lb = with_admin(&[&a], "").listener("proxy_protocol: require").without_probe().start();
-    lb.wait_for_line("listening on");
+    lb.wait_for_line("listener web: listening on");
     let before = Scrape::of(&lb);
     let mut client = lb.client();
     client.send(request("GET", "/", &[], b""));
@@ -70,7 +92,7 @@ fn tls_is_counted_by_how_it_began() {
         .certificate("a", &certificate)
         .without_probe()
         .start();
-    lb.wait_for_line("listening on");
+    lb.wait_for_line("listener web: listening on");
     let handshakes = |result: &str| {
         let series = format!("tls_handshakes_total{{listener=\"web\",result=\"{result}\"}}");
         Scrape::of(&lb).get(&series).unwrap()
@@ -126,7 +148,7 @@ fn a_stream_moves_its_own_counters() {
     let keys = "health_check: off";
     let lb =
         Config::pool(&[raw.entry()], keys).and(ADMIN).listener(listener).without_probe().start();
-    lb.wait_for_line("listening on");
+    lb.wait_for_line("listener web: listening on");
     let before = Scrape::of(&lb);
     let mut client = lb.client();
     client.send("hello");

@@ -73,7 +73,7 @@ fn promtool_finds_nothing_to_complain_of() {
 
 #[test]
 fn the_example_of_alerts_is_valid_and_asks_for_what_there_is() {
-    let path = Path::new(ROOT).join("conf/alerts.yaml");
+    let path = Path::new(ROOT).join("conf/prometheus/alerts.yaml");
     promtool(&["check", "rules", path.to_str().unwrap()], "");
     let documented = documented();
     let text = fs::read_to_string(path).unwrap();
@@ -82,7 +82,10 @@ fn the_example_of_alerts_is_valid_and_asks_for_what_there_is() {
     assert!(names.len() > 5, "{names:?}");
     for name in names {
         let name = name.trim_end_matches("_bucket");
-        assert!(documented.contains_key(name), "{name} in conf/alerts.yaml is no metric");
+        assert!(
+            documented.contains_key(name),
+            "{name} in conf/prometheus/alerts.yaml is no metric"
+        );
     }
 }
 
