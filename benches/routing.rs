@@ -9,7 +9,9 @@ use bytes::Bytes;
 use divan::{Bencher, black_box};
 use http::{HeaderMap, Method, StatusCode};
 use pingora_lb::{
-    model::{Action, HostPattern, Match, PathMatch, Respond, Route, RouteListeners, RouteName},
+    model::{
+        Action, HostPattern, Match, PathMatch, Respond, Route, RouteListeners, RouteName, Upgrades,
+    },
     route::{Facts, RouteTable, normal_path},
 };
 
@@ -29,6 +31,7 @@ fn route(hosts: Vec<HostPattern>, path: Option<PathMatch>) -> Route {
         matches: Match { hosts, path, ..Match::default() },
         action: Action::Respond(respond),
         timeout: None,
+        upgrades: Upgrades::default(),
     }
 }
 

@@ -64,7 +64,7 @@ fn backend(member: &Member, now: Time) -> Value {
         "usable": member.is_usable(now),
         "in_flight": state.in_flight(),
         "requests": state.requests(),
-        "errors": state.errors(),
+        "errors": state.traffic().failures(),
         "ewma_ms": milliseconds(state.speed(now)),
         "ejected_until": until.map(|until| moment(until.since(now))),
         "override": overridden(member),

@@ -91,7 +91,7 @@ async fn serve(
 ) -> Result<(), StartError> {
     let config = &checked.config;
     let (chains, interner) = (checked.filters.clone(), Arc::default());
-    let snapshot = Snapshot::compile(config, chains, &interner, access_log);
+    let snapshot = Snapshot::compile(config, chains, &interner, access_log, Arc::default());
     let supervisor = warm_up(&snapshot, &Arc::default()).await;
     let accepting = Accepting {
         live: Arc::new(Live::new(snapshot)),

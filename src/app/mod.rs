@@ -105,7 +105,8 @@ impl App {
     /// Compiles a configuration as a start would, and throws the result away: what `-t` runs.
     pub fn check(&self, checked: Checked) {
         let interner = Arc::new(Interner::default());
-        drop(Snapshot::compile(&checked.config, checked.filters, &interner, None));
+        let metrics = Arc::default();
+        drop(Snapshot::compile(&checked.config, checked.filters, &interner, None, metrics));
     }
 
     /// Serves a configuration until the process is told to end, and returns when it may.

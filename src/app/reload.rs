@@ -9,6 +9,7 @@ use crate::{
     config::{self, Checked, ConfigErrors, Diagnostic},
     filter::Registry,
     model::{Config, Listener},
+    observe::Reload,
     pool::Interner,
     runtime::{Live, Supervisor},
 };
@@ -86,6 +87,8 @@ impl Reloader {
         loop {
             let askers = self.control.reload_wanted().await;
             let outcome = self.reload().await;
+            let result = if outcome.is_ok() { Reload::Success } else { Reload::Failure };
+            self.live.load().metrics.count_reload(result);
             for asker in askers {
                 // Whoever asked may be gone.
                 let _ = asker.send(outcome.as_ref().map(Clone::clone).map_err(Refused::told));

@@ -104,7 +104,7 @@ async fn run(start: Start) -> Result<(), StartError> {
     control.set_access_log(access_log.clone());
     let interner = Arc::new(Interner::default());
     let chains = std::mem::take(&mut checked.filters);
-    let snapshot = Snapshot::compile(&config, chains, &interner, access_log);
+    let snapshot = Snapshot::compile(&config, chains, &interner, access_log, Arc::default());
     let live = Arc::new(Live::new(snapshot));
     let running = Arc::new(Running::new(control.clone(), &checked, &filters));
     let open_admin = |places: &Places| open_admin(places, &live, &running);

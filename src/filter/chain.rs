@@ -5,7 +5,10 @@ use super::{
     erased::{Erased, Hooked},
     flow::{Failure, Kind, Result},
 };
-use crate::model::{PoolName, Reason};
+use crate::{
+    model::{PoolName, Reason},
+    observe::Tally,
+};
 use pingora::BError;
 use std::{
     any::Any,
@@ -96,6 +99,16 @@ struct Place {
     response_body: AtomicBool,
     /// Likewise.
     log: AtomicBool,
+    /// The answers that it gave, by reason. A successor counts on.
+    answers: Arc<Tally<{ Reason::ALL.len() }>>,
+}
+
+impl Place {
+    /// The filter answers.
+    fn answer(&self, answer: Answer) -> Stop {
+        self.answers.count(answer.reason() as usize);
+        Stop::Answer(answer)
+    }
 }
 
 /// Why a request or a response does not go on.
@@ -139,6 +152,20 @@ impl Chain {
         self.0.places.iter().map(|place| place.filter.name())
     }
 
+    /// The answers that each filter gave in the place of a backend, or of another answer, by reason. A
+    /// filter that is there twice is counted as one.
+    pub fn answers(&self) -> impl Iterator<Item = (&'static str, [u64; Reason::ALL.len()])> {
+        let mut all: Vec<(&'static str, [u64; Reason::ALL.len()])> = Vec::new();
+        for place in &self.0.places {
+            let (name, counts) = (place.filter.name(), place.answers.counts());
+            match all.iter_mut().find(|(other, _)| *other == name) {
+                Some((_, sums)) => sums.iter_mut().zip(counts).for_each(|(sum, it)| *sum += it),
+                None => all.push((name, counts)),
+            }
+        }
+        all.into_iter()
+    }
+
     /// The pools that the filters may send requests to.
     pub fn pools(&self) -> &[PoolName] {
         &self.0.pools
@@ -150,12 +177,15 @@ impl Chain {
     /// It does nothing once the chain is shared, and so in use.
     pub fn adopt(&mut self, predecessor: &Self) {
         let Some(inner) = Arc::get_mut(&mut self.0) else { return };
-        let mut before: Vec<&dyn Erased> =
-            predecessor.0.places.iter().map(|place| &*place.filter).collect();
+        let mut before: Vec<&Place> = predecessor.0.places.iter().collect();
         for place in &mut inner.places {
             let name = place.filter.name();
-            let Some(at) = before.iter().position(|old| old.name() == name) else { continue };
-            place.filter.adopt(before.remove(at));
+            let Some(at) = before.iter().position(|old| old.filter.name() == name) else {
+                continue;
+            };
+            let old = before.remove(at);
+            place.answers = old.answers.clone();
+            place.filter.adopt(&*old.filter);
         }
     }
 
@@ -201,9 +231,10 @@ impl Chain {
                 return Some(stop);
             }
             if before != piece.data.len() && !may_change {
-                let name = self.0.places[place].filter.name();
-                mishaps.push(Mishap::failure(name, "request body", CHANGED_LENGTH.to_owned()));
-                return Some(Stop::Answer(Answer::error(Reason::InternalError)));
+                let place = &self.0.places[place];
+                let text = CHANGED_LENGTH.to_owned();
+                mishaps.push(Mishap::failure(place.filter.name(), "request body", text));
+                return Some(place.answer(Answer::error(Reason::InternalError)));
             }
         }
         None
@@ -278,6 +309,7 @@ impl Chain {
                 Err(panic) => Mishap::panic(name, hook, &*panic),
             };
             let reason = mishap.reason();
+            place.answers.count(reason as usize);
             mishaps.push(mishap);
             return Err(reason);
         }
@@ -309,11 +341,12 @@ impl Chain {
         mishaps: &mut Vec<Mishap>,
         call: impl FnOnce(&'a dyn Erased) -> Hooked<'a>,
     ) -> Option<(Stop, bool)> {
-        let filter = &*self.0.places[place].filter;
+        let place = &self.0.places[place];
+        let filter = &*place.filter;
         let mishap = match caught(|| call(filter)).await {
             Ok(Ok(Flow::Continue)) => return None,
             Ok(Ok(Flow::Answer(answer)) | Err(Failure(Kind::Answer(answer)))) => {
-                return Some((Stop::Answer(answer), false));
+                return Some((place.answer(answer), false));
             }
             Ok(Err(Failure(Kind::Connection(error)))) => {
                 return Some((Stop::Connection(error), false));
@@ -321,7 +354,7 @@ impl Chain {
             Ok(Err(failure)) => Mishap::failure(filter.name(), hook, said(&failure)),
             Err(panic) => Mishap::panic(filter.name(), hook, &*panic),
         };
-        let stop = Stop::Answer(Answer::error(mishap.reason()));
+        let stop = place.answer(Answer::error(mishap.reason()));
         let panicked = mishap.panicked;
         mishaps.push(mishap);
         Some((stop, panicked))
@@ -343,7 +376,7 @@ impl Inner {
         }
         self.pools.extend(pools);
         let (response_body, log) = (AtomicBool::new(true), AtomicBool::new(true));
-        self.places.push(Place { filter, response_body, log });
+        self.places.push(Place { filter, response_body, log, answers: Arc::default() });
     }
 }
 

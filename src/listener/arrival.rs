@@ -11,6 +11,7 @@ use super::{
 };
 use crate::{
     model::{Ends, Listener, ProxyProtocol},
+    observe::Unused,
     proxy::Link,
     runtime::Snapshot,
     tcp::{self, Pipes, Stream},
@@ -53,7 +54,10 @@ impl Arrival {
                 self.pass_on(socket, ends).await;
             }
             Ok(ends) => self.serve_http(socket, ends).await,
-            Err(why) => self.log_rejected(&why),
+            Err(why) => {
+                self.snapshot.listener_counts(self.listener).count_unused(Unused::ProxyHeader);
+                self.log_rejected(&why);
+            }
         }
     }
 
@@ -109,14 +113,22 @@ impl Arrival {
     /// Makes the TLS handshake if there is to be one, and serves what then comes.
     fn serve_http(self, socket: ClientSocket, ends: Ends) -> Serving {
         let handshake = self.handshake(&ends);
+        let counts =
+            handshake.is_some().then(|| self.snapshot.listener_counts(self.listener).clone());
         let Self { listener, counted, http1, .. } = self;
         Box::pin(async move {
             let refusal = counted.is_too_many().then_some(TOO_MANY);
             let (transport, facts, refusal) = match shake_hands(handshake, socket).await {
                 Met::Client(transport, facts) => (transport, facts, refusal),
                 Met::InTheClear(transport) => (transport, None, Some(IN_THE_CLEAR)),
-                Met::Nobody => return,
+                Met::Nobody(why) => {
+                    if let Some(counts) = counts {
+                        counts.count_unused(why);
+                    }
+                    return;
+                }
             };
+            drop(counts);
             let link = Arc::new(Link::new(listener, ends, facts));
             serve_connection(&http1, transport, link, refusal).await;
             drop(counted);
@@ -146,10 +158,15 @@ impl Arrival {
         }
         let overdue = Box::pin(overdue(drain.phase()));
         Box::pin(async move {
-            // Whoever speaks in the clear where TLS is spoken cannot be told so: in which protocol?
-            if let Met::Client(transport, facts) = shake_hands(handshake, socket).await {
-                arrival.tls = facts;
-                tcp::serve(transport, arrival, overdue).await;
+            let counts = || arrival.snapshot.listener_counts(listener);
+            match shake_hands(handshake, socket).await {
+                Met::Client(transport, facts) => {
+                    arrival.tls = facts;
+                    tcp::serve(transport, arrival, overdue).await;
+                }
+                // It cannot be told so: in which protocol?
+                Met::InTheClear(_) => counts().count_unused(Unused::TlsHandshake),
+                Met::Nobody(why) => counts().count_unused(why),
             }
             drop(counted);
         })

@@ -5,7 +5,10 @@ use super::{
     drain::{drained, overdue},
     transport::{ClientSocket, Transport},
 };
-use crate::tls::{Acceptor, TlsFacts};
+use crate::{
+    observe::Unused,
+    tls::{Acceptor, TlsFacts},
+};
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -25,8 +28,8 @@ pub(super) enum Met {
     Client(Transport, Option<Arc<TlsFacts>>),
     /// It speaks HTTP in the clear where TLS is spoken.
     InTheClear(Transport),
-    /// It is gone, or was let go.
-    Nobody,
+    /// It is gone, or was let go, for this reason.
+    Nobody(Unused),
 }
 
 /// A handshake that is to be made.
@@ -47,7 +50,7 @@ impl Handshake {
             biased;
             first = socket.peek() => first,
             () = tokio::time::sleep_until(until) => return self.failed(TOO_SLOW),
-            () = drained(self.drain.phase()) => return Met::Nobody,
+            () = drained(self.drain.phase()) => return Met::Nobody(Unused::Draining),
         };
         match first {
             // A record of TLS begins with its type, 22; a request with its method.
@@ -57,7 +60,7 @@ impl Handshake {
             }
             Ok(Some(_)) => {}
             // Connecting and leaving is what those do who check that somebody listens.
-            Ok(None) | Err(_) => return Met::Nobody,
+            Ok(None) | Err(_) => return Met::Nobody(Unused::ClientLeft),
         }
         tokio::select! {
             biased;
@@ -95,7 +98,7 @@ impl Handshake {
         let listener = self.acceptor.listener();
         let client = self.client.map_or_else(|| "somebody".to_owned(), |it| it.to_string());
         log::debug!("listener {listener}: a TLS handshake with {client} failed: {why}");
-        Met::Nobody
+        Met::Nobody(Unused::TlsHandshake)
     }
 }
 
@@ -214,7 +217,7 @@ pub(super) mod tests {
         let acceptor = acceptor();
         let (client, met) = meet(&acceptor);
         drop(client);
-        assert!(matches!(met.await.unwrap(), Met::Nobody));
+        assert!(matches!(met.await.unwrap(), Met::Nobody(Unused::ClientLeft)));
         assert_eq!(counted(&acceptor), [0, 0, 0]);
     }
 
@@ -223,7 +226,7 @@ pub(super) mod tests {
         let acceptor = acceptor();
         let (_client, met) = meet(&acceptor);
         let began = Instant::now();
-        assert!(matches!(met.await.unwrap(), Met::Nobody));
+        assert!(matches!(met.await.unwrap(), Met::Nobody(Unused::TlsHandshake)));
         assert_eq!(began.elapsed().as_secs(), 5);
         assert_eq!(counted(&acceptor), [0, 0, 1]);
     }

@@ -40,6 +40,26 @@ pub enum Reason {
 }
 
 impl Reason {
+    /// Every reason, in the order of their numbers.
+    pub const ALL: [Self; 16] = [
+        Self::Ok,
+        Self::NoRoute,
+        Self::NoHealthyBackend,
+        Self::ConnectFailed,
+        Self::UpstreamTimeout,
+        Self::UpstreamReset,
+        Self::UpstreamTruncated,
+        Self::Overloaded,
+        Self::RateLimited,
+        Self::Denied,
+        Self::FilterPanic,
+        Self::BadRequest,
+        Self::ClientTimeout,
+        Self::ClientAborted,
+        Self::IdleTimeout,
+        Self::InternalError,
+    ];
+
     /// The code.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -85,5 +105,18 @@ impl Reason {
             Self::ClientAborted => StatusCode::from_u16(499).expect("499 is a status"),
             Self::InternalError | Self::FilterPanic => StatusCode::INTERNAL_SERVER_ERROR,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_are_in_the_order_of_their_numbers() {
+        for (number, reason) in Reason::ALL.into_iter().enumerate() {
+            assert_eq!(reason as usize, number, "{reason:?}");
+        }
+        assert_eq!(Reason::InternalError as usize + 1, Reason::ALL.len());
     }
 }

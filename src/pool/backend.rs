@@ -1,6 +1,6 @@
 //! A backend: what the configuration says of it, and the state that outlives a configuration.
 
-use super::{Tag, Time, ejection::Standing, ewma::PeakEwma, health::HealthState};
+use super::{BackendTraffic, Tag, Time, ejection::Standing, ewma::PeakEwma, health::HealthState};
 use crate::model::{Amendment, BackendName, BackendState as Admission, Weight};
 use http::HeaderValue;
 use pingora_core::protocols::l4::socket::SocketAddr;
@@ -51,8 +51,6 @@ pub struct BackendState {
     in_flight: AtomicUsize,
     /// How many there have been.
     requests: AtomicU64,
-    /// How many of them it failed.
-    errors: AtomicU64,
     /// A copy of what `probing` last decided, read without its lock.
     health: AtomicU8,
     /// The state machine of rise and fall; locked once a probe.
@@ -75,6 +73,7 @@ pub struct BackendState {
     weight: AtomicU32,
     /// Whether it is on its way out of the pool.
     leaving: AtomicBool,
+    traffic: BackendTraffic,
 }
 
 impl Default for BackendState {
@@ -82,7 +81,6 @@ impl Default for BackendState {
         Self {
             in_flight: AtomicUsize::new(0),
             requests: AtomicU64::new(0),
-            errors: AtomicU64::new(0),
             health: AtomicU8::new(Health::Unknown as u8),
             probing: Mutex::default(),
             ejected_until: AtomicU64::new(0),
@@ -94,6 +92,7 @@ impl Default for BackendState {
             admission: AtomicU8::new(0),
             weight: AtomicU32::new(AS_CONFIGURED),
             leaving: AtomicBool::new(false),
+            traffic: BackendTraffic::default(),
         }
     }
 }
@@ -113,13 +112,9 @@ impl BackendState {
         self.requests.load(Relaxed)
     }
 
-    /// Those of them that it failed: as ejection counts failures.
-    pub fn errors(&self) -> u64 {
-        self.errors.load(Relaxed)
-    }
-
-    pub(super) fn count_error(&self) {
-        self.errors.fetch_add(1, Relaxed);
+    /// What was counted of it.
+    pub fn traffic(&self) -> &BackendTraffic {
+        &self.traffic
     }
 
     /// What active probing knows.
@@ -376,7 +371,7 @@ impl Member {
 
     /// Whether nothing speaks against its working: probes succeed and it is not ejected. A backend
     /// that is probed but has no result yet is not known to work: the first probe decides.
-    pub(super) fn works(&self, now: Time) -> bool {
+    pub fn works(&self, now: Time) -> bool {
         self.is_healthy() && self.state.ejected_until(now).is_none()
     }
 

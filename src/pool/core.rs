@@ -6,7 +6,7 @@
 //! same, and the two are compared.
 
 use super::{
-    BackendState, Lease, Member, Time, Tried,
+    BackendState, Lease, Member, PoolTraffic, Time, Tried,
     budget::RetryBudget,
     ejection::most_ejected,
     ewma,
@@ -164,6 +164,11 @@ impl Core {
         self.shared.ledger.queue.len()
     }
 
+    /// What was counted of the pool.
+    pub fn traffic(&self) -> &PoolTraffic {
+        &self.shared.ledger.traffic
+    }
+
     /// Picks a backend.
     pub fn pick(&self, wanted: &Wanted<'_>, now: Time, rng: &mut dyn RngCore) -> Picked {
         let is_its_turn = self.is_turn_of(wanted.place);
@@ -315,7 +320,6 @@ impl Core {
                 false
             }
             Outcome::Failure { took } => {
-                member.state().count_error();
                 member.state().observe_speed(took.max(ewma::FAILURE), now);
                 self.consider_ejection(member, now)
             }
@@ -346,6 +350,7 @@ impl Core {
             state.with_standing(|standing| (standing.failures(), standing.eject(policy, now)));
         state.set_ejected(until);
         state.set_came_back(until);
+        state.traffic().count_ejection();
         let (name, address, pool) = (member.name(), member.key(), &self.spec.name);
         let time = until.since(now);
         log::warn!(

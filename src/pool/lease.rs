@@ -1,12 +1,13 @@
 //! What a request holds while it is on a backend, and what it remembers of the ones it tried.
 
-use super::{Member, Queue};
+use super::{Member, PoolTraffic, Queue};
 use std::{
     ops::Deref,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering::Relaxed},
     },
+    time::Duration,
 };
 
 /// What the leases of one pool have in common.
@@ -16,11 +17,13 @@ pub(super) struct Ledger {
     in_flight: AtomicUsize,
     /// Those who wait for one to end.
     pub(super) queue: Arc<Queue>,
+    pub(super) traffic: PoolTraffic,
 }
 
 impl Ledger {
     pub(super) fn new(queue: Queue) -> Self {
-        Self { in_flight: AtomicUsize::new(0), queue: Arc::new(queue) }
+        let traffic = PoolTraffic::default();
+        Self { in_flight: AtomicUsize::new(0), queue: Arc::new(queue), traffic }
     }
 
     pub(super) fn in_flight(&self) -> usize {
@@ -53,6 +56,11 @@ impl Lease {
     /// The backend.
     pub fn member(&self) -> &Arc<Member> {
         &self.member
+    }
+
+    /// The backend's answer has begun, so long after the try.
+    pub fn observe_first_byte(&self, took: Duration) {
+        self.ledger.traffic.observe_first_byte(took);
     }
 }
 

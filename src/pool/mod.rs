@@ -28,6 +28,7 @@ mod queue;
 mod roster;
 mod ticket;
 mod time;
+mod traffic;
 mod view;
 mod waiting;
 
@@ -43,6 +44,7 @@ pub use queue::{Place, Queue};
 pub use roster::Departure;
 pub use ticket::{Tag, Ticket, Tickets};
 pub use time::{Clock, Time};
+pub use traffic::{BackendTraffic, PoolTraffic};
 pub use waiting::{NoRetry, Waited};
 
 use crate::{model, tls::PeerTls};
@@ -249,8 +251,12 @@ impl Pool {
         self.core.pick(wanted, self.clock.now(), &mut rand::rng())
     }
 
-    /// Takes in how a request ended on a backend.
-    pub fn report(&self, member: &Member, outcome: Outcome) {
+    /// Takes in how a request ended on a backend, in the try with this number; the first is 1.
+    pub fn report(&self, member: &Member, outcome: Outcome, try_number: u32) {
+        member.state().traffic().count(outcome);
+        if try_number > 1 {
+            self.core.traffic().count_retry(outcome);
+        }
         if self.core.report(member, outcome, self.clock.now()) {
             self.ejected.notify_one();
         }

@@ -3,7 +3,7 @@
 //! The decisions are the core's; here they get the pool's clock, a timer and chance. Whatever is
 //! proxied, a request or a connection, waits and is tried again by these rules.
 
-use super::{Lease, Picked, Place, Pool, Tried, Wanted};
+use super::{Lease, Picked, Place, Pool, Tried, Wanted, traffic::Forgone};
 use crate::model::{Retry, RetryOn};
 use rand::Rng;
 use std::{
@@ -102,8 +102,14 @@ impl Pool {
         let wanted = Wanted { key, kept: None, tried, place: None };
         match self.pick(&wanted) {
             Picked::Lease(lease) if self.core().spend_retry(now) => Ok(lease),
-            Picked::Lease(_) => Err(NoRetry::BudgetSpent),
-            Picked::Busy | Picked::Nothing => Err(NoRetry::NoRoom),
+            Picked::Lease(_) => {
+                self.core().traffic().count_forgone(Forgone::BudgetExhausted);
+                Err(NoRetry::BudgetSpent)
+            }
+            Picked::Busy | Picked::Nothing => {
+                self.core().traffic().count_forgone(Forgone::NoRoom);
+                Err(NoRetry::NoRoom)
+            }
         }
     }
 

@@ -263,7 +263,7 @@ impl Exchange {
     /// Tells the pool how the present try ended, once.
     pub(super) fn report(&mut self, outcome: Outcome) {
         if let (Some(pool), Some(lease), false) = (&self.pool, &self.lease, self.reported) {
-            pool.report(lease, outcome);
+            pool.report(lease, outcome, self.tries);
             self.reported = true;
         }
     }

@@ -16,6 +16,7 @@ use pingora::{
     http::{RequestHeader, ResponseHeader},
 };
 use pingora_proxy::Session;
+use std::time::Duration;
 
 /// What the filters of a route have done with one request so far.
 #[derive(Debug, Default)]
@@ -260,8 +261,8 @@ impl Exchange {
 
     /// Runs the log hooks.
     pub(super) fn filter_log(&mut self, request: Option<&RequestHeader>, ended: &Ending) {
-        let &Ending { status, bytes_in, bytes_out } = ended;
-        let (reason, duration) = (self.reason, self.began.elapsed());
+        let &Ending { status, bytes_in, bytes_out, duration } = ended;
+        let reason = self.reason;
         let Some(mut passage) = self.passage() else { return };
         passage.log(request, &Outcome { status, reason, duration, bytes_in, bytes_out });
         self.report_mishaps();
@@ -349,4 +350,5 @@ pub(super) struct Ending {
     pub(super) status: StatusCode,
     pub(super) bytes_in: u64,
     pub(super) bytes_out: u64,
+    pub(super) duration: Duration,
 }

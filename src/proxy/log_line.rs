@@ -4,7 +4,7 @@ use super::{Exchange, Link, Reason, client::new_request_id, filters::Ending};
 use crate::filter::host_of;
 use crate::{
     observe::{AccessLog, AccessRecord},
-    runtime::Snapshot,
+    runtime::{EndedRequest, Snapshot},
 };
 use http::{HeaderName, HeaderValue, StatusCode, header};
 use pingora_proxy::Session;
@@ -19,7 +19,9 @@ pub(super) fn log(session: &Session, exchange: &mut Exchange) {
     let status = status(session, exchange);
     let (bytes_in, bytes_out) =
         (session.body_bytes_read() as u64, session.body_bytes_sent() as u64);
-    exchange.filter_log(Some(request), &Ending { status, bytes_in, bytes_out });
+    let ending = Ending { status, bytes_in, bytes_out, duration: exchange.began.elapsed() };
+    exchange.filter_log(Some(request), &ending);
+    count(exchange, request.method.as_str(), &ending);
     let Some(access_log) = &exchange.snapshot.access_log else { return };
     let field = |name: HeaderName| request.headers.get(name).map(HeaderValue::as_bytes);
     let target = String::from_utf8_lossy(request.raw_path());
@@ -32,7 +34,24 @@ pub(super) fn log(session: &Session, exchange: &mut Exchange) {
         protocol: protocol(request.version),
         user_agent: field(header::USER_AGENT),
         referer: field(header::REFERER),
-        ..record(exchange, status, exchange.reason)
+        ..record(exchange, &ending)
+    });
+}
+
+/// Counts an exchange, once for its one line.
+fn count(exchange: &Exchange, method: &str, ending: &Ending) {
+    // A client that left got no answer of ours, even if one was on its way.
+    let answered = exchange.own_status.is_some() && exchange.reason != Reason::ClientAborted;
+    exchange.snapshot.count_request(&EndedRequest {
+        listener: exchange.link.listener(),
+        route: exchange.route,
+        pool: exchange.pool.as_ref(),
+        method,
+        status: ending.status.as_u16(),
+        local: answered.then_some(exchange.reason),
+        duration: ending.duration,
+        bytes_in: ending.bytes_in,
+        bytes_out: ending.bytes_out,
     });
 }
 
@@ -53,29 +72,33 @@ pub fn log_abandoned(exchange: &mut Exchange, reason: Reason) {
     if exchange.upstream_time.is_none() {
         exchange.report_given_up();
     }
+    exchange.conclude();
     let id = exchange.request_id.to_str().unwrap_or("-");
     log::warn!("request {id}: {} after {} tries", reason.as_str(), exchange.tries);
     let status = exchange.own_status.unwrap_or(reason.status());
     let sketch = exchange.sketch.take();
     let head = sketch.as_ref().and_then(|sketch| sketch.head.as_deref());
     let bytes_out = exchange.own_bytes;
-    exchange.filter_log(head, &Ending { status, bytes_in: 0, bytes_out });
+    let duration = exchange.began.elapsed();
+    let ending = Ending { status, bytes_in: 0, bytes_out, duration };
+    exchange.filter_log(head, &ending);
     exchange.sketch = sketch;
-    let Some(access_log) = &exchange.snapshot.access_log else { return };
     let Some(sketch) = &exchange.sketch else { return };
+    count(exchange, sketch.method.as_str(), &ending);
+    let Some(access_log) = &exchange.snapshot.access_log else { return };
     access_log.log(&AccessRecord {
         method: sketch.method.as_str(),
         host: &sketch.host,
         path: &sketch.target,
         bytes_out,
-        ..record(exchange, status, reason)
+        ..record(exchange, &ending)
     });
 }
 
-fn record(exchange: &Exchange, status: StatusCode, reason: Reason) -> AccessRecord<'_> {
+fn record<'a>(exchange: &'a Exchange, ending: &Ending) -> AccessRecord<'a> {
     AccessRecord {
         time: exchange.time,
-        duration: exchange.began.elapsed(),
+        duration: ending.duration,
         queue: exchange.queue_time,
         connect: exchange.connect_time,
         upstream: exchange.upstream_time,
@@ -86,7 +109,12 @@ fn record(exchange: &Exchange, status: StatusCode, reason: Reason) -> AccessReco
         tries: exchange.tries,
         tls: exchange.link.tls().map(|tls| tls.version),
         protocol: exchange.link.protocol(),
-        ..blank(exchange.listener().name.as_str(), status, reason, &exchange.request_id)
+        ..blank(
+            exchange.listener().name.as_str(),
+            ending.status,
+            exchange.reason,
+            &exchange.request_id,
+        )
     }
 }
 
@@ -138,9 +166,22 @@ impl<'a> Refused<'a> {
     }
 }
 
-/// Logs a request that was refused before it became an exchange, under the id that is returned.
+/// Counts and logs a request that was refused before it became an exchange, under the id that is
+/// returned.
 pub fn log_refused(snapshot: &Snapshot, refused: &Refused<'_>) -> HeaderValue {
     let id = new_request_id();
+    let duration = refused.began.elapsed();
+    snapshot.count_request(&EndedRequest {
+        listener: refused.listener,
+        route: None,
+        pool: None,
+        method: refused.method,
+        status: refused.status.as_u16(),
+        local: Some(refused.reason),
+        duration,
+        bytes_in: 0,
+        bytes_out: 0,
+    });
     if let Some(access_log) = &snapshot.access_log {
         log_refused_as(&id, snapshot, access_log, refused);
     }

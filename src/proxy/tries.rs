@@ -245,6 +245,9 @@ impl Exchange {
         self.upstream_time = Some(first_byte);
         self.link.set_deadline(None);
         self.link.end_try();
+        if let Some(lease) = &self.lease {
+            lease.observe_first_byte(first_byte);
+        }
         if status.is_server_error() {
             self.report(Outcome::Failure { took: first_byte });
         } else if let Some(member) = self.backend() {

@@ -30,6 +30,17 @@ impl Forwarding {
         Self { exact, below, pool: fallback, idle_timeout: tcp.idle_timeout }
     }
 
+    /// The pools that connections may go to, each once.
+    pub(super) fn pools(&self) -> Vec<Arc<Pool>> {
+        let mut pools: Vec<Arc<Pool>> = Vec::new();
+        for pool in self.exact.values().chain(self.below.values()).chain(&self.pool) {
+            if !pools.iter().any(|known| Arc::ptr_eq(known, pool)) {
+                pools.push(pool.clone());
+            }
+        }
+        pools
+    }
+
     /// Whether the name that a client asks for makes a difference.
     pub fn depends_on_name(&self) -> bool {
         !self.exact.is_empty() || !self.below.is_empty()

@@ -1,9 +1,11 @@
 //! What runs: the compiled configuration that requests see, and the tasks that keep it alive.
 
 mod forwarding;
+mod series;
 mod snapshot;
 mod supervisor;
 
 pub use forwarding::Forwarding;
+pub use series::EndedRequest;
 pub use snapshot::{Action, Live, Route, Snapshot, WeightedPools};
 pub use supervisor::Supervisor;

@@ -1,10 +1,10 @@
 //! The compiled, immutable form of a configuration.
 
-use super::Forwarding;
+use super::{EndedRequest, Forwarding, series::Series};
 use crate::{
     filter::Chain,
     model,
-    observe::AccessLog,
+    observe::{AccessLog, Connections, ListenerCounts, Metrics},
     pool::{Interner, Pool},
     route::{Facts, RouteTable},
     tls::{Acceptor, Watch, Watched},
@@ -41,6 +41,9 @@ pub struct Snapshot {
     pub admin: Option<model::Admin>,
     /// Where requests are logged.
     pub access_log: Option<Arc<AccessLog>>,
+    /// What outlives it of what is counted.
+    pub metrics: Arc<Metrics>,
+    series: Series,
 }
 
 /// A route with its action resolved.
@@ -99,10 +102,11 @@ impl Snapshot {
         chains: Vec<Chain>,
         interner: &Arc<Interner>,
         access_log: Option<Arc<AccessLog>>,
+        metrics: Arc<Metrics>,
     ) -> Self {
         let pools = config.pools.iter().map(|pool| Pool::new(pool.clone(), interner.clone()));
         let listeners = config.listeners.iter().map(|it| (it.clone(), acceptor(it))).collect();
-        Self::assemble(config, listeners, pools.collect(), chains, access_log)
+        Self::assemble(config, listeners, pools.collect(), chains, (access_log, metrics))
     }
 
     /// Compiles `config` to come into force after this one. Pools of which nothing has changed are
@@ -141,7 +145,7 @@ impl Snapshot {
                 chain.adopt(&before.filters);
             }
         }
-        Self::assemble(config, listeners, pools, chains, access_log)
+        Self::assemble(config, listeners, pools, chains, (access_log, self.metrics.clone()))
     }
 
     fn assemble(
@@ -149,17 +153,22 @@ impl Snapshot {
         listeners: Vec<(model::Listener, Option<Arc<Acceptor>>)>,
         pools: Vec<Arc<Pool>>,
         chains: Vec<Chain>,
-        access_log: Option<Arc<AccessLog>>,
+        (access_log, metrics): (Option<Arc<AccessLog>>, Arc<Metrics>),
     ) -> Self {
         let by_name: HashMap<_, _> =
             pools.iter().map(|pool| (pool.spec().name.clone(), pool.clone())).collect();
         let (listeners, acceptors): (Vec<_>, Vec<_>) = listeners.into_iter().unzip();
         let names: Vec<_> = listeners.iter().map(|listener| listener.name.clone()).collect();
+        let forwardings = listeners.iter().map(|it| compile_listener(it, &by_name));
+        let forwardings: Vec<_> = forwardings.collect();
+        let routes = compile_routes(config, chains, &by_name);
         Self {
-            forwardings: listeners.iter().map(|it| compile_listener(it, &by_name)).collect(),
+            series: compile_series(&metrics, (&listeners, &forwardings), &routes, &by_name),
+            metrics,
+            forwardings,
             acceptors,
             listeners,
-            routes: compile_routes(config, chains, &by_name),
+            routes,
             pools,
             table: RouteTable::new(&config.routes, &names),
             trusted_proxies: config.trusted_proxies.clone(),
@@ -177,6 +186,25 @@ impl Snapshot {
     /// Where the connections of the listener with this index go; `None` if it speaks HTTP.
     pub fn forwarding(&self, listener: usize) -> Option<&Forwarding> {
         self.forwardings[listener].as_ref()
+    }
+
+    /// Counts a request that has ended.
+    pub fn count_request(&self, ended: &EndedRequest<'_>) {
+        self.series.count(ended);
+        if let Some(reason) = ended.local {
+            self.metrics.count_local(reason);
+        }
+    }
+
+    /// What is counted of the listener with this index.
+    pub fn listener_counts(&self, listener: usize) -> &Arc<ListenerCounts> {
+        self.series.listener(listener)
+    }
+
+    /// What is counted of the connections of the tcp listener with this index that go to `pool`, or to
+    /// none.
+    pub fn connections(&self, listener: usize, pool: Option<&Arc<Pool>>) -> &Arc<Connections> {
+        self.series.connections(listener, pool)
     }
 
     /// Whether a backend is told what a client has connected to.
@@ -200,6 +228,34 @@ impl Snapshot {
     pub fn trusts(&self, address: IpAddr) -> bool {
         self.trusted_proxies.iter().any(|network| network.contains(&address))
     }
+}
+
+/// Finds the counters of everything that is counted by name.
+fn compile_series(
+    metrics: &Metrics,
+    (listeners, forwardings): (&[model::Listener], &[Option<Forwarding>]),
+    routes: &[Route],
+    by_name: &PoolsByName,
+) -> Series {
+    let pools = |it: &Option<Forwarding>| it.as_ref().map_or_else(Vec::new, Forwarding::pools);
+    let listeners: Vec<_> = listeners.iter().zip(forwardings.iter().map(pools)).collect();
+    let routes: Vec<_> = routes.iter().map(|it| (&it.name, pools_of(it, by_name))).collect();
+    Series::new(metrics, &listeners, &routes)
+}
+
+/// The pools that the requests of a route may go to, each once.
+fn pools_of(route: &Route, by_name: &PoolsByName) -> Vec<Arc<Pool>> {
+    let mut pools = match &route.action {
+        Action::Proxy(weighted) => weighted.pools.iter().map(|(pool, _)| pool.clone()).collect(),
+        Action::Redirect(_) | Action::Respond(_) => Vec::new(),
+    };
+    for name in route.filters.pools() {
+        let pool = named(by_name, name);
+        if !pools.iter().any(|known| Arc::ptr_eq(known, &pool)) {
+            pools.push(pool);
+        }
+    }
+    pools
 }
 
 fn compile_routes(config: &model::Config, chains: Vec<Chain>, pools: &PoolsByName) -> Vec<Route> {

@@ -118,7 +118,7 @@ async fn keep(pool: Arc<Pool>) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{config, filter::Registry, pool::Interner};
+    use crate::{config, filter::Registry};
     use std::path::Path;
     use tokio::time::Instant;
 
@@ -135,7 +135,8 @@ pools:
         let config =
             config::parse(text, "lb.yaml", Path::new("/"), &|_| None, &Registry::default());
         let config = config.unwrap().config;
-        let snapshot = Snapshot::compile(&config, Vec::new(), &Arc::new(Interner::default()), None);
+        let snapshot =
+            Snapshot::compile(&config, Vec::new(), &Arc::default(), None, Arc::default());
         // Without their tasks, nothing is ever checked, as if the resolver hung.
         let mut supervisor = Supervisor::default();
         let idle = supervisor.tasks.spawn(std::future::pending());

@@ -70,7 +70,7 @@ async fn find<S: Stream>(
         chosen = choose(client.socket(), &arrival, story) => chosen?,
         () = overdue => return Err(Reason::ClientTimeout),
     };
-    story.pool = Some(pool.spec().name.clone());
+    story.set_pool(&arrival, pool);
     let relay = Relay::new(arrival.pipes.clone(), forwarding.idle_timeout);
     Tries::new(pool.clone(), arrival.ends, story).connect(client, relay).await
 }
@@ -113,13 +113,16 @@ async fn pass_on<S: Stream>(
         Ended::Both | Ended::Idle => {}
     }
     let Connected { backend, lease, began, relay, .. } = *connected;
+    let first_byte = relay.first_byte().map(tokio::time::Instant::into_std);
+    story.first_byte = first_byte.map(|at| at.saturating_duration_since(began));
+    if let Some(took) = story.first_byte {
+        lease.observe_first_byte(took);
+    }
     // The place on the backend is held until its connection is closed.
     drop(backend);
     drop(lease);
     story.bytes_in = relay.bytes_in();
     story.bytes_out = relay.bytes_out();
-    let first_byte = relay.first_byte().map(tokio::time::Instant::into_std);
-    story.first_byte = first_byte.map(|at| at.saturating_duration_since(began));
     reason(&ended, story)
 }
 

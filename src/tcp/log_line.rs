@@ -3,7 +3,8 @@
 use super::Arrival;
 use crate::{
     model::{BackendName, ListenerName, PoolName, Reason},
-    observe::{AccessLog, AccessRecord},
+    observe::{AccessLog, AccessRecord, Connections, ListenerCounts},
+    pool::Pool,
 };
 use std::{
     net::IpAddr,
@@ -16,6 +17,9 @@ use std::{
 #[derive(Debug)]
 pub(super) struct Story {
     access_log: Option<Arc<AccessLog>>,
+    /// What it is counted by.
+    counts: Arc<ListenerCounts>,
+    connections: Arc<Connections>,
     listener: ListenerName,
     pub(super) client: Option<IpAddr>,
     time: SystemTime,
@@ -24,7 +28,7 @@ pub(super) struct Story {
     tls: Option<&'static str>,
     /// The name that the client asks for.
     pub(super) name: Option<Box<str>>,
-    pub(super) pool: Option<PoolName>,
+    pool: Option<PoolName>,
     pub(super) backend: Option<BackendName>,
     pub(super) tries: u32,
     pub(super) queue: Option<Duration>,
@@ -42,6 +46,8 @@ impl Story {
         let since = arrival.accepted.elapsed();
         Self {
             access_log: arrival.snapshot.access_log.clone(),
+            counts: arrival.snapshot.listener_counts(arrival.listener).clone(),
+            connections: arrival.snapshot.connections(arrival.listener, None).clone(),
             listener: arrival.snapshot.listeners[arrival.listener].name.clone(),
             client: arrival.ends.client.map(|address| address.ip()),
             time: SystemTime::now().checked_sub(since).unwrap_or(SystemTime::UNIX_EPOCH),
@@ -59,8 +65,17 @@ impl Story {
         }
     }
 
-    /// Writes the line.
+    /// The connection goes to `pool`.
+    pub(super) fn set_pool(&mut self, arrival: &Arrival, pool: &Arc<Pool>) {
+        self.connections = arrival.snapshot.connections(arrival.listener, Some(pool)).clone();
+        self.pool = Some(pool.spec().name.clone());
+    }
+
+    /// Counts the connection, and writes its line.
     pub(super) fn log(&self, reason: Reason) {
+        let duration = self.accepted.elapsed();
+        self.connections.count(reason, duration);
+        self.counts.count_bytes(self.bytes_in, self.bytes_out);
         let Some(access_log) = &self.access_log else { return };
         access_log.log(&AccessRecord {
             time: self.time,
@@ -70,7 +85,7 @@ impl Story {
             status: reason.status().as_u16(),
             bytes_in: self.bytes_in,
             bytes_out: self.bytes_out,
-            duration: self.accepted.elapsed(),
+            duration,
             queue: self.queue,
             connect: self.connect,
             upstream: self.first_byte,

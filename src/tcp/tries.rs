@@ -111,7 +111,8 @@ impl<'a> Tries<'a> {
                 Err(failure) => failure,
             };
             if !failure.is_ours() {
-                self.pool.report(&lease, Outcome::Failure { took: began.elapsed() });
+                let outcome = Outcome::Failure { took: began.elapsed() };
+                self.pool.report(&lease, outcome, self.story.tries);
             }
             lease = self.pick_next(&lease, &failure)?;
             tokio::time::sleep(self.pool.pause(self.story.tries)).await;
@@ -175,7 +176,8 @@ impl<'a> Tries<'a> {
             }
             ended => {
                 if !matches!(ended, Some(Ended::Broken(..))) {
-                    self.pool.report(lease, Outcome::Success { first_byte: connect });
+                    let outcome = Outcome::Success { first_byte: connect };
+                    self.pool.report(lease, outcome, self.story.tries);
                 }
                 Ok((backend, ended))
             }

@@ -67,6 +67,11 @@ impl Acceptor {
         &self.listener
     }
 
+    /// The certificates in use.
+    pub fn identities(&self) -> Vec<Identity> {
+        self.current.load().spec.certificates.clone()
+    }
+
     /// How many handshakes there were, and how they ended.
     pub fn handshakes(&self) -> &Handshakes {
         &self.handshakes

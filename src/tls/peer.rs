@@ -83,6 +83,11 @@ impl PeerTls {
         Self { pool, current: ArcSwap::from_pointee(Current::new(spec)) }
     }
 
+    /// What is shown to backends that ask who we are.
+    pub fn identity(&self) -> Option<Identity> {
+        self.current.load().spec.identity.clone()
+    }
+
     /// Whether the configuration gives the name that a backend must have a certificate for.
     pub fn has_server_name(&self) -> bool {
         self.current.load().spec.sni.is_some()

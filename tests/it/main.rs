@@ -51,6 +51,7 @@ mod http2_tls_backends;
 mod layers;
 mod limits;
 mod listeners;
+mod metrics;
 mod policies;
 mod proxy_protocol;
 mod proxying;

@@ -15,6 +15,7 @@ use crate::{
         watchdog::expired,
     },
     model::{Alpn, Listener, ListenerLimits},
+    observe::Unused,
     proxy::{
         BrokenOff, Exchange, Gateway, Link, Reason, Refused, RequestBody, closing_refusal,
         log_abandoned, log_refused,
@@ -215,7 +216,8 @@ impl Connection<'_> {
 
     /// Serves the next request.
     async fn serve_one(&mut self) -> After {
-        if !self.wait_for_bytes().await {
+        if let Err(why) = self.wait_for_bytes().await {
+            self.end_idle(why);
             if self.socket().transport.is_tls() {
                 // In clear text, the end of the stream is all there is to say.
                 self.close(false).await;
@@ -227,8 +229,18 @@ impl Connection<'_> {
         let listener = &snapshot.listeners[self.link.listener()];
         match self.read_head(listener, began).await {
             Ok((head, prefix)) => self.exchange(&snapshot, &head, prefix, began).await,
-            Err(NoRequest::Gone) => After::Closed,
+            Err(NoRequest::Gone) => {
+                self.end_idle(Unused::ClientLeft);
+                After::Closed
+            }
             Err(NoRequest::Refused(refusal)) => self.refuse(&snapshot, refusal, began).await,
+        }
+    }
+
+    /// The connection ends without another request. It is counted if it never brought one.
+    fn end_idle(&self, why: Unused) {
+        if self.served == 0 {
+            self.http1.live.load().listener_counts(self.link.listener()).count_unused(why);
         }
     }
 
@@ -267,10 +279,10 @@ impl Connection<'_> {
         self.say_goodbye(http2::TURNED_AWAY).await;
     }
 
-    /// Waits for a request to begin, holding no buffer; `false` if none does. The first is due
+    /// Waits for a request to begin, holding no buffer, or says why none does. The first is due
     /// within the header timeout, a later one within the keep-alive timeout, or within the grace
     /// that draining leaves. Empty lines begin no request.
-    async fn wait_for_bytes(&mut self) -> bool {
+    async fn wait_for_bytes(&mut self) -> Result<(), Unused> {
         let snapshot = self.http1.live.load();
         let timeouts = snapshot.listeners[self.link.listener()].timeouts;
         drop(snapshot);
@@ -279,10 +291,10 @@ impl Connection<'_> {
             _ => Instant::now() + timeouts.keepalive,
         };
         if begins_request(&mut self.socket().inbound) {
-            return true;
+            return Ok(());
         }
         if self.socket().ended {
-            return false;
+            return Err(Unused::ClientLeft);
         }
         let Self { socket, timer, drained, .. } = self;
         let socket = socket.as_mut().expect("the socket is here between requests");
@@ -291,9 +303,9 @@ impl Connection<'_> {
         }
         tokio::select! {
             biased;
-            read = read_beginning(socket) => read.is_ok(),
-            () = timer.as_mut() => false,
-            () = drained => false,
+            read = read_beginning(socket) => read.map_err(|_| Unused::ClientLeft),
+            () = timer.as_mut() => Err(Unused::Silent),
+            () = drained => Err(Unused::Draining),
         }
     }
 

@@ -7,6 +7,7 @@ use super::{
 use crate::{
     listener::{Drain, Phase, pace::Paces, transport::Transport},
     model::{Listener, ListenerTimeouts},
+    observe::Unused,
     proxy::{Gateway, Link},
     runtime::Live,
 };
@@ -93,8 +94,13 @@ pub(in crate::listener) async fn serve_connection(
     let wire = Wire::new(transport, ahead, seen.clone(), timeouts.write);
     let home = wire.home();
     let handshake = builder.handshake::<_, Bytes>(wire);
-    let Ok(Ok(h2)) = tokio::time::timeout_at(began + timeouts.header, handshake).await else {
-        return log::debug!("a client did not begin HTTP/2 as it should");
+    let h2 = match tokio::time::timeout_at(began + timeouts.header, handshake).await {
+        Ok(Ok(h2)) => h2,
+        failed => {
+            let why = if failed.is_err() { Unused::Silent } else { Unused::Protocol };
+            http2.live.load().listener_counts(link.listener()).count_unused(why);
+            return log::debug!("a client did not begin HTTP/2 as it should");
+        }
     };
     let connection = Connection {
         http2,
@@ -180,6 +186,8 @@ enum Event {
 enum Close {
     /// It has ended, or was told to and has nothing in flight any more.
     Done,
+    /// It broke off: the client does not speak HTTP/2 as it should.
+    Broken,
     /// It was idle for as long as it may.
     Idle,
     /// The client does not get on with what it has begun.
@@ -191,8 +199,11 @@ enum Close {
 impl Connection<'_> {
     async fn serve(mut self, mut h2: server::Connection<Wire, Bytes>, home: &Home) {
         let close = self.accept_all(&mut h2).await;
+        if let Some(why) = self.unused(close) {
+            self.http2.live.load().listener_counts(self.link.listener()).count_unused(why);
+        }
         let reason = match close {
-            Close::Done => None,
+            Close::Done | Close::Broken => None,
             Close::Idle => Some(Reason::NO_ERROR),
             Close::Slow | Close::Flood => Some(Reason::ENHANCE_YOUR_CALM),
         };
@@ -210,6 +221,19 @@ impl Connection<'_> {
         }
     }
 
+    /// Why it came to no request, if it did not.
+    fn unused(&self, close: Close) -> Option<Unused> {
+        match close {
+            _ if self.accepted > 0 => None,
+            Close::Done | Close::Idle if self.leaving => Some(Unused::Draining),
+            Close::Done => Some(Unused::ClientLeft),
+            Close::Idle => Some(Unused::Silent),
+            Close::Broken | Close::Flood => Some(Unused::Protocol),
+            // It has its line in the log, as a request that was too slow.
+            Close::Slow => None,
+        }
+    }
+
     fn linger(&self) -> Duration {
         if *self.http2.draining.borrow() { LINGER_DRAINING } else { LINGER }
     }
@@ -221,7 +245,7 @@ impl Connection<'_> {
                 Event::Accepted(Some(Ok((request, respond)))) => self.accept(h2, request, respond),
                 Event::Accepted(Some(Err(error))) => {
                     log::debug!("an HTTP/2 connection broke off: {error}");
-                    Some(Close::Done)
+                    Some(if error.is_io() { Close::Done } else { Close::Broken })
                 }
                 Event::Accepted(None) => Some(Close::Done),
                 Event::Ended(ended) => self.ended(ended),
