@@ -242,6 +242,21 @@ mod tests {
         empty.await;
     }
 
+    #[tokio::test(start_paused = true)]
+    async fn a_place_in_line_is_kept_from_one_wait_to_the_next() {
+        let (drain, grace) = (Drain::default(), Duration::from_millis(100));
+        let mut drained = drain.drained();
+        for _ in 0..3 {
+            assert!(is_pending(Pin::new(&mut drained)).await);
+        }
+        let began = tokio::time::Instant::now();
+        tokio::join!(drained, async { drain.begin(grace, false) });
+        assert_eq!(began.elapsed(), grace);
+        // One that gets in line later finds that it has begun.
+        drain.drained().await;
+        assert_eq!(began.elapsed(), 2 * grace);
+    }
+
     async fn is_pending(future: std::pin::Pin<&mut impl Future>) -> bool {
         let mut future = Some(future);
         std::future::poll_fn(|cx| {

@@ -16,8 +16,8 @@ pub(super) fn lists(headers: &HeaderMap, option: &str) -> bool {
 
 /// The fields that `Connection` names. In most messages there are none.
 pub(super) fn fields(headers: &HeaderMap) -> Vec<HeaderName> {
-    let named = tokens(headers).filter(|token| !is_option(token));
-    let names = named.filter_map(|token| HeaderName::from_bytes(token).ok());
+    let others = tokens(headers).filter(|token| !is_option(token));
+    let names = others.filter_map(|token| HeaderName::from_bytes(token).ok());
     names.filter(|name| !ESSENTIAL.contains(name)).collect()
 }
 
