@@ -7,7 +7,7 @@ use pingora::http::ResponseHeader;
 
 const TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
-pub(super) const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+pub(super) static X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// The header and body of an answer, for a client that prefers JSON or does not.
 pub(super) fn render(
@@ -26,7 +26,7 @@ pub(super) fn render(
     if let Some(kind) = kind {
         response.insert_header(header::CONTENT_TYPE, kind)?;
     }
-    response.insert_header(X_REQUEST_ID, request_id)?;
+    response.insert_header(X_REQUEST_ID.as_str(), request_id)?;
     if !matches!(answer.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED) {
         response.insert_header(header::CONTENT_LENGTH, body.len())?;
     }

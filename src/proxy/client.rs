@@ -4,8 +4,9 @@ use crate::runtime::Snapshot;
 use http::{HeaderMap, HeaderName, HeaderValue};
 use std::net::IpAddr;
 
-pub(super) const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
-pub(super) const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+// As texts that live for ever (`as_str` of a static), Pingora takes names into a head without a copy.
+pub(super) static X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+pub(super) static X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 pub(super) const HTTP: &str = "http";
 pub(super) const HTTPS: &str = "https";
 
@@ -33,14 +34,14 @@ pub(super) fn address(
 /// What the client used according to a trusted proxy; `None` if the proxy does not say. Of several,
 /// the first, which is that of the proxy closest to the client.
 pub(super) fn forwarded_scheme(headers: &HeaderMap) -> Option<&'static str> {
-    let field = headers.get(X_FORWARDED_PROTO)?.to_str().ok()?;
+    let field = headers.get(&X_FORWARDED_PROTO)?.to_str().ok()?;
     let first = field.split(',').next()?.trim();
     [HTTP, HTTPS].into_iter().find(|scheme| first.eq_ignore_ascii_case(scheme))
 }
 
 /// The entries of all `X-Forwarded-For` fields, in order.
 fn forwarded_for(headers: &HeaderMap) -> Vec<&str> {
-    let fields = headers.get_all(X_FORWARDED_FOR).into_iter();
+    let fields = headers.get_all(&X_FORWARDED_FOR).into_iter();
     fields.filter_map(|value| value.to_str().ok()).flat_map(|value| value.split(',')).collect()
 }
 
@@ -89,7 +90,7 @@ mod tests {
     fn the_scheme_is_the_first_that_is_forwarded() {
         let scheme = |field: &str| {
             let value = HeaderValue::from_str(field).unwrap();
-            forwarded_scheme(&HeaderMap::from_iter([(X_FORWARDED_PROTO, value)]))
+            forwarded_scheme(&HeaderMap::from_iter([(X_FORWARDED_PROTO.clone(), value)]))
         };
         for https in ["https", "HTTPS", " https , http"] {
             assert_eq!(scheme(https), Some("https"), "{https}");

@@ -9,8 +9,8 @@ use super::{
 use http::{HeaderName, HeaderValue, Version, header};
 use pingora::{Result, http::RequestHeader};
 
-const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
-const X_REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
+static X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+static X_REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
 const X_CLIENT_CERT_VERIFIED: HeaderName = HeaderName::from_static("x-client-cert-verified");
 const X_CLIENT_CERT_SUBJECT: HeaderName = HeaderName::from_static("x-client-cert-subject");
 const X_CLIENT_CERT_SAN: HeaderName = HeaderName::from_static("x-client-cert-san");
@@ -32,7 +32,7 @@ pub(super) fn prepare(
     remove_ambiguous_names(request);
     set_forwarded(request, context)?;
     set_client_certificate(request, context)?;
-    request.insert_header(X_REQUEST_ID, &context.request_id)?;
+    request.insert_header(X_REQUEST_ID.as_str(), &context.request_id)?;
     set_host(request, context)
 }
 
@@ -61,17 +61,17 @@ fn set_forwarded(request: &mut RequestHeader, context: &Context) -> Result<()> {
     match context.link.client_value() {
         Some(peer) if trusted => {
             let list = appended(request, peer);
-            request.insert_header(X_FORWARDED_FOR, list)?;
+            request.insert_header(X_FORWARDED_FOR.as_str(), list)?;
         }
-        Some(peer) => request.insert_header(X_FORWARDED_FOR, peer)?,
+        Some(peer) => request.insert_header(X_FORWARDED_FOR.as_str(), peer)?,
         None => drop(request.remove_header(&X_FORWARDED_FOR)),
     }
     let peer = context.link.client().map(|address| address.ip());
     match (context.client, context.link.client_value()) {
         (Some(client), Some(value)) if Some(client) == peer => {
-            request.insert_header(X_REAL_IP, value)?;
+            request.insert_header(X_REAL_IP.as_str(), value)?;
         }
-        (Some(client), _) => request.insert_header(X_REAL_IP, address_value(client))?,
+        (Some(client), _) => request.insert_header(X_REAL_IP.as_str(), address_value(client))?,
         (None, _) => drop(request.remove_header(&X_REAL_IP)),
     }
     if !trusted {
@@ -80,12 +80,12 @@ fn set_forwarded(request: &mut RequestHeader, context: &Context) -> Result<()> {
         request.remove_header(&X_FORWARDED_PROTO);
         request.remove_header(&X_FORWARDED_HOST);
     }
-    if !request.headers.contains_key(X_FORWARDED_PROTO) {
+    if !request.headers.contains_key(&X_FORWARDED_PROTO) {
         let scheme = HeaderValue::from_static(context.scheme);
-        request.insert_header(X_FORWARDED_PROTO, scheme)?;
+        request.insert_header(X_FORWARDED_PROTO.as_str(), scheme)?;
     }
-    if let Some(host) = host.filter(|_| !request.headers.contains_key(X_FORWARDED_HOST)) {
-        request.insert_header(X_FORWARDED_HOST, host)?;
+    if let Some(host) = host.filter(|_| !request.headers.contains_key(&X_FORWARDED_HOST)) {
+        request.insert_header(X_FORWARDED_HOST.as_str(), host)?;
     }
     Ok(())
 }
@@ -112,7 +112,7 @@ fn set_client_certificate(request: &mut RequestHeader, context: &Context) -> Res
 /// The `X-Forwarded-For` of a trusted proxy with that proxy, `peer`, appended.
 fn appended(request: &RequestHeader, peer: &HeaderValue) -> Vec<u8> {
     let mut list = Vec::new();
-    for value in request.headers.get_all(X_FORWARDED_FOR) {
+    for value in request.headers.get_all(&X_FORWARDED_FOR) {
         list.extend_from_slice(value.as_bytes());
         list.extend_from_slice(b", ");
     }

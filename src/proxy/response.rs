@@ -5,7 +5,7 @@ use http::{HeaderName, HeaderValue, Method, StatusCode, Version, header};
 use pingora::{Error, ErrorType, Result, http::ResponseHeader};
 use pingora_proxy::Session;
 
-const X_BACKEND_SERVER: HeaderName = HeaderName::from_static("x-backend-server");
+static X_BACKEND_SERVER: HeaderName = HeaderName::from_static("x-backend-server");
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const CHUNKED: HeaderValue = HeaderValue::from_static("chunked");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
@@ -66,9 +66,9 @@ pub(super) async fn prepare(
     if let (Some(pool), Some(lease)) = (&context.pool, &context.lease)
         && pool.spec().reveal_backend
     {
-        response.insert_header(X_BACKEND_SERVER, lease.name_value())?;
+        response.insert_header(X_BACKEND_SERVER.as_str(), lease.name_value())?;
     }
-    response.insert_header(X_REQUEST_ID, &context.request_id)?;
+    response.insert_header(X_REQUEST_ID.as_str(), &context.request_id)?;
     let rechunk = match context.filter_response(session.req_header(), response).await? {
         Filtered::Passed { rechunk } => rechunk,
         Filtered::Replaced(answer) if switches => return context.end_with(answer),

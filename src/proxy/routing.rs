@@ -93,7 +93,7 @@ impl Exchange {
         {
             self.scheme = scheme;
         }
-        let given = request.headers.get(answer::X_REQUEST_ID).filter(|_| self.from_trusted);
+        let given = request.headers.get(&answer::X_REQUEST_ID).filter(|_| self.from_trusted);
         self.request_id = match given {
             Some(id) if client::is_request_id(id) => id.clone(),
             _ => client::new_request_id(),
