@@ -5,7 +5,7 @@ CARGO ?= cargo
 LOCKED := --locked
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test interop tcp-proof tls-proof lint build sim bench-balance bench-filters fuzz clean prerequisites
+.PHONY: help demo test interop tcp-proof tls-proof lint build release-pgo sim bench bench-balance bench-filters bench-guard fuzz clean prerequisites
 
 help: ## say what can be made
 	@echo 'make TARGET, where TARGET is one of'
@@ -39,17 +39,40 @@ lint: prerequisites ## check formatting, lints and documentation; a warning is a
 build: prerequisites ## build the release, target/release/pingora-lb, which takes its time
 	$(CARGO) build $(LOCKED) --release
 
-# The servers that it is measured beside come from Debian; what is missing is installed as root or named.
+# $(call need,THING:PACKAGE ...): what is missing, a command or a file, is installed as root or named.
+define need
+@missing=; for pair in $(1); do \
+    thing=$${pair%%:*}; \
+    case $$thing in \
+        /*) [ -e $$thing ];; \
+        *) PATH=$$PATH:/usr/sbin command -v $$thing >/dev/null;; \
+    esac || missing="$$missing $${pair#*:}"; \
+done; \
+[ -z "$$missing" ] || { \
+    [ "$$(id -u)" = 0 ] || { echo "Missing:$$missing. Install it: sudo apt-get install$$missing" >&2; exit 1; }; \
+    apt-get update -q && apt-get install -y -q --no-install-recommends $$missing </dev/null; }
+endef
+
+# The servers that it is measured beside, and what puts load on them, come from Debian.
+SERVERS := nginx:nginx haproxy:haproxy
+LOADS := wrk:wrk h2load:nghttp2-client /usr/lib/nginx/modules/ngx_stream_module.so:libnginx-mod-stream
+# What drives the measuring is compiled sooner than what is measured.
+TOOL = PATH=$$PATH:/usr/sbin $(CARGO) run $(LOCKED) --profile tools --example
+
+bench: build ## measure beside nginx and HAProxy, half an hour; ROWS=small,1m for some of it
+	$(call need,$(SERVERS) $(LOADS))
+	$(TOOL) bench -- $(if $(ROWS),--rows $(ROWS)) $(BENCH_ARGS)
+
+bench-guard: build ## count the instructions of a request; RENEW=1 writes the baseline anew
+	$(call need,nginx:nginx valgrind:valgrind)
+	$(TOOL) bench -- guard $(if $(RENEW),--renew)
+
 bench-balance: build ## measure the policies beside nginx and HAProxy, some ten minutes
-	@for server in nginx haproxy; do \
-	    PATH=$$PATH:/usr/sbin command -v $$server >/dev/null || { \
-	        [ "$$(id -u)" = 0 ] || { echo "Missing: $$server. Install it: sudo apt-get install $$server" >&2; exit 1; }; \
-	        apt-get install -y -q --no-install-recommends $$server </dev/null || exit 1; }; \
-	done
-	PATH=$$PATH:/usr/sbin $(CARGO) run $(LOCKED) --release --example compare_balancing
+	$(call need,$(SERVERS))
+	$(TOOL) compare_balancing
 
 bench-filters: prerequisites ## measure what filters cost a request, some two minutes
-	@command -v wrk >/dev/null || { echo "Missing: wrk. Install it: sudo apt-get install wrk" >&2; exit 1; }
+	$(call need,wrk:wrk)
 	$(CARGO) run $(LOCKED) --release --example filter_cost
 
 # Seconds for each target; the long form is 600.
@@ -63,6 +86,25 @@ fuzz: prerequisites ## look for input that breaks a promise of the parsers, FUZZ
 	    $(CARGO) fuzz run --sanitizer none $$target target/fuzz-corpus/$$target fuzz/corpus/$$target -- \
 	        -max_total_time=$(FUZZ_SECONDS) -timeout=10 -rss_limit_mb=2048 -print_final_stats=1 || exit 1; \
 	done
+# Two builds: one counts what runs under each kind of load, the other is laid out by the counts. Both
+# have a folder of their own. The profiles are read by LLVM's tool of the version that the compiler has.
+PGO := $(CURDIR)/target/pgo
+release-pgo: prerequisites ## build target/pgo/pingora-lb, optimised by a profile; three times a release
+	@llvm=$$(rustc -vV | sed -n 's/^LLVM version: \([0-9]*\).*/\1/p'); \
+	$(MAKE) --no-print-directory pgo-with PROFDATA=llvm-profdata-$$llvm \
+	    HOST=$$(rustc -vV | sed -n 's/^host: //p') LLVM=llvm-$$llvm
+
+# With a target named, the flags are for the program alone, not for what runs while it is built.
+PGO_BUILD = $(CARGO) build $(LOCKED) --release --bin pingora-lb --target $(HOST) --target-dir $(PGO)/build
+.PHONY: pgo-with
+pgo-with:
+	$(call need,$(PROFDATA):$(LLVM) nginx:nginx $(LOADS))
+	rm -rf $(PGO)/data
+	RUSTFLAGS=-Cprofile-generate=$(PGO)/data $(PGO_BUILD)
+	$(TOOL) bench -- train $(PGO)/build/$(HOST)/release/pingora-lb
+	$(PROFDATA) merge -o $(PGO)/merged.profdata $(PGO)/data
+	RUSTFLAGS=-Cprofile-use=$(PGO)/merged.profdata $(PGO_BUILD)
+	cp $(PGO)/build/$(HOST)/release/pingora-lb $(PGO)/pingora-lb
 
 sim: prerequisites ## simulate every balancing policy; writes the tables and plots of docs/balancing.md
 	$(CARGO) run $(LOCKED) --release --example simulate

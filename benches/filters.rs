@@ -7,48 +7,21 @@
 #![allow(missing_docs)]
 
 use divan::{Bencher, black_box};
+use noop_filters::{Hooked, Plain};
 use pingora_lb::{
-    filter::{Filter, Flow, Request, Response, Result, SettingsError, Setup, settings::NoSettings},
+    filter::{Filter, settings::NoSettings},
     testing::{self, Filters},
 };
+
+#[path = "../examples/measuring/noop_filters.rs"]
+#[expect(unreachable_pub, reason = "shared with the programs that measure")]
+mod noop_filters;
 
 fn main() {
     divan::main();
 }
 
 const COUNTS: [usize; 3] = [0, 1, 10];
-
-/// A filter without hooks.
-struct Plain;
-
-impl Filter for Plain {
-    const NAME: &'static str = "plain";
-    type Settings = NoSettings;
-
-    fn new(_: NoSettings, _: &mut Setup<'_>) -> Result<Self, SettingsError> {
-        Ok(Self)
-    }
-}
-
-/// A filter whose request and response hooks do nothing.
-struct Hooked;
-
-impl Filter for Hooked {
-    const NAME: &'static str = "hooked";
-    type Settings = NoSettings;
-
-    fn new(_: NoSettings, _: &mut Setup<'_>) -> Result<Self, SettingsError> {
-        Ok(Self)
-    }
-
-    async fn on_request(&self, _: &mut Request<'_>) -> Result {
-        Ok(Flow::Continue)
-    }
-
-    async fn on_response(&self, _: &mut Response<'_>) -> Result {
-        Ok(Flow::Continue)
-    }
-}
 
 fn chain<F: Filter<Settings = NoSettings>>(count: usize) -> Filters {
     let made = (0..count).try_fold(Filters::new(), |filters, _| filters.and::<F>(NoSettings {}));

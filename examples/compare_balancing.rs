@@ -9,6 +9,9 @@
 //! `make bench-balance` builds the balancer, installs nginx and `HAProxy` where they are missing, and
 //! runs this. What it prints goes to docs/performance.md by hand, with the machine it was run on.
 
+mod measuring;
+
+use measuring::processes::{Process, balancer, free_address, median, wait_for};
 use rand::{Rng, SeedableRng, rngs::SmallRng};
 use std::{
     collections::BTreeMap,
@@ -16,8 +19,7 @@ use std::{
     fmt::Write as _,
     fs,
     net::SocketAddr,
-    path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
+    path::Path,
     sync::{Arc, Mutex},
     time::{Duration, Instant},
 };
@@ -52,7 +54,7 @@ async fn compare() -> Outcome<()> {
     let mut results: BTreeMap<&str, Vec<Summary>> = BTreeMap::new();
     for round in 0..ROUNDS {
         for contender in contenders() {
-            let running = contender.start(&folder, &backends).await?;
+            let running = contender.start(&folder, &backends)?;
             let summary = measure(running.address, round as u64).await;
             eprintln!("{:30} {summary:?}", contender.name);
             results.entry(contender.name).or_default().push(summary);
@@ -90,27 +92,19 @@ fn contenders() -> Vec<Contender> {
     ]
 }
 
-/// A proxy that runs; stopped when dropped.
+/// A proxy that runs.
 struct Running {
-    child: Child,
+    _process: Process,
     address: SocketAddr,
 }
 
-impl Drop for Running {
-    fn drop(&mut self) {
-        // It may be gone already.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
 impl Contender {
-    async fn start(&self, folder: &Path, backends: &[SocketAddr]) -> Outcome<Running> {
+    fn start(&self, folder: &Path, backends: &[SocketAddr]) -> Outcome<Running> {
         let address = free_address()?;
         let (program, arguments) = match self.kind {
             Kind::Ours => {
                 let file = write(folder, "lb.yaml", &self.ours(address, backends))?;
-                (ours_binary(), vec!["-c".into(), file])
+                (balancer(), vec!["-c".into(), file])
             }
             Kind::Nginx => {
                 let file = write(folder, "nginx.conf", &self.nginx(folder, address, backends))?;
@@ -121,12 +115,9 @@ impl Contender {
                 ("haproxy".into(), vec!["-f".into(), file])
             }
         };
-        let mut command = Command::new(&program);
-        command.args(&arguments).stdout(Stdio::null()).stderr(Stdio::null());
-        let child = command.spawn().map_err(|error| format!("{}: {error}", program.display()))?;
-        let running = Running { child, address };
-        wait_until_it_accepts(address).await?;
-        Ok(running)
+        let process = Process::start(&program.to_string_lossy(), &arguments)?;
+        wait_for(address)?;
+        Ok(Running { _process: process, address })
     }
 
     fn ours(&self, address: SocketAddr, backends: &[SocketAddr]) -> String {
@@ -168,29 +159,10 @@ impl Contender {
     }
 }
 
-fn ours_binary() -> PathBuf {
-    std::env::var_os("PINGORA_LB").map_or_else(|| "target/release/pingora-lb".into(), PathBuf::from)
-}
-
 fn write(folder: &Path, name: &str, text: &str) -> Outcome<std::ffi::OsString> {
     let path = folder.join(name);
     fs::write(&path, text)?;
     Ok(path.into_os_string())
-}
-
-fn free_address() -> Outcome<SocketAddr> {
-    Ok(std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?)
-}
-
-async fn wait_until_it_accepts(address: SocketAddr) -> Outcome<()> {
-    let deadline = Instant::now() + Duration::from_secs(10);
-    while TcpStream::connect(address).await.is_err() {
-        if Instant::now() > deadline {
-            return Err(format!("nothing listens on {address}").into());
-        }
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-    Ok(())
 }
 
 /// The mean service time of backend `index`.
@@ -321,11 +293,6 @@ fn summarize(taken: &[Option<f64>]) -> Summary {
     };
     let failed = taken.len() - good.len();
     Summary { requests: taken.len(), failed, p50: at(0.5), p99: at(0.99), p999: at(0.999) }
-}
-
-fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values[values.len() / 2]
 }
 
 fn table(results: &BTreeMap<&str, Vec<Summary>>) -> String {

@@ -3,22 +3,20 @@
 //! `make bench-filters` runs it. Three balancers stand before one backend: without filters, with ten
 //! that have no hooks, and with ten whose request and response hooks do nothing. Each takes its turn
 //! with the same load (wrk, 64 kept connections), round after round, so that whatever else the machine
-//! does falls on all alike. The time is the user and system time of the process, from /proc.
+//! does falls on all alike. The time is the
+//! CPU time of the process.
 //!
 //! With arguments it is a balancer that has these filters.
 
-use pingora_lb::{
-    App,
-    filter::{Filter, Flow, Request, Response, Result, SettingsError, Setup, settings::NoSettings},
+mod measuring;
+
+use measuring::{
+    load,
+    noop_filters::{Hooked, Plain},
+    processes::{Process, free_address, median, wait_for},
 };
-use std::{
-    env, error, fs, io,
-    net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
-    path::Path,
-    process::{Child, Command, ExitCode, Stdio},
-    thread,
-    time::Duration,
-};
+use pingora_lb::App;
+use std::{env, error, fs, net::SocketAddr, path::Path, process::ExitCode};
 
 /// The allocator of the shipped binary.
 #[global_allocator]
@@ -26,43 +24,11 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 const ROUNDS: usize = 9;
 /// How long a balancer has the load, in seconds.
-const TURN: u32 = 3;
+const TURN: u64 = 3;
 const CONNECTIONS: u32 = 64;
 const FILTERS: usize = 10;
 
-type Error = Box<dyn error::Error>;
-
-/// A filter without hooks.
-struct Plain;
-
-impl Filter for Plain {
-    const NAME: &'static str = "plain";
-    type Settings = NoSettings;
-
-    fn new(_: NoSettings, _: &mut Setup<'_>) -> Result<Self, SettingsError> {
-        Ok(Self)
-    }
-}
-
-/// A filter whose request and response hooks do nothing.
-struct Hooked;
-
-impl Filter for Hooked {
-    const NAME: &'static str = "hooked";
-    type Settings = NoSettings;
-
-    fn new(_: NoSettings, _: &mut Setup<'_>) -> Result<Self, SettingsError> {
-        Ok(Self)
-    }
-
-    async fn on_request(&self, _: &mut Request<'_>) -> Result {
-        Ok(Flow::Continue)
-    }
-
-    async fn on_response(&self, _: &mut Response<'_>) -> Result {
-        Ok(Flow::Continue)
-    }
-}
+type Error = Box<dyn error::Error + Send + Sync>;
 
 fn main() -> ExitCode {
     if env::args().len() > 1 {
@@ -77,20 +43,10 @@ fn main() -> ExitCode {
     }
 }
 
-/// A process that ends with us.
-struct Process(Child);
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        // It may have ended by itself.
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
-fn start(args: &[&str]) -> io::Result<Process> {
-    let mut command = Command::new(env::current_exe()?);
-    command.args(args).stdout(Stdio::null()).stderr(Stdio::null()).spawn().map(Process)
+/// This program as a balancer, or as its backend.
+fn start(args: &[&str]) -> Result<Process, Error> {
+    let program = env::current_exe()?;
+    Ok(Process::start(&program.to_string_lossy(), args)?)
 }
 
 /// A balancer, and what it took for each request in each of its turns.
@@ -128,18 +84,16 @@ impl Balancer {
     }
 
     /// Has it serve for a turn.
-    fn serve(&mut self, seconds: u32) -> Result<(), Error> {
-        let before = cpu_time(self.process.0.id())?;
-        let requests = load(self.address, seconds)?;
-        let spent = cpu_time(self.process.0.id())?.saturating_sub(before);
+    fn serve(&mut self, seconds: u64) -> Result<(), Error> {
+        let before = self.process.cpu_time()?.total;
+        let requests = load::get(self.address, false, "/", CONNECTIONS, seconds)?.count;
+        let spent = self.process.cpu_time()?.total.saturating_sub(before);
         self.costs.push(spent.as_secs_f64() * 1e6 / requests);
         Ok(())
     }
 
     fn median(&self) -> f64 {
-        let mut costs = self.costs.clone();
-        costs.sort_by(f64::total_cmp);
-        costs[costs.len() / 2]
+        median(self.costs.clone())
     }
 }
 
@@ -184,42 +138,4 @@ fn report(balancers: &[Balancer]) {
         let (low, middle, high) = (ratios[0], ratios[ratios.len() / 2], ratios[ratios.len() - 1]);
         println!("{}, round by round: {middle:+.1}% ({low:+.1}% to {high:+.1}%)", balancer.name);
     }
-}
-
-fn free_address() -> io::Result<SocketAddr> {
-    TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()
-}
-
-fn wait_for(address: SocketAddr) -> Result<(), Error> {
-    for _ in 0..500 {
-        if TcpStream::connect(address).is_ok() {
-            return Ok(());
-        }
-        thread::sleep(Duration::from_millis(10));
-    }
-    Err(format!("nobody listens on {address}").into())
-}
-
-/// Requests that wrk got answered in that many seconds.
-fn load(address: SocketAddr, seconds: u32) -> Result<f64, Error> {
-    let output = Command::new("wrk")
-        .args(["-t1", &format!("-c{CONNECTIONS}"), &format!("-d{seconds}s")])
-        .arg(format!("http://{address}/"))
-        .output()?;
-    let text = String::from_utf8(output.stdout)?;
-    if text.contains("Non-2xx") || text.contains("Socket errors") {
-        return Err(format!("requests failed:\n{text}").into());
-    }
-    let count = text.lines().find_map(|line| line.trim().split_once(" requests in "));
-    Ok(count.ok_or_else(|| format!("wrk says no count:\n{text}"))?.0.parse()?)
-}
-
-/// The user and system time of a process.
-fn cpu_time(pid: u32) -> Result<Duration, Error> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
-    let (_, fields) = stat.rsplit_once(") ").ok_or("no fields in /proc/PID/stat")?;
-    let field = |at: usize| fields.split(' ').nth(at).and_then(|text| text.parse::<u64>().ok());
-    let ticks = field(11).zip(field(12)).map(|(user, system)| user + system);
-    // The kernel tells these times in hundredths of a second, whatever its own clock is.
-    Ok(Duration::from_millis(10 * ticks.ok_or("no times in /proc/PID/stat")?))
 }

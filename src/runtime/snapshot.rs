@@ -135,13 +135,16 @@ impl Snapshot {
             (listener, acceptor)
         });
         let listeners = listeners.collect();
+        let known: HashMap<_, _> =
+            self.pools.iter().map(|known| (&known.spec().name, known)).collect();
         let pool = |spec: &model::Pool| {
-            let known = self.pools.iter().find(|known| known.spec() == spec);
-            known.cloned().unwrap_or_else(|| Pool::new(spec.clone(), interner.clone()))
+            let same = known.get(&spec.name).filter(|known| known.spec() == spec);
+            same.map_or_else(|| Pool::new(spec.clone(), interner.clone()), |same| Arc::clone(same))
         };
         let pools = config.pools.iter().map(pool).collect();
+        let known: HashMap<_, _> = self.routes.iter().map(|known| (&known.name, known)).collect();
         for (route, chain) in config.routes.iter().zip(&mut chains) {
-            if let Some(before) = self.routes.iter().find(|before| before.name == route.name) {
+            if let Some(before) = known.get(&route.name) {
                 chain.adopt(&before.filters);
             }
         }
