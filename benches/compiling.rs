@@ -42,19 +42,23 @@ fn routes(count: usize) -> String {
     format!("{}routes:\n{routes}", backends(1))
 }
 
+fn compile(checked: &Checked, interner: &Arc<Interner>) -> Snapshot {
+    Snapshot::compile(&checked.config, Vec::new(), interner, None, Arc::default())
+}
+
 fn reading(bencher: Bencher<'_, '_>, text: &str) {
     bencher.bench_local(|| read(black_box(text)));
 }
 
 fn compiling(bencher: Bencher<'_, '_>, text: &str) {
     let (checked, interner) = (read(text), Arc::new(Interner::default()));
-    bencher.bench_local(|| Snapshot::compile(&checked.config, Vec::new(), &interner, None));
+    bencher.bench_local(|| compile(&checked, &interner));
 }
 
 /// The snapshot that follows, and what is said of the changes.
 fn reloading(bencher: Bencher<'_, '_>, text: &str) {
     let (checked, interner) = (read(text), Arc::new(Interner::default()));
-    let before = Snapshot::compile(&checked.config, Vec::new(), &interner, None);
+    let before = compile(&checked, &interner);
     bencher.bench_local(|| {
         let changes = checked.outline.changes_from(black_box(&checked.outline));
         (before.succeed(&checked.config, Vec::new(), &interner, None), changes)

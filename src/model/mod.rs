@@ -7,6 +7,8 @@
 mod address;
 mod admin;
 mod balance;
+#[cfg(any(test, fuzzing))]
+mod cuts;
 mod ends;
 pub(crate) mod fault;
 mod framing;
@@ -28,6 +30,8 @@ pub use address::{AddressError, BackendAddress, ListenAddress};
 pub(crate) use address::{MAX_SOCKET_PATH, is_host_name};
 pub use admin::{Admin, Token};
 pub use balance::{Balance, BalancePolicy, HashOn, UnknownPolicy};
+#[cfg(any(test, fuzzing))]
+pub(crate) use cuts::cuts;
 pub use ends::Ends;
 pub(crate) use ends::with_client_bytes;
 pub use fault::{Fault, Position};

@@ -126,7 +126,7 @@ fn host_name(content: &[u8]) -> Option<Box<str>> {
 #[cfg(any(test, fuzzing))]
 pub(crate) fn fuzz(bytes: &[u8]) {
     let whole = parse(bytes);
-    for end in crate::fuzzing::cuts(bytes) {
+    for end in crate::model::cuts(bytes) {
         let beginning = parse(&bytes[..end]);
         assert!(beginning.is_none() || beginning == whole, "first {beginning:?}, then {whole:?}");
     }
