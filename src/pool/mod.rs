@@ -310,13 +310,17 @@ impl Pool {
         entries.iter().any(|entry| discovery::host_of(&entry.backend).is_some())
     }
 
-    /// Looks for other members every `resolve_interval`, for as long as it is polled.
+    /// Looks for other members every `resolve_interval` while there are host names, for as long as it is
+    /// polled.
     pub async fn keep_discovering(&self) {
+        let mut decisions = self.decisions();
         loop {
-            tokio::time::sleep(self.spec().resolve_interval).await;
-            // One may have been added.
             if self.has_host_names() {
+                tokio::time::sleep(self.spec().resolve_interval).await;
                 self.discover().await;
+            } else {
+                // One may be added. The sender is in the pool that we borrow.
+                let _ = decisions.changed().await;
             }
         }
     }
