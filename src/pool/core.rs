@@ -12,6 +12,7 @@ use super::{
     ewma,
     health::Change,
     lease::Ledger,
+    preview::{Choice, Prospect, Scoring},
     queue::{Place, Queue},
     view::{Ask, Found, View},
 };
@@ -19,6 +20,7 @@ use crate::model::{self, BackendName, BackendState as Admission, Weight};
 use arc_swap::ArcSwap;
 use rand::RngCore;
 use std::{
+    cell::Cell,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -158,6 +160,21 @@ impl Core {
 
     /// Picks a backend.
     pub fn pick(&self, wanted: &Wanted<'_>, now: Time, rng: &mut dyn RngCore) -> Picked {
+        match self.find(wanted, now, rng, None) {
+            Found::Member(member) => Picked::Lease(Lease::new(member, self.shared.ledger.clone())),
+            Found::Busy => Picked::Busy,
+            Found::Nothing => Picked::Nothing,
+        }
+    }
+
+    /// What a pick comes to. With `look` it takes no turn, and nothing is changed by it.
+    fn find(
+        &self,
+        wanted: &Wanted<'_>,
+        now: Time,
+        rng: &mut dyn RngCore,
+        look: Option<&Cell<usize>>,
+    ) -> Found {
         let is_its_turn = match wanted.place {
             // Several may be called at a time, and act on it in any order. Who is first passes the
             // call on when it has a backend.
@@ -165,30 +182,60 @@ impl Core {
             None => self.shared.ledger.queue.is_empty(),
         };
         if !is_its_turn {
-            return Picked::Busy;
+            return Found::Busy;
         }
-        let ask = Ask {
+        self.view.load().pick(&self.ask(wanted, now, look), rng)
+    }
+
+    fn ask<'a>(&self, wanted: &Wanted<'a>, now: Time, look: Option<&'a Cell<usize>>) -> Ask<'a> {
+        Ask {
             now,
             key: wanted.key,
             tried: wanted.tried,
             limit: self.limit(),
             slow_start: self.spec.slow_start,
             in_flight: self.shared.ledger.in_flight(),
-        };
-        match self.view.load().pick(&ask, rng) {
-            Found::Member(member) => Picked::Lease(Lease::new(member, self.shared.ledger.clone())),
-            Found::Busy => Picked::Busy,
-            Found::Nothing => Picked::Nothing,
+            look,
         }
+    }
+
+    /// The backend that a pick would come to, without taking turns: `turns` counts those it looked at.
+    pub(super) fn look(
+        &self,
+        wanted: &Wanted<'_>,
+        now: Time,
+        rng: &mut dyn RngCore,
+        turns: &Cell<usize>,
+    ) -> Result<Arc<Member>, Choice> {
+        match self.find(wanted, now, rng, Some(turns)) {
+            Found::Member(member) => Ok(member),
+            Found::Busy => Err(Choice::Busy),
+            Found::Nothing => Err(Choice::Nothing),
+        }
+    }
+
+    /// Each member before a pick with this key, what their scores say, and whether there is panic.
+    pub(super) fn prospects(&self, key: Option<u64>, now: Time) -> (Vec<Prospect>, Scoring, bool) {
+        let untried = Tried::default();
+        let wanted = Wanted { key, tried: &untried, place: None };
+        self.view.load().prospects(&self.ask(&wanted, now, None))
     }
 
     /// The backend that a client stays with, if it still keeps its clients and has room.
     pub fn pick_kept(&self, is_it: impl Fn(&Member) -> bool, now: Time) -> Option<Lease> {
+        let member = self.find_kept(is_it, now)?;
+        Some(Lease::new(member, self.shared.ledger.clone()))
+    }
+
+    pub(super) fn find_kept(
+        &self,
+        is_it: impl Fn(&Member) -> bool,
+        now: Time,
+    ) -> Option<Arc<Member>> {
         let view = self.view.load();
         let member = view.members().iter().find(|member| is_it(member))?;
         let full = self.limit().is_some_and(|limit| member.state().in_flight() >= limit);
-        let kept = !full && member.keeps_clients(now);
-        kept.then(|| Lease::new(member.clone(), self.shared.ledger.clone()))
+        (!full && member.keeps_clients(now)).then(|| member.clone())
     }
 
     /// Whether the backend that a client stays with still keeps its clients, room aside.
@@ -209,6 +256,11 @@ impl Core {
     /// Counts a request: it adds to the retry budget.
     pub fn begin_request(&self, now: Time) {
         locked(&self.shared.budget).request(now);
+    }
+
+    /// Whether something is left of the retry budget.
+    pub(super) fn can_retry(&self, now: Time) -> bool {
+        locked(&self.shared.budget).has_left(now)
     }
 
     /// Spends a retry of the budget; `false` if nothing is left of it.

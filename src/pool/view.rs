@@ -3,10 +3,11 @@
 use super::{
     Member, Time, Tried,
     balance::{Allowed, Balancer},
+    preview::{Prospect, Scoring},
 };
 use crate::model::{self, BackendState as Admission, Percent};
 use rand::RngCore;
-use std::{sync::Arc, time::Duration};
+use std::{cell::Cell, collections::HashMap, sync::Arc, time::Duration};
 
 /// What a request asks of a pick.
 pub(super) struct Ask<'a> {
@@ -20,12 +21,19 @@ pub(super) struct Ask<'a> {
     pub(super) slow_start: Duration,
     /// Requests in flight on the whole pool.
     pub(super) in_flight: usize,
+    /// For a pick that only looks, and so takes no turn: how many turns it has looked at.
+    pub(super) look: Option<&'a Cell<usize>>,
 }
 
 impl Ask<'_> {
     /// How much of its weight a member counts for.
     pub(super) fn share(&self, member: &Member) -> f64 {
         member.share(self.slow_start, self.now)
+    }
+
+    /// For a pick that only looks: how many turns ahead of the next one it looks now.
+    pub(super) fn looks_ahead(&self) -> Option<usize> {
+        self.look.map(|looked| looked.replace(looked.get() + 1))
     }
 
     fn is_full(&self, member: &Member) -> bool {
@@ -108,6 +116,25 @@ impl View {
             }
         }
         Found::Nothing
+    }
+
+    /// Each member before a pick, what their scores say, and whether a tier is used in panic.
+    pub(super) fn prospects(&self, ask: &Ask<'_>) -> (Vec<Prospect>, Scoring, bool) {
+        let mut scores: HashMap<usize, f64> = HashMap::new();
+        for tier in &self.tiers {
+            let scored = tier.members.iter().zip(tier.balancer.scores(&tier.members, ask));
+            let used = scored.filter(|(member, _)| tier.uses(member, ask.now));
+            scores.extend(used.map(|(member, score)| (member.id(), score)));
+        }
+        let prospect = |member: &Arc<Member>| Prospect {
+            member: member.clone(),
+            usable: member.is_usable(ask.now),
+            full: ask.is_full(member),
+            score: scores.get(&member.id()).copied(),
+        };
+        let prospects = self.members.iter().map(prospect).collect();
+        let scoring = self.tiers[0].balancer.scoring(ask);
+        (prospects, scoring, self.tiers.iter().any(|tier| tier.panic))
     }
 }
 

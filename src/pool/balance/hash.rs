@@ -5,7 +5,7 @@
 //! and they come back when it does.
 
 use super::{
-    Allowed, Ask, Member,
+    Allowed, Ask, Member, Scoring,
     p2c::{Cost, TwoChoices},
 };
 use crate::model::{Balance, BalancePolicy};
@@ -96,6 +96,31 @@ impl Hashed {
     /// Consistent hashing with bounded loads (Mirrokni, Thorup and Zadimoghaddam, 2018): a member
     /// takes no more than its share of the requests in flight, the new one included, times the
     /// bound, rounded up. While it comes back its share is smaller.
+    /// What the scores say.
+    pub(super) fn scoring(&self, ask: &Ask<'_>) -> Scoring {
+        if ask.key.is_some() { Scoring::Order } else { self.keyless.scoring() }
+    }
+
+    /// The place of each member in the order of the key, from 1 on; what is compared where there is
+    /// none.
+    pub(super) fn scores(&self, members: &[Arc<Member>], ask: &Ask<'_>) -> Vec<f64> {
+        let Some(key) = ask.key else {
+            return members.iter().map(|member| self.keyless.score(member, ask)).collect();
+        };
+        let mut places = vec![0_u32; members.len()];
+        let mut place = 0;
+        for index in self.table.walk(key) {
+            if places[index] == 0 {
+                place += 1;
+                places[index] = place;
+            }
+            if place as usize == members.len() {
+                break;
+            }
+        }
+        places.into_iter().map(f64::from).collect()
+    }
+
     fn is_within_bound(&self, member: &Member, ask: &Ask<'_>) -> bool {
         let Some(bound) = self.bounded_load else { return true };
         let share = f64::from(member.weight()) * ask.share(member) / self.total_weight as f64;
