@@ -29,12 +29,14 @@
 //! | [`tls`] | certificates and keys, and what listeners and pools make of them |
 //! | [`observe`] | access log and error log |
 //! | [`filter`] | what users extend: the trait, and the filters that come with the library |
+//! | [`explain`] | what becomes of a request that is described, by the code that decides it |
 //! | [`testing`] | filters without a socket, and a whole balancer inside of a test |
 //! | [`cli`] | arguments and subcommands |
 
 mod app;
 pub mod cli;
 pub mod config;
+pub mod explain;
 pub mod filter;
 pub mod listener;
 pub mod model;

@@ -6,6 +6,7 @@
 //! itself is Pingora's; it daemonizes, runs our one [`service`] on its worker threads, and ends when
 //! our [`signals`] say so.
 
+mod explain;
 mod files;
 mod in_process;
 mod reload;

@@ -1,7 +1,7 @@
 //! What may stand on the command line. The comments on the arguments are their help texts.
 #![allow(clippy::doc_markdown, reason = "help texts are not Markdown")]
 
-use super::{backend::BackendArguments, demo::DemoArguments};
+use super::{backend::BackendArguments, demo::DemoArguments, explain::ExplainArguments};
 use crate::{
     config::{Quick, parse_duration},
     model::{BackendAddress, BalancePolicy, ListenAddress},
@@ -15,6 +15,8 @@ Examples:
   pingora-lb --port 8080 --backends 127.0.0.1:9001,127.0.0.1:9002
   pingora-lb -c conf/lb.yaml -t                     check a configuration
   pingora-lb -c conf/lb.yaml -T                     the same, then print it with all defaults
+  pingora-lb explain -c conf/lb.yaml POST http://a.example/x -H 'X-User: ada'
+                                                    say what becomes of that request, and why
   pingora-lb -c conf/lb.yaml                        run in the foreground
   pingora-lb -c conf/lb.yaml -d                     run in the background
   pingora-lb -c conf/lb.yaml -d -u                  start a successor, then send QUIT to the old one
@@ -100,6 +102,8 @@ pub(super) enum Command {
     Demo(DemoArguments),
     /// Start one built-in backend to try a balancer on
     Backend(BackendArguments),
+    /// Say what becomes of a request, and why: its route, filters, pool, backend and retries
+    Explain(ExplainArguments),
     /// Print the JSON Schema of the configuration file, for editors
     Schema,
 }

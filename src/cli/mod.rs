@@ -3,6 +3,7 @@
 mod arguments;
 pub mod backend;
 mod demo;
+mod explain;
 
 use crate::{App, Mode, config, config::Checked};
 use arguments::{Arguments, Command};
@@ -22,6 +23,7 @@ impl App {
         let done = match &arguments.command {
             Some(Command::Backend(backend)) => backend.run(),
             Some(Command::Demo(demo)) => demo.run(&self),
+            Some(Command::Explain(explain)) => explain.run(&self),
             Some(Command::Schema) => self.print_schema(),
             None => self.run_server(&arguments),
         };

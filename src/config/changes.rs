@@ -236,6 +236,15 @@ fn short(key: &str, value: Value<'_>) -> String {
     }
 }
 
+/// Settings as YAML in one line, without what is secret; empty if there are none.
+pub(super) fn line(settings: &Settings) -> String {
+    match &settings.value {
+        SettingsValue::Null => String::new(),
+        SettingsValue::Map(entries) if entries.is_empty() => String::new(),
+        _ => text("", Some(settings)),
+    }
+}
+
 /// A value as YAML in one line, without what is secret.
 fn text(key: &str, value: Value<'_>) -> String {
     let Some(settings) = value else { return ABSENT.to_owned() };

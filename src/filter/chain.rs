@@ -25,6 +25,8 @@ pub(crate) struct Instance {
     pub(crate) filter: Box<dyn Erased>,
     /// The pools that it was given references to.
     pub(crate) pools: Vec<PoolName>,
+    /// Its settings in a line, to be shown; empty if it has none or they are not known.
+    pub(crate) settings: String,
 }
 
 /// What went wrong in a hook: it panicked, returned an error, or broke a rule.
@@ -90,8 +92,10 @@ struct Inner {
 }
 
 /// A filter in its place.
-struct Place {
-    filter: Box<dyn Erased>,
+pub(super) struct Place {
+    pub(super) filter: Box<dyn Erased>,
+    /// To be shown.
+    pub(super) settings: String,
     /// Cleared when the first piece shows that there is no such hook.
     response_body: AtomicBool,
     /// Likewise.
@@ -157,6 +161,11 @@ impl Chain {
             let Some(at) = before.iter().position(|old| old.name() == name) else { continue };
             place.filter.adopt(before.remove(at));
         }
+    }
+
+    /// The filters in their places.
+    pub(super) fn places(&self) -> &[Place] {
+        &self.0.places
     }
 
     /// Runs the request hooks. How many filters the request came to is written to `reached`: the one
@@ -302,7 +311,7 @@ impl Chain {
 
     /// Runs a hook of the filter at `place`. Whatever it does other than let the request go on
     /// comes back as a stop, with whether it panicked.
-    async fn settle<'a>(
+    pub(super) async fn settle<'a>(
         &'a self,
         place: usize,
         hook: &'static str,
@@ -329,7 +338,7 @@ impl Chain {
 }
 
 impl Inner {
-    fn push(&mut self, Instance { filter, pools }: Instance) {
+    fn push(&mut self, Instance { filter, pools, settings }: Instance) {
         let (place, hooks) = (self.places.len(), filter.hooks());
         for (implemented, places) in [
             (hooks.request, &mut self.request),
@@ -343,7 +352,7 @@ impl Inner {
         }
         self.pools.extend(pools);
         let (response_body, log) = (AtomicBool::new(true), AtomicBool::new(true));
-        self.places.push(Place { filter, response_body, log });
+        self.places.push(Place { filter, settings, response_body, log });
     }
 }
 
@@ -402,6 +411,10 @@ mod tests {
 
         fn hooks(&self) -> Hooks {
             Hooks { request: false, request_body: false, upstream_request: false, response: false }
+        }
+
+        fn has_side_effects(&self) -> bool {
+            true
         }
 
         fn as_any(&self) -> &dyn Any {
@@ -501,7 +514,11 @@ mod tests {
     #[tokio::test]
     async fn hooks_that_are_not_implemented_are_not_called() {
         let filter = Unimplemented::default();
-        let instance = Instance { filter: Box::new(filter.clone()), pools: Vec::new() };
+        let instance = Instance {
+            filter: Box::new(filter.clone()),
+            pools: Vec::new(),
+            settings: String::new(),
+        };
         let chain = Chain::new(vec![instance]);
         pass(&chain).await;
         // The two that cannot wait say so when they are called for the first time.

@@ -120,7 +120,8 @@ pub(crate) fn instance<F: Filter>(
     setup: &mut Setup<'_>,
 ) -> Result<Instance, SettingsError> {
     let filter = F::new(settings, setup)?;
-    Ok(Instance { filter: Box::new(filter), pools: std::mem::take(&mut setup.used) })
+    let pools = std::mem::take(&mut setup.used);
+    Ok(Instance { filter: Box::new(filter), pools, settings: String::new() })
 }
 
 /// What a constructor may ask of the configuration that its filter is in.

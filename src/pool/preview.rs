@@ -79,27 +79,23 @@ impl Core {
         now: Time,
         rng: &mut dyn RngCore,
     ) -> Preview {
-        let turns = Cell::new(0);
-        let mut tried = Tried::default();
+        let (turns, mut tried) = (Cell::new(0), Tried::default());
         let mut order: Vec<Arc<Member>> = Vec::new();
-        let kept = keeps.and_then(|is_it| self.find_kept(is_it, now));
-        let mut choice = if kept.is_some() { Choice::Kept } else { Choice::Picked };
-        let mut next = kept;
-        for number in 0..=self.spec().retry.attempts {
-            let found = match next.take() {
-                Some(member) => Ok(member),
-                None => {
-                    let wanted = Wanted { key, tried: &tried, place: None };
-                    self.look(&wanted, now, rng, &turns)
-                }
-            };
-            match found {
+        let mut choice = Choice::Picked;
+        if let Some(member) = keeps.and_then(|is_it| self.find_kept(is_it, now)) {
+            choice = Choice::Kept;
+            tried.add(&member);
+            order.push(member);
+        }
+        while order.len() <= self.spec().retry.attempts as usize {
+            let wanted = Wanted { key, tried: &tried, place: None };
+            match self.look(&wanted, now, rng, &turns) {
                 Ok(member) => {
                     tried.add(&member);
                     order.push(member);
                 }
                 Err(none) => {
-                    choice = if number == 0 { none } else { choice };
+                    choice = if order.is_empty() { none } else { choice };
                     break;
                 }
             }

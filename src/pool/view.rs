@@ -122,8 +122,8 @@ impl View {
     pub(super) fn prospects(&self, ask: &Ask<'_>) -> (Vec<Prospect>, Scoring, bool) {
         let mut scores: HashMap<usize, f64> = HashMap::new();
         for tier in &self.tiers {
-            let scored = tier.members.iter().zip(tier.balancer.scores(&tier.members, ask));
-            let used = scored.filter(|(member, _)| tier.uses(member, ask.now));
+            let all = tier.members.iter().zip(tier.balancer.scores(&tier.members, ask));
+            let used = all.filter(|(member, _)| tier.uses(member, ask.now));
             scores.extend(used.map(|(member, score)| (member.id(), score)));
         }
         let prospect = |member: &Arc<Member>| Prospect {

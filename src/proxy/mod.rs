@@ -13,6 +13,7 @@ mod forward;
 mod hash_key;
 mod link;
 mod log_line;
+mod rehearsal;
 mod response;
 mod retry;
 mod routing;
@@ -27,6 +28,7 @@ pub use exchange::{Exchange, RequestBody};
 pub(crate) use filters::own_response;
 pub use link::{BrokenOff, Fault, Link};
 pub use log_line::{Refused, log_abandoned, log_refused};
+pub(crate) use rehearsal::{Rehearsal, Sending, rehearse};
 
 use crate::filter::Answer;
 use async_trait::async_trait;

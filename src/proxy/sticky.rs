@@ -52,8 +52,12 @@ impl Kept {
 
     /// A place on the backend that the cookie names, if that still keeps its clients.
     pub(super) fn pick(self, pool: &Pool) -> Option<Lease> {
-        let is_it = |member: &Member| pool.tickets().tag(member) == self.tag;
-        pool.core().pick_kept(is_it, pool.now())
+        pool.core().pick_kept(|member| self.names(pool, member), pool.now())
+    }
+
+    /// Whether the cookie names this backend of the pool.
+    pub(super) fn names(self, pool: &Pool, member: &Member) -> bool {
+        pool.tickets().tag(member) == self.tag
     }
 }
 

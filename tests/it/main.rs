@@ -26,6 +26,7 @@ mod balancing;
 mod cli;
 mod ejection;
 mod examples;
+mod explain;
 mod filter_basic_auth;
 mod filter_bodies;
 mod filter_body_limit;

@@ -11,4 +11,5 @@ mod head;
 mod stream;
 
 pub(super) use connection::{Http1, IN_THE_CLEAR, TOO_MANY, serve_connection};
-pub(super) use head::{Refusal, bad, check_target, is_authority, refuse};
+pub use head::{Refusal, check_head};
+pub(super) use head::{bad, check_target, is_authority, refuse};
