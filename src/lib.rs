@@ -23,6 +23,7 @@
 //! | [`route`] | request facts to route, pure |
 //! | [`pool`] | backends, health, balancing policies |
 //! | [`listener`] | sockets, the HTTP/1 connection loop, draining, hand-over |
+//! | [`admin`] | the admin API: what a running instance tells, and can be told |
 //! | [`proxy`] | Pingora's hooks, header fields, retries, failures to answers |
 //! | [`tcp`] | connections that are passed on as they are |
 //! | [`runtime`] | the compiled configuration and its background tasks |
@@ -33,6 +34,7 @@
 //! | [`testing`] | filters without a socket, and a whole balancer inside of a test |
 //! | [`cli`] | arguments and subcommands |
 
+pub mod admin;
 mod app;
 pub mod cli;
 pub mod config;

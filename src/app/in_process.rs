@@ -6,7 +6,7 @@ use crate::{
     config::Checked,
     listener::{self, Accepting, Bound, Drain},
     observe::AccessLog,
-    runtime::Live,
+    runtime::{Live, Snapshot},
 };
 use std::{
     future::Future,
@@ -91,8 +91,8 @@ async fn serve(
 ) -> Result<(), StartError> {
     let config = &checked.config;
     let (chains, interner) = (checked.filters.clone(), Arc::default());
-    let (snapshot, supervisor) =
-        warm_up(config, chains, &interner, access_log, &Arc::default()).await;
+    let snapshot = Snapshot::compile(config, chains, &interner, access_log);
+    let supervisor = warm_up(&snapshot, &Arc::default()).await;
     let accepting = Accepting {
         live: Arc::new(Live::new(snapshot)),
         drain: Drain::default(),

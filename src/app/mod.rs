@@ -9,6 +9,7 @@
 mod explain;
 mod files;
 mod in_process;
+mod instance;
 mod reload;
 mod service;
 mod signals;
@@ -18,7 +19,7 @@ pub(crate) use in_process::Serving;
 use crate::{
     config::Checked,
     filter::{Filter, Registry},
-    listener::{self, BindError},
+    listener::BindError,
     model::Config,
     observe::{AccessLog, error_log},
     pool::Interner,
@@ -26,7 +27,7 @@ use crate::{
     tls,
 };
 use pingora::server::{RunArgs, Server, configuration::ServerConf};
-use service::{Service, Sockets, Start};
+use service::{Places, Service, Sockets, Start};
 use signals::{Control, Signals};
 use std::{io, path::PathBuf, sync::Arc};
 
@@ -129,7 +130,7 @@ impl App {
         let sockets = if mode.upgrade {
             Sockets::TakenOver(files::await_hand_over(&config, daemon)?)
         } else {
-            Sockets::Bound(listener::bind_all(&config.listeners, |_| None)?)
+            Sockets::Bound(Places::bind(&config, |_| None)?)
         };
         let control = Arc::new(Control::new(&config, error_log, &sockets));
         if !daemon {

@@ -3,9 +3,10 @@
 //! A reload changes everything or nothing. What cannot change while the process lives is refused
 //! with the key that it is about; a hand-over to a new process can change that.
 
-use super::{StartError, open_access_log, signals::Control};
+use super::{StartError, instance::Running, open_access_log, signals::Control};
 use crate::{
-    config::{self, Checked, ConfigErrors},
+    admin::{NotReloaded, Problem},
+    config::{self, Checked, ConfigErrors, Diagnostic},
     filter::Registry,
     model::{Config, Listener},
     pool::Interner,
@@ -22,6 +23,8 @@ pub(super) struct Reloader {
     pub(super) interner: Arc<Interner>,
     pub(super) supervisor: Supervisor,
     pub(super) control: Arc<Control>,
+    /// What the admin API tells of the process.
+    pub(super) running: Arc<Running>,
 }
 
 /// Why a reload changed nothing.
@@ -44,12 +47,50 @@ enum Refused {
     Failed(String),
 }
 
+impl Refused {
+    /// The same for those who asked.
+    fn told(&self) -> NotReloaded {
+        match self {
+            Self::Invalid(errors) => NotReloaded::Invalid(problems(errors)),
+            Self::Fixed(keys) => NotReloaded::Fixed(keys.iter().map(|key| fixed(key)).collect()),
+            other => NotReloaded::Unable(other.to_string()),
+        }
+    }
+}
+
+/// The errors of a text for the admin API.
+pub(super) fn problems(errors: &ConfigErrors) -> Vec<Problem> {
+    let problem = |diagnostic: &Diagnostic| Problem {
+        file: diagnostic.file.clone(),
+        line: diagnostic.position.map(|position| position.line),
+        column: diagnostic.position.map(|position| position.column),
+        path: diagnostic.path.clone(),
+        message: diagnostic.message.clone(),
+    };
+    errors.diagnostics().iter().map(problem).collect()
+}
+
+fn fixed(key: &str) -> Problem {
+    Problem {
+        file: String::new(),
+        line: None,
+        column: None,
+        path: key.to_owned(),
+        message: "cannot change while the process runs".to_owned(),
+    }
+}
+
 impl Reloader {
     /// Reloads whenever the control asks for it, one at a time.
     pub(super) async fn run(mut self) -> Infallible {
         loop {
-            self.control.reload_wanted().await;
-            match self.reload().await {
+            let askers = self.control.reload_wanted().await;
+            let outcome = self.reload().await;
+            for asker in askers {
+                // Whoever asked may be gone.
+                let _ = asker.send(outcome.as_ref().map(Clone::clone).map_err(Refused::told));
+            }
+            match outcome {
                 Ok(changes) if changes.is_empty() => log::info!("reloaded: nothing has changed"),
                 Ok(changes) => {
                     log::info!("reloaded with {} changes", changes.len());
@@ -100,6 +141,7 @@ impl Reloader {
             log::warn!("{warning}");
         }
         let changes = checked.outline.changes_from(&self.checked.outline);
+        self.running.put_in_force(&checked, &self.filters);
         self.checked = checked;
         Ok(changes)
     }
@@ -120,6 +162,10 @@ fn fixed_keys(before: &Checked, after: &Checked) -> Vec<String> {
         let keys = after.outline.changed_keys(&before.outline, "server");
         // A default that depends on the environment may have changed without the file.
         fixed.extend(if keys.is_empty() { vec!["server".to_owned()] } else { keys });
+    }
+    let admin = |checked: &Checked| checked.config.admin.as_ref().map(|it| it.address.clone());
+    if admin(before) != admin(after) {
+        fixed.push("admin.address".to_owned());
     }
     fixed.extend(fixed_listeners(&before.config, &after.config));
     fixed

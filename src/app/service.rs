@@ -1,13 +1,13 @@
 //! The one service that Pingora's server runs for us: everything from the first health check to the
 //! last connection, on one set of worker threads.
 
-use super::{StartError, open_access_log, reload::Reloader, signals::Control};
+use super::{StartError, instance::Running, open_access_log, reload::Reloader, signals::Control};
 use crate::{
+    admin::{self, Admin},
     config::Checked,
-    filter::{Chain, Registry},
-    listener::{self, Accepting, Bound, Successor},
-    model::{Config, ListenAddress},
-    observe::AccessLog,
+    filter::Registry,
+    listener::{self, Accepting, BindError, Bound, BoundSocket, Successor},
+    model::{self, Config, ListenAddress},
     pool::Interner,
     runtime::{Live, Snapshot, Supervisor},
 };
@@ -16,7 +16,12 @@ use pingora::{
     server::{ListenFds, ShutdownWatch, configuration::ServerConf},
     services,
 };
-use std::{collections::HashMap, os::fd::OwnedFd, sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    os::fd::OwnedFd,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 use tokio::sync::Notify;
 
 /// How long a successor waits for the running instance to be told to hand over.
@@ -35,9 +40,34 @@ pub(super) struct Start {
 /// Where the listening sockets come from.
 pub(super) enum Sockets {
     /// They are bound already.
-    Bound(Vec<Bound>),
+    Bound(Places),
     /// The running instance hands them over.
     TakenOver(Successor),
+}
+
+/// The sockets that a process serves on.
+pub(super) struct Places {
+    listeners: Vec<Bound>,
+    /// That of the admin API.
+    admin: Option<BoundSocket>,
+}
+
+impl Places {
+    /// Binds every address of the configuration, taking over the sockets that `inherited` has.
+    pub(super) fn bind(
+        config: &Config,
+        mut inherited: impl FnMut(&ListenAddress) -> Option<OwnedFd>,
+    ) -> Result<Self, BindError> {
+        let listeners = listener::bind_all(&config.listeners, &mut inherited)?;
+        let bind =
+            |admin: &model::Admin| listener::bind_admin(&admin.address, inherited(&admin.address));
+        Ok(Self { listeners, admin: config.admin.as_ref().map(bind).transpose()? })
+    }
+
+    /// All of them.
+    pub(super) fn sockets(&self) -> impl Iterator<Item = &BoundSocket> {
+        self.listeners.iter().map(|bound| &bound.place).chain(&self.admin)
+    }
 }
 
 /// The service; what it starts with is consumed by the first start.
@@ -74,23 +104,30 @@ async fn run(start: Start) -> Result<(), StartError> {
     control.set_access_log(access_log.clone());
     let interner = Arc::new(Interner::default());
     let chains = std::mem::take(&mut checked.filters);
-    let (snapshot, supervisor) =
-        warm_up(&config, chains, &interner, access_log, control.reread()).await;
-    let (sockets, predecessor) = match sockets {
-        Sockets::Bound(sockets) => (sockets, None),
+    let snapshot = Snapshot::compile(&config, chains, &interner, access_log);
+    let live = Arc::new(Live::new(snapshot));
+    let running = Arc::new(Running::new(control.clone(), &checked, &filters));
+    let open_admin = |places: &Places| open_admin(places, &live, &running);
+    let (places, predecessor, supervisor) = match sockets {
+        Sockets::Bound(places) => {
+            // Whoever asks is told that the checks are not over.
+            open_admin(&places)?;
+            (places, None, warm_up(&live.load(), control.reread()).await)
+        }
         Sockets::TakenOver(successor) => {
-            let (sockets, predecessor) = take_over(&config, successor).await?;
-            (sockets, Some(predecessor))
+            let supervisor = warm_up(&live.load(), control.reread()).await;
+            let (places, predecessor) = take_over(&config, successor).await?;
+            open_admin(&places)?;
+            (places, Some(predecessor), supervisor)
         }
     };
-    control.set_sockets(&sockets).map_err(|error| StartError::Failed(error.to_string()))?;
-    for bound in &sockets {
-        log::info!("listener {}: listening on {}", bound.name, bound.local_address());
+    control.set_sockets(&places).map_err(|error| StartError::Failed(error.to_string()))?;
+    for bound in &places.listeners {
+        log::info!("listener {}: listening on {}", bound.name, bound.place.local_address());
     }
     let drain = control.drain().clone();
-    let live = Arc::new(Live::new(snapshot));
     let accepting = Accepting { live: live.clone(), drain, conf };
-    let serving = listener::serve(sockets, accepting);
+    let serving = listener::serve(places.listeners, accepting);
     if let Some(predecessor) = predecessor {
         // From here on both accept; the predecessor stops when it has read this.
         let ready = tokio::task::spawn_blocking(move || predecessor.ready()).await;
@@ -103,7 +140,7 @@ async fn run(start: Start) -> Result<(), StartError> {
         }
     }
     // Connections go on after their listeners have closed; so do the health checks that they need.
-    let reloader = Reloader { checked, filters, live, interner, supervisor, control };
+    let reloader = Reloader { checked, filters, live, interner, supervisor, control, running };
     let serving = async { serving.await.map_err(|error| StartError::Failed(error.to_string())) };
     match tokio::join!(serving, reloader.run()) {
         (Err(error), _) => Err(error),
@@ -111,26 +148,33 @@ async fn run(start: Start) -> Result<(), StartError> {
     }
 }
 
-/// Compiles a configuration, and waits for the first health checks of its pools.
-pub(super) async fn warm_up(
-    config: &Config,
-    chains: Vec<Chain>,
-    interner: &Arc<Interner>,
-    access_log: Option<Arc<AccessLog>>,
-    reread: &Arc<Notify>,
-) -> (Snapshot, Supervisor) {
-    let snapshot = Snapshot::compile(config, chains, interner, access_log);
+/// Has the admin API answer, if there is one.
+fn open_admin(places: &Places, live: &Arc<Live>, running: &Arc<Running>) -> Result<(), StartError> {
+    let Some(socket) = &places.admin else { return Ok(()) };
+    let admin = Admin { live: live.clone(), instance: running.clone(), started: Instant::now() };
+    let control = running.control().clone();
+    let end = async move { control.handed_over().await };
+    let opened = socket
+        .duplicate()
+        .and_then(|duplicate| admin::start(admin, &socket.address, duplicate, end));
+    opened.map_err(|error| StartError::Failed(format!("admin: {error}")))?;
+    log::info!("admin: listening on {}", socket.local_address());
+    Ok(())
+}
+
+/// Waits for the first health checks of the pools of a snapshot.
+pub(super) async fn warm_up(snapshot: &Snapshot, reread: &Arc<Notify>) -> Supervisor {
     let mut supervisor = Supervisor::new(reread.clone());
-    supervisor.watch(&snapshot);
+    supervisor.watch(snapshot);
     supervisor.wait_until_checked().await;
-    (snapshot, supervisor)
+    supervisor
 }
 
 /// Receives the sockets of the running instance, and binds what it does not have.
 async fn take_over(
     config: &Config,
     successor: Successor,
-) -> Result<(Vec<Bound>, listener::Predecessor), StartError> {
+) -> Result<(Places, listener::Predecessor), StartError> {
     let failed = |error: std::io::Error| StartError::File {
         path: config.server.upgrade_sock.clone(),
         source: error,
@@ -140,6 +184,6 @@ async fn take_over(
     let received = received.await.map_err(|error| StartError::Failed(error.to_string()))?;
     let (handed, predecessor) = received.map_err(failed)?;
     let mut handed: HashMap<ListenAddress, OwnedFd> = handed.into_iter().collect();
-    let sockets = listener::bind_all(&config.listeners, |address| handed.remove(address))?;
-    Ok((sockets, predecessor))
+    let places = Places::bind(config, |address| handed.remove(address))?;
+    Ok((places, predecessor))
 }

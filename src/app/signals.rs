@@ -3,7 +3,8 @@
 
 use super::{StartError, files, service};
 use crate::{
-    listener::{Bound, Drain, SocketFile, hand_over},
+    admin::NotReloaded,
+    listener::{BoundSocket, Drain, Phase, SocketFile, hand_over},
     model::{Config, ListenAddress},
     observe::{AccessLog, error_log::ErrorLog},
 };
@@ -26,6 +27,11 @@ use tokio::{
 
 /// How long an idle connection is kept after TERM, for a request that is already on its way.
 const IDLE_GRACE: Duration = Duration::from_millis(100);
+
+/// What came of a reload.
+type Outcome = Result<Vec<String>, NotReloaded>;
+/// Whoever wants to hear that.
+pub(super) type Asker = oneshot::Sender<Outcome>;
 
 type Sockets = Vec<(ListenAddress, OwnedFd)>;
 
@@ -58,6 +64,8 @@ pub(super) struct Control {
     listening: watch::Sender<bool>,
     /// Told when the configuration is to be read again.
     reload: Notify,
+    /// Those who want to hear what comes of it.
+    askers: Mutex<Vec<Asker>>,
     /// Why the service could not start.
     failure: watch::Sender<Option<String>>,
 }
@@ -100,6 +108,7 @@ impl Control {
             stage: Mutex::new(stage),
             listening: watch::Sender::new(false),
             reload: Notify::new(),
+            askers: Mutex::default(),
             failure: watch::Sender::new(None),
         }
     }
@@ -129,9 +138,9 @@ impl Control {
     }
 
     /// From here on the process serves on these.
-    pub(super) fn set_sockets(&self, sockets: &[Bound]) -> io::Result<()> {
-        let duplicate = |bound: &Bound| Ok((bound.address.clone(), bound.duplicate()?));
-        *locked(&self.sockets) = sockets.iter().map(duplicate).collect::<io::Result<_>>()?;
+    pub(super) fn set_sockets(&self, places: &service::Places) -> io::Result<()> {
+        let duplicate = |socket: &BoundSocket| Ok((socket.address.clone(), socket.duplicate()?));
+        *locked(&self.sockets) = places.sockets().map(duplicate).collect::<io::Result<_>>()?;
         *locked(&self.stage) = Stage::Serving;
         Ok(())
     }
@@ -205,14 +214,40 @@ impl Control {
         }
     }
 
-    /// Resolves when the configuration is to be read again.
-    pub(super) async fn reload_wanted(&self) {
+    /// Resolves when the configuration is to be read again, with those who asked for it.
+    pub(super) async fn reload_wanted(&self) -> Vec<Asker> {
         self.reload.notified().await;
+        std::mem::take(&mut *locked(&self.askers))
+    }
+
+    /// Has the certificates and the configuration read again, as HUP does, and tells what comes of it.
+    pub(super) async fn ask_for_reload(&self) -> Outcome {
+        if !self.is_serving() {
+            return Err(NotReloaded::Unable("it is not serving, or not any more".to_owned()));
+        }
+        let (asker, outcome) = oneshot::channel();
+        locked(&self.askers).push(asker);
+        self.reread.notify_one();
+        self.reload.notify_one();
+        let ended = |_| NotReloaded::Unable("the process ends".to_owned());
+        outcome.await.map_err(ended)?
+    }
+
+    /// Whether the process is about to end.
+    pub(super) fn is_draining(&self) -> bool {
+        self.drain.is_draining()
+    }
+
+    /// Resolves when a successor accepts in our place.
+    pub(super) async fn handed_over(&self) {
+        let taken = |phase: &Phase| matches!(phase, Phase::Draining { successor: true, .. });
+        // The sender is in the drain that we hold.
+        let _ = self.drain.phase().wait_for(taken).await.map(drop);
     }
 
     /// Whether the process serves on its listeners: not yet, or no more, is no time for a reload.
     pub(super) fn is_serving(&self) -> bool {
-        !*self.drain.draining().borrow() && matches!(*locked(&self.stage), Stage::Serving)
+        !self.is_draining() && matches!(*locked(&self.stage), Stage::Serving)
     }
 
     /// Hands the listening sockets to a successor that waits for them; `false` if there is none or
@@ -258,10 +293,11 @@ impl Control {
     }
 }
 
-/// Removes the files of unix-socket listeners, which would outlive us.
+/// Removes the files of unix sockets that we listened on, which would outlive us.
 fn remove_socket_files(config: &Config) {
-    for listener in &config.listeners {
-        if let ListenAddress::Unix(path) = &listener.address {
+    let listeners = config.listeners.iter().map(|listener| &listener.address);
+    for address in listeners.chain(config.admin.as_ref().map(|admin| &admin.address)) {
+        if let ListenAddress::Unix(path) = address {
             // A leftover is recognised as stale by the next start.
             let _ = fs::remove_file(path);
         }

@@ -1,7 +1,7 @@
 //! The whole file.
 
 use super::{
-    access_log,
+    access_log, admin,
     diagnostic::Fault,
     listener,
     names::Names,
@@ -11,13 +11,13 @@ use super::{
 };
 use crate::{
     filter::Chain,
-    model::{AccessLog, Config, Listener, LogTarget, Pool, PoolName, Route, Server},
+    model::{AccessLog, Admin, Config, Listener, LogTarget, Pool, PoolName, Route, Server},
 };
 use std::collections::HashSet;
 
 pub(super) const KEYS: Keys = Keys {
     section: "",
-    names: &["server", "access_log", "trusted_proxies", "listeners", "routes", "pools"],
+    names: &["server", "admin", "access_log", "trusted_proxies", "listeners", "routes", "pools"],
 };
 
 /// Reads the whole file. `None` only after an error was reported.
@@ -28,6 +28,7 @@ pub(super) fn read(root: &Field<'_>) -> Option<(Config, Vec<Chain>)> {
     let mut names = Names::of(listeners_field.as_ref(), pools_field.as_ref());
 
     let server = server::read(file.get("server").as_ref(), root.context());
+    let admin = file.try_or("admin", None, |field| admin::read(field).map(Some));
     let access_log = file.optional("access_log", access_log::read);
     if let (Some(server), Some(Some(log))) = (&server, &access_log) {
         check_log_target(&file, server, log);
@@ -35,6 +36,7 @@ pub(super) fn read(root: &Field<'_>) -> Option<(Config, Vec<Chain>)> {
     let access_log = access_log.flatten();
     let trusted_proxies = file.or("trusted_proxies", Vec::new(), trusted_proxies::read);
     let listeners = listeners_field.as_ref().and_then(|field| listener::read_all(field, &names));
+    check_admin(&file, admin.as_ref(), listeners.as_deref());
     names.learn(listeners.as_deref().unwrap_or(&[]));
     let routes = file.try_or("routes", Vec::new(), |field| route::read_all(field, &names));
     let (routes, filters): (Option<Vec<_>>, Vec<_>) = match routes {
@@ -66,8 +68,8 @@ pub(super) fn read(root: &Field<'_>) -> Option<(Config, Vec<Chain>)> {
     if !root.context().has_errors() {
         warn(&file, &listeners, &routes, &pools, &filters);
     }
-    let server = server?;
-    Some((Config { server, access_log, trusted_proxies, listeners, routes, pools }, filters))
+    let (server, admin) = (server?, admin?);
+    Some((Config { server, admin, access_log, trusted_proxies, listeners, routes, pools }, filters))
 }
 
 /// Who uses the pools, as far as that could be read.
@@ -89,6 +91,13 @@ impl Users<'_> {
             warnings::routed_pools(routes).chain(self.filters.iter().flat_map(Chain::pools));
         let by_requests = self.only == Some(pool) || requested.any(|it| is_it(&it));
         !by_requests && warnings::forwarded_pools(listeners).any(|it| is_it(&it))
+    }
+}
+
+fn check_admin(file: &Section<'_>, admin: Option<&Option<Admin>>, listeners: Option<&[Listener]>) {
+    if let (Some(field), Some(Some(admin)), Some(listeners)) = (file.get("admin"), admin, listeners)
+    {
+        admin::check_address(&field, admin, listeners);
     }
 }
 

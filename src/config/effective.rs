@@ -10,6 +10,7 @@ use crate::{
 };
 use serde::ser::{Serialize, SerializeMap, Serializer};
 use serde_json::Value as Schema;
+use sha2::{Digest, Sha256};
 
 /// What stands in the place of a secret.
 const MASK: &str = "(secret)";
@@ -20,13 +21,32 @@ const FOLLOWERS: [(&str, &str); 3] =
 /// The effective configuration as YAML: environment variables replaced, defaults filled in, secrets
 /// masked. The keys of the file come first, in its order.
 pub(super) fn yaml(outline: &Outline, server: &Server, filters: &Registry) -> String {
+    let tree = tree(outline, server, filters);
+    // A tree of texts, lists and maps can always be written.
+    tree.map(|tree| serde_saphyr::to_string(&tree).unwrap_or_default()).unwrap_or_default()
+}
+
+/// The same as JSON; `null` where there is no file.
+pub(super) fn json(outline: &Outline, server: &Server, filters: &Registry) -> Schema {
+    let tree = tree(outline, server, filters);
+    tree.and_then(|tree| serde_json::to_value(tree).ok()).unwrap_or_default()
+}
+
+/// What is in force; `None` where there is no file.
+fn tree(outline: &Outline, server: &Server, filters: &Registry) -> Option<Value> {
     let Value::Map(mut file) = fill("", &sections::file(filters), Some(outline.root())) else {
-        return String::new();
+        return None;
     };
     complete_server(&mut file, server);
     fit_listeners(&mut file);
-    // A tree of texts, lists and maps can always be written.
-    serde_saphyr::to_string(&Value::Map(file)).unwrap_or_default()
+    Some(Value::Map(file))
+}
+
+/// A number of 48 bits that tells whether two files mean the same, secrets aside.
+pub(super) fn hash(outline: &Outline, filters: &Registry) -> u64 {
+    let tree = fill("", &sections::file(filters), Some(outline.root()));
+    let digest = Sha256::digest(serde_saphyr::to_string(&tree).unwrap_or_default());
+    digest.iter().take(6).fold(0, |number, byte| number << 8 | u64::from(*byte))
 }
 
 /// A value to be written.

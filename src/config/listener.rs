@@ -44,7 +44,7 @@ pub(super) const LIMITS: Keys = Keys {
 
 /// What `listeners:` holds, for messages.
 pub(super) const EXPECTED: &str = "a map of at least one listener's name to its settings";
-const ADDRESS: &str = "ip:port, [ipv6]:port or unix:/path";
+pub(super) const ADDRESS: &str = "ip:port, [ipv6]:port or unix:/path";
 const SNI: &str = "a map of at least one host name to the name of a pool";
 const SNI_NAME: &str = "a host name such as example.com or *.example.com";
 /// How long a connection that is passed on may be silent.
@@ -239,12 +239,17 @@ fn sni_entry(
     }
 }
 
-fn address(field: &Field<'_>, addresses: &mut Once) -> Option<ListenAddress> {
+/// Reads where to accept, whoever else may be there.
+pub(super) fn any_address(field: &Field<'_>) -> Option<ListenAddress> {
     let base = field.context().base();
-    let address = field.scalar(ADDRESS, |text| {
+    field.scalar(ADDRESS, |text| {
         let address = text.parse().map_err(|error| address_hint(text, error))?;
         fitting(ListenAddress::relative_to(address, base))
-    })?;
+    })
+}
+
+fn address(field: &Field<'_>, addresses: &mut Once) -> Option<ListenAddress> {
+    let address = any_address(field)?;
     let any_port = matches!(address, ListenAddress::Tcp(address) if address.port() == 0);
     if !any_port {
         addresses.check(&address.to_string(), "address", field);

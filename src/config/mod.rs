@@ -12,6 +12,7 @@
 
 mod access_log;
 mod action;
+mod admin;
 mod backend;
 mod balance;
 mod changes;
@@ -86,6 +87,17 @@ impl Checked {
     /// secrets masked.
     pub fn effective(&self, filters: &Registry) -> String {
         effective::yaml(&self.outline, &self.config.server, filters)
+    }
+
+    /// The same as JSON.
+    pub fn effective_json(&self, filters: &Registry) -> serde_json::Value {
+        effective::json(&self.outline, &self.config.server, filters)
+    }
+
+    /// A number of 48 bits, so that any float can hold it, that differs where the effective
+    /// configuration does, secrets and what the machine decides aside.
+    pub fn hash(&self, filters: &Registry) -> u64 {
+        effective::hash(&self.outline, filters)
     }
 }
 

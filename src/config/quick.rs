@@ -41,6 +41,7 @@ pub fn quick(quick: &Quick) -> Result<Config, String> {
     let route = route::catch_all(pool.name.clone()).ok_or("no valid name for the route")?;
     Ok(Config {
         server: server::defaults(&|name| std::env::var(name).ok()),
+        admin: None,
         access_log: None,
         trusted_proxies: Vec::new(),
         listeners: vec![Listener {

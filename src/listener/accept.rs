@@ -59,11 +59,11 @@ pub async fn serve(sockets: Vec<Bound>, accepting: Accepting) -> io::Result<()> 
             live: live.clone(),
             http1: http1.clone(),
             drain: drain.clone(),
-            open: Arc::default(),
+            open: live.open(index).clone(),
             exhaustion: Exhaustion::new(bound.name),
         };
         // Counted before the task runs: draining may begin in between, and end without it.
-        let socket = Listening::new(bound.socket)?;
+        let socket = Listening::new(bound.place.socket)?;
         listeners.spawn(listener.accept_all(socket, drain.listen()));
     }
     while let Some(ended) = listeners.join_next().await {

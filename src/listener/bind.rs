@@ -1,7 +1,8 @@
-//! Binding: all listeners or none, before anything else starts.
+//! Binding: every address or none, before anything else starts.
 
 use crate::model::{self, ListenAddress, ListenerName};
-use socket2::{Domain, Protocol, Type};
+use rustix::fs::{Mode, fchmod};
+use socket2::{Domain, Protocol, SockAddr, Type};
 use std::{
     io,
     net::{SocketAddr, TcpListener},
@@ -18,20 +19,28 @@ use std::{
 /// Connections the kernel may hold for us until they are accepted; it caps this at `somaxconn`.
 pub(super) const BACKLOG: i32 = 4096;
 
-/// A listener that could not be bound.
+/// An address that could not be bound.
 #[derive(Debug, thiserror::Error)]
-#[error("listener {name}: cannot listen on {address}: {source}")]
+#[error("{owner}: cannot listen on {address}: {source}")]
 pub struct BindError {
-    name: ListenerName,
+    /// Whose it is, as in `listener web`.
+    owner: String,
     address: ListenAddress,
     source: io::Error,
 }
 
-/// A bound listening socket.
+/// The bound socket of a listener.
 #[derive(Debug)]
 pub struct Bound {
     /// The listener it belongs to.
     pub name: ListenerName,
+    /// The socket.
+    pub place: BoundSocket,
+}
+
+/// A bound listening socket.
+#[derive(Debug)]
+pub struct BoundSocket {
     /// The address as configured.
     pub address: ListenAddress,
     pub(super) socket: Socket,
@@ -53,24 +62,53 @@ pub fn bind_all(
     mut inherited: impl FnMut(&ListenAddress) -> Option<OwnedFd>,
 ) -> Result<Vec<Bound>, BindError> {
     let bind_one = |listener: &model::Listener| {
-        let address = &listener.address;
-        let socket = match inherited(address) {
-            Some(socket) => Ok(Socket::inherit(address, socket)),
-            None => Socket::bind(address),
-        };
-        match socket {
-            Ok(socket) => {
-                Ok(Bound { name: listener.name.clone(), address: address.clone(), socket })
-            }
-            Err(source) => {
-                Err(BindError { name: listener.name.clone(), address: address.clone(), source })
-            }
-        }
+        let owner = || format!("listener {}", listener.name);
+        let inherited = inherited(&listener.address);
+        let place = BoundSocket::new(owner, &listener.address, inherited, Access::Anyone)?;
+        Ok(Bound { name: listener.name.clone(), place })
     };
     listeners.iter().map(bind_one).collect()
 }
 
-impl Bound {
+/// Binds the address of the admin API, or takes over the socket that is there for it. A unix socket
+/// is for the user alone who makes it.
+///
+/// # Errors
+/// When it cannot be bound.
+pub fn bind_admin(
+    address: &ListenAddress,
+    inherited: Option<OwnedFd>,
+) -> Result<BoundSocket, BindError> {
+    BoundSocket::new(|| "admin".to_owned(), address, inherited, Access::Owner)
+}
+
+/// Who may connect to a unix socket.
+#[derive(Clone, Copy)]
+enum Access {
+    /// Whoever the file's folder and the process's umask let.
+    Anyone,
+    /// Its owner, and root.
+    Owner,
+}
+
+impl BoundSocket {
+    fn new(
+        owner: impl FnOnce() -> String,
+        address: &ListenAddress,
+        inherited: Option<OwnedFd>,
+        access: Access,
+    ) -> Result<Self, BindError> {
+        let socket = match inherited {
+            Some(socket) => Ok(Socket::inherit(address, socket)),
+            None => Socket::bind(address, access),
+        };
+        let address = address.clone();
+        match socket {
+            Ok(socket) => Ok(Self { address, socket }),
+            Err(source) => Err(BindError { owner: owner(), address, source }),
+        }
+    }
+
     /// The address in use, which differs from the configured one where that leaves the port open.
     pub fn local_address(&self) -> ListenAddress {
         match &self.socket {
@@ -91,13 +129,21 @@ impl Bound {
             Socket::Unix(listener) => listener.try_clone().map(OwnedFd::from),
         }
     }
+
+    /// The socket itself, for somebody else to accept on.
+    pub fn into_fd(self) -> OwnedFd {
+        match self.socket {
+            Socket::Tcp(listener) => listener.into(),
+            Socket::Unix(listener) => listener.into(),
+        }
+    }
 }
 
 impl Socket {
-    fn bind(address: &ListenAddress) -> io::Result<Self> {
+    fn bind(address: &ListenAddress, access: Access) -> io::Result<Self> {
         match address {
             ListenAddress::Tcp(address) => bind_tcp(*address).map(Self::Tcp),
-            ListenAddress::Unix(path) => bind_unix(path).map(Self::Unix),
+            ListenAddress::Unix(path) => bind_unix(path, access).map(Self::Unix),
         }
     }
 
@@ -124,16 +170,29 @@ fn bind_tcp(address: SocketAddr) -> io::Result<TcpListener> {
     Ok(socket.into())
 }
 
-fn bind_unix(path: &Path) -> io::Result<UnixListener> {
-    let listener = match UnixListener::bind(path) {
+fn bind_unix(path: &Path, access: Access) -> io::Result<UnixListener> {
+    let bind = || match access {
+        Access::Anyone => UnixListener::bind(path),
+        Access::Owner => bind_private(path),
+    };
+    let listener = match bind() {
         Err(error) if error.kind() == io::ErrorKind::AddrInUse && is_stale(path) => {
             std::fs::remove_file(path)?;
-            UnixListener::bind(path)
+            bind()
         }
         other => other,
     }?;
     listener.set_nonblocking(true)?;
     Ok(listener)
+}
+
+fn bind_private(path: &Path) -> io::Result<UnixListener> {
+    let socket = socket2::Socket::new(Domain::UNIX, Type::STREAM, None)?;
+    // The file gets the mode of the socket, so that there is no moment in which it has another.
+    fchmod(&socket, Mode::RUSR | Mode::WUSR)?;
+    socket.bind(&SockAddr::unix(path)?)?;
+    socket.listen(BACKLOG)?;
+    Ok(socket.into())
 }
 
 /// Whether `path` is a socket that nobody listens on any more.

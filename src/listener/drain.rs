@@ -79,6 +79,11 @@ impl Drain {
         self.0.draining.subscribe()
     }
 
+    /// Whether we are draining.
+    pub fn is_draining(&self) -> bool {
+        *self.0.draining.borrow()
+    }
+
     /// Counts a connection until the guard is dropped.
     pub fn enter(&self) -> Present {
         self.0.connections.fetch_add(1, SeqCst);

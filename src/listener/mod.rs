@@ -13,7 +13,7 @@ mod transport;
 mod watchdog;
 
 pub use accept::{Accepting, serve};
-pub use bind::{BindError, Bound, bind_all};
+pub use bind::{BindError, Bound, BoundSocket, bind_admin, bind_all};
 pub use drain::{Drain, Phase};
 pub use handover::{Account, Predecessor, SocketFile, Successor, hand_over};
 pub use http1::{Refusal, check_head};

@@ -5,6 +5,7 @@
 //! are no defaults to resolve any more.
 
 mod address;
+mod admin;
 mod balance;
 mod ends;
 pub(crate) mod fault;
@@ -24,6 +25,7 @@ mod template;
 mod tls;
 
 pub use address::{AddressError, BackendAddress, ListenAddress};
+pub use admin::{Admin, Token};
 pub use balance::{Balance, BalancePolicy, HashOn, UnknownPolicy};
 pub use ends::Ends;
 pub use fault::{Fault, Position};
@@ -58,6 +60,8 @@ use ipnet::IpNet;
 pub struct Config {
     /// Settings of the process itself.
     pub server: Server,
+    /// Where the admin API is; `None` when there is none.
+    pub admin: Option<Admin>,
     /// Where and how requests are logged; `None` when they are not.
     pub access_log: Option<AccessLog>,
     /// The networks whose `X-Forwarded-*` fields are believed.

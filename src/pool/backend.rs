@@ -49,6 +49,10 @@ const FIRST_SHARE: f64 = 0.1;
 pub struct BackendState {
     /// Requests that hold a [`super::Lease`] on the backend.
     in_flight: AtomicUsize,
+    /// How many there have been.
+    requests: AtomicU64,
+    /// How many of them it failed.
+    errors: AtomicU64,
     /// A copy of what `probing` last decided, read without its lock.
     health: AtomicU8,
     /// The state machine of rise and fall; locked once a probe.
@@ -75,6 +79,8 @@ impl Default for BackendState {
     fn default() -> Self {
         Self {
             in_flight: AtomicUsize::new(0),
+            requests: AtomicU64::new(0),
+            errors: AtomicU64::new(0),
             health: AtomicU8::new(Health::Unknown as u8),
             probing: Mutex::default(),
             ejected_until: AtomicU64::new(0),
@@ -97,6 +103,20 @@ impl BackendState {
     /// Requests in flight at this moment.
     pub fn in_flight(&self) -> usize {
         self.in_flight.load(Relaxed)
+    }
+
+    /// Requests that it was given since it is known, tries counted each.
+    pub fn requests(&self) -> u64 {
+        self.requests.load(Relaxed)
+    }
+
+    /// Those of them that it failed: as ejection counts failures.
+    pub fn errors(&self) -> u64 {
+        self.errors.load(Relaxed)
+    }
+
+    pub(super) fn count_error(&self) {
+        self.errors.fetch_add(1, Relaxed);
     }
 
     /// What active probing knows.
@@ -126,6 +146,7 @@ impl BackendState {
 
     pub(super) fn begin_request(&self) {
         self.in_flight.fetch_add(1, Relaxed);
+        self.requests.fetch_add(1, Relaxed);
     }
 
     pub(super) fn end_request(&self) {
@@ -174,6 +195,17 @@ impl BackendState {
 
     pub(super) fn set_came_back(&self, at: Time) {
         self.came_back.store(at.as_nanos().max(1), Relaxed);
+    }
+
+    /// What the operator decided at run time: its admission and its weight.
+    pub fn decided(&self) -> (Option<Admission>, Option<u32>) {
+        let weight = self.weight.load(Relaxed);
+        (self.decided_admission(), (weight != AS_CONFIGURED).then_some(weight))
+    }
+
+    fn decided_admission(&self) -> Option<Admission> {
+        let index = usize::from(self.admission.load(Relaxed)).checked_sub(1)?;
+        Admission::ALL.get(index).copied()
     }
 
     /// What the operator decided at run time.
@@ -274,12 +306,7 @@ impl Member {
 
     /// Whether it takes requests: as decided at run time, else as configured.
     pub fn admission(&self) -> Admission {
-        match self.state.admission.load(Relaxed) {
-            1 => Admission::Active,
-            2 => Admission::Draining,
-            3 => Admission::Disabled,
-            _ => self.admission,
-        }
+        self.state.decided_admission().unwrap_or(self.admission)
     }
 
     /// Whether nothing speaks against its working: probes succeed and it is not ejected. A backend

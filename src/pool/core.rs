@@ -322,6 +322,7 @@ impl Core {
                 false
             }
             Outcome::Failure { took } => {
+                member.state().count_error();
                 member.state().observe_speed(took.max(ewma::FAILURE), now);
                 self.consider_ejection(member, now)
             }

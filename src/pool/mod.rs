@@ -229,6 +229,11 @@ impl Pool {
         let _ = checked.wait_for(|checked| *checked).await;
     }
 
+    /// Whether the first pass over the pool's backends is over.
+    pub fn is_checked(&self) -> bool {
+        *self.checked.borrow()
+    }
+
     /// Follows ejections for as long as it is polled: rebuilding what is picked from is not done on
     /// the path of a request.
     pub async fn run_maintenance(&self) {

@@ -12,7 +12,12 @@ use crate::{
 use arc_swap::ArcSwap;
 use ipnet::IpNet;
 use rand::{Rng, RngCore};
-use std::{collections::HashMap, net::IpAddr, sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    net::IpAddr,
+    sync::{Arc, atomic::AtomicUsize},
+    time::Duration,
+};
 
 /// Everything a request needs to know. A request loads one and keeps it to its end, so there is no
 /// moment in which half of a configuration applies.
@@ -32,6 +37,8 @@ pub struct Snapshot {
     table: RouteTable,
     trusted_proxies: Vec<IpNet>,
     announces_clients: bool,
+    /// Who may use the admin API; `None` when there is none.
+    pub admin: Option<model::Admin>,
     /// Where requests are logged.
     pub access_log: Option<Arc<AccessLog>>,
 }
@@ -160,6 +167,7 @@ impl Snapshot {
             pools,
             table: RouteTable::new(&config.routes, &names),
             trusted_proxies: config.trusted_proxies.clone(),
+            admin: config.admin.clone(),
             announces_clients: config.pools.iter().any(|pool| pool.proxy_protocol.is_some()),
             access_log,
         }
@@ -245,21 +253,32 @@ fn compile_route(route: &model::Route, pools: &PoolsByName) -> Route {
 
 /// The one place that holds the snapshot in force.
 #[derive(Debug)]
-pub struct Live(ArcSwap<Snapshot>);
+pub struct Live {
+    snapshot: ArcSwap<Snapshot>,
+    /// Connections that each listener serves, in the order of the listeners, which is that of every
+    /// snapshot.
+    open: Box<[Arc<AtomicUsize>]>,
+}
 
 impl Live {
     /// Puts `snapshot` in force.
     pub fn new(snapshot: Snapshot) -> Self {
-        Self(ArcSwap::from_pointee(snapshot))
+        let open = snapshot.listeners.iter().map(|_| Arc::default()).collect();
+        Self { snapshot: ArcSwap::from_pointee(snapshot), open }
+    }
+
+    /// How many connections the listener with this index serves.
+    pub fn open(&self, listener: usize) -> &Arc<AtomicUsize> {
+        &self.open[listener]
     }
 
     /// Puts another snapshot in force. Requests that have begun keep theirs.
     pub fn store(&self, snapshot: Snapshot) {
-        self.0.store(Arc::new(snapshot));
+        self.snapshot.store(Arc::new(snapshot));
     }
 
     /// The snapshot in force.
     pub fn load(&self) -> Arc<Snapshot> {
-        self.0.load_full()
+        self.snapshot.load_full()
     }
 }

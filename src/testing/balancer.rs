@@ -31,7 +31,8 @@ const THREADS: usize = 2;
 /// gives it, so that a configuration can be tested as it is; [`address`](Self::address) tells it.
 /// Listeners on unix sockets are where the configuration says. It has two threads of its own. Signals
 /// and the logger of the process stay as they are: who wants to see what the balancer logs sets a
-/// logger of the `log` crate. Of the section `server`, nothing applies.
+/// logger of the `log` crate. Of the sections `server` and `admin`,
+/// nothing applies.
 ///
 /// Dropping it ends its connections and its threads.
 #[derive(Debug)]
@@ -80,7 +81,7 @@ impl Balancer {
         }
         let sockets = listener::bind_all(&checked.config.listeners, |_| None);
         let sockets = sockets.map_err(StartError::from)?;
-        let place = |bound: &listener::Bound| (bound.name.to_string(), bound.local_address());
+        let place = |bound: &listener::Bound| (bound.name.to_string(), bound.place.local_address());
         let listeners = sockets.iter().map(place).collect();
         Ok(Self { serving: Serving::start(checked, sockets)?, listeners })
     }

@@ -22,6 +22,7 @@
 mod support;
 
 mod access_log;
+mod admin;
 mod balancing;
 mod cli;
 mod ejection;

@@ -13,7 +13,7 @@ use std::fs;
 impl Lb {
     /// Puts `to` in the place of `from` in the configuration file.
     #[track_caller]
-    fn edit(&self, from: &str, to: &str) {
+    pub fn edit(&self, from: &str, to: &str) {
         let text = fs::read_to_string(self.path()).unwrap();
         assert!(text.contains(from), "no {from:?} in\n{text}");
         fs::write(self.path(), text.replace(from, to)).unwrap();
@@ -21,7 +21,7 @@ impl Lb {
 
     /// Has the file read again, waits for the outcome, and returns what was logged of it.
     #[track_caller]
-    fn reload(&self) -> String {
+    pub fn reload(&self) -> String {
         let told = || -> Vec<String> {
             let lines = self.program.stderr.all();
             lines.into_iter().filter(|line| line.contains("reloaded")).collect()

@@ -8,7 +8,7 @@ use super::{
     pools, routes,
 };
 use crate::{
-    config::{access_log, document, listener, server, tls},
+    config::{access_log, admin, document, listener, server, tls},
     filter::Registry,
 };
 use serde_json::{Value, json};
@@ -18,6 +18,7 @@ pub(in crate::config) fn file(filters: &Registry) -> Value {
         &document::KEYS,
         vec![
             key("server", server(), "The process itself.").default(json!({})),
+            key("admin", admin(), "The admin API. Absent: none."),
             key("access_log", access_log(), "One line for each request; off for none.")
                 .default("off"),
             key(
@@ -65,6 +66,26 @@ fn server() -> Value {
             )
             .default("30s"),
             key("log_level", words(&levels), "The least severe messages logged.").default("info"),
+        ],
+    )
+}
+
+fn admin() -> Value {
+    section(
+        &admin::KEYS,
+        vec![
+            key("address", text(), "ip:port, [ipv6]:port or unix:/path.").required(),
+            key(
+                "token",
+                text(),
+                "What requests must show; required where other machines can connect.",
+            ),
+            key(
+                "hosts",
+                list_of(&text(), 0),
+                "Names by which clients may call it, besides localhost and its address.",
+            )
+            .default(json!([])),
         ],
     )
 }

@@ -129,6 +129,7 @@ fn merge(into: &mut Value, from: Value) {
 fn needed(path: &[String]) -> Value {
     match path.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
         ["pools", "x", "backends", "[]"] => json!({ "address": "127.0.0.1:1" }),
+        ["admin"] => json!({ "address": "127.0.0.1:9901" }),
         ["pools", "x", "sticky"] => json!({ "cookie": "c", "secret": "0123456789abcdef" }),
         ["pools", "x", "limits"] => json!({ "connections_per_backend": 1 }),
         ["routes", "[]", "redirect"] => json!({ "to": "/" }),

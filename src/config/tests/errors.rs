@@ -19,13 +19,8 @@ fn unknown_keys_are_errors_with_the_nearest_spelling() {
         &[
             (
                 "servr: {}",
-                "3:1: servr: unknown key \"servr\"; expected server, access_log, trusted_proxies, \
+                "3:1: servr: unknown key \"servr\"; expected server, admin, access_log, trusted_proxies, \
                  listeners, routes or pools; did you mean \"server\"?",
-            ),
-            (
-                "admin: { address: 127.0.0.1:9901 }",
-                "3:1: admin: unknown key \"admin\"; expected server, access_log, trusted_proxies, \
-                 listeners, routes or pools",
             ),
             (
                 "server: { shutdown_delay: 0s }",
@@ -282,6 +277,69 @@ fn listeners_are_checked() {
 }
 
 #[test]
+fn the_admin_api_is_checked() {
+    check_all(
+        &[
+            (
+                "admin: {}",
+                "3:1: admin: missing key \"address\"; \
+                 expected ip:port, [ipv6]:port or unix:/path",
+            ),
+            (
+                "admin: { address: 'localhost:9901' }",
+                "3:19: admin.address: found \"localhost:9901\"; expected ip:port, [ipv6]:port or \
+                 unix:/path; did you mean \"127.0.0.1:9901\"?",
+            ),
+            (
+                "admin: { address: 0.0.0.0:9901 }",
+                "3:19: admin.address: \"0.0.0.0:9901\", which other machines can reach, without a \
+                 token; expected token beside it, or a loopback address such as 127.0.0.1:9901",
+            ),
+            (
+                "admin: { address: '[::]:9901', hosts: [a] }",
+                "3:19: admin.address: \"[::]:9901\", which other machines can reach, without a \
+                 token; expected token beside it, or a loopback address such as 127.0.0.1:9901",
+            ),
+            (
+                "admin: { address: 0.0.0.0:8080, token: x }",
+                "3:19: admin.address: duplicate address \"0.0.0.0:8080\"; \
+                 expected an address that no listener has; listener web has this one",
+            ),
+            (
+                "admin: { address: 127.0.0.1:9901, token: two words }",
+                "3:42: admin.token: found one of 9 bytes; \
+                 expected a token of 1 to 1024 visible ASCII characters",
+            ),
+            (
+                "admin: { address: 127.0.0.1:9901, token: '' }",
+                "3:42: admin.token: found one of 0 bytes; \
+                 expected a token of 1 to 1024 visible ASCII characters",
+            ),
+            (
+                "admin: { address: 127.0.0.1:9901, token: \"${UNSET}\" }",
+                "3:42: admin.token: environment variable UNSET is not set; \
+                 expected a value for it, or a default as in ${UNSET:-default}",
+            ),
+            (
+                "admin: { address: 127.0.0.1:9901, hosts: ['a.example:80', 'http://b', ''] }",
+                "3:43: admin.hosts[0]: found \"a.example:80\"; expected a host name such as \
+                 lb.example.com or an IP address, without a port; did you mean \"a.example\"?\n\
+                 3:59: admin.hosts[1]: found \"http://b\"; expected a host name such as \
+                 lb.example.com or an IP address, without a port\n\
+                 3:71: admin.hosts[2]: found \"\"; expected a host name such as \
+                 lb.example.com or an IP address, without a port",
+            ),
+            (
+                "admin: { address: 127.0.0.1:9901, tokn: x }",
+                "3:35: admin.tokn: unknown key \"tokn\"; expected address, token or hosts; \
+                 did you mean \"token\"?",
+            ),
+        ],
+        with_both,
+    );
+}
+
+#[test]
 fn tcp_listeners_are_checked() {
     let listeners = |text: &str| {
         errors(&format!(
@@ -526,7 +584,7 @@ fn what_is_missing_is_an_error() {
         &[
             (
                 "",
-                "1:1: found null; expected a map with server, access_log, trusted_proxies, \
+                "1:1: found null; expected a map with server, admin, access_log, trusted_proxies, \
                  listeners, routes or pools",
             ),
             (

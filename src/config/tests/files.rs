@@ -1,14 +1,15 @@
 use crate::config::{
-    access_log, action, backend, balance, document, ejection, health_check, listener, load,
+    access_log, action, admin, backend, balance, document, ejection, health_check, listener, load,
     matches, pool, reader::Keys, retry, route, server, sticky, tls, tree,
 };
 use crate::filter::Registry;
 use std::{fs, path::PathBuf};
 
 /// Every section with its keys.
-const SECTIONS: [&Keys; 29] = [
+const SECTIONS: [&Keys; 30] = [
     &document::KEYS,
     &server::KEYS,
+    &admin::KEYS,
     &access_log::KEYS,
     &listener::KEYS,
     &listener::TIMEOUTS,

@@ -91,6 +91,24 @@ fn server_values_are_read() {
 }
 
 #[test]
+fn the_admin_api_is_read() {
+    let read = |text: &str| config(&format!("{LISTENERS}{POOLS}{text}\n")).admin;
+    assert_eq!(read(""), None);
+    for local in ["127.0.0.1:9901", "'[::1]:9901'", "127.8.0.1:0", "unix:run/admin.sock"] {
+        let admin = read(&format!("admin: {{ address: {local} }}")).unwrap();
+        assert_eq!((admin.token, admin.hosts), (None, Vec::new()));
+    }
+    let admin = read(
+        "admin: { address: 0.0.0.0:9901, token: \"s3cret${PORT}\", hosts: [LB.example, '[::1]'] }",
+    );
+    let admin = admin.unwrap();
+    assert_eq!(admin.address.to_string(), "0.0.0.0:9901");
+    assert_eq!(admin.token.as_ref().unwrap().reveal(), "s3cret9001");
+    assert!(!format!("{admin:?}").contains("s3cret"));
+    assert_eq!(admin.hosts, ["lb.example", "[::1]"]);
+}
+
+#[test]
 fn the_access_log_is_stdout_or_a_file_or_off() {
     let read = |text: &str| config(&format!("{LISTENERS}{POOLS}access_log: {text}\n")).access_log;
     let (stdout, json) = (LogTarget::Stdout, AccessLogFormat::Json);

@@ -1,0 +1,69 @@
+//! From a request to its answer.
+
+use super::{
+    Admin,
+    answer::{self, Answer, refusal},
+    guard, metrics, pools, reload,
+    resource::Resource,
+    status,
+};
+use http::{HeaderValue, Method, StatusCode, header, request::Parts};
+use std::net::IpAddr;
+
+/// Answers a request. `local` is the address that the client has connected to; a unix socket has none.
+pub(super) async fn answer(admin: &Admin, local: Option<IpAddr>, head: &Parts) -> Answer {
+    match admit(admin, local, head) {
+        Ok(resource) => respond(admin, resource).await,
+        Err(refusal) => *refusal,
+    }
+}
+
+/// What a request wants, if it may have it.
+fn admit(admin: &Admin, local: Option<IpAddr>, head: &Parts) -> Result<Resource, Box<Answer>> {
+    let snapshot = admin.live.load();
+    let Some(settings) = &snapshot.admin else {
+        return Err(Box::new(answer::not_found("there is no admin API in the configuration")));
+    };
+    guard::check_host(head, local, settings)?;
+    let resource = Resource::at(head.uri.path());
+    if !resource.as_ref().is_some_and(Resource::is_open) {
+        guard::check_token(&head.headers, settings.token.as_ref())?;
+    }
+    let Some(resource) = resource else {
+        let message = format!("there is nothing at {}", head.uri.path());
+        return Err(Box::new(answer::not_found(&message)));
+    };
+    if !resource.takes(&head.method) {
+        return Err(Box::new(wrong_method(&resource, &head.method)));
+    }
+    if ![Method::GET, Method::HEAD].contains(&head.method) {
+        guard::check_origin(&head.headers)?;
+    }
+    Ok(resource)
+}
+
+async fn respond(admin: &Admin, resource: Resource) -> Answer {
+    let snapshot = admin.live.load();
+    match resource {
+        Resource::Health => answer::text(StatusCode::OK, "ok"),
+        Resource::Readiness if admin.is_ready() => answer::text(StatusCode::OK, "ready"),
+        Resource::Readiness => answer::text(StatusCode::SERVICE_UNAVAILABLE, "not ready"),
+        Resource::Metrics => answer::metrics(metrics::text(admin)),
+        Resource::Status => answer::json(StatusCode::OK, &status::describe(admin)),
+        Resource::Pools => answer::json(StatusCode::OK, &pools::describe_all(&snapshot)),
+        Resource::Pool(name) => match pools::find(&snapshot, &name) {
+            Some(pool) => answer::json(StatusCode::OK, &pools::describe(pool)),
+            None => answer::not_found(&format!("there is no pool {name}")),
+        },
+        Resource::Config => answer::json(StatusCode::OK, &admin.instance.in_force().effective),
+        Resource::Reload => reload::perform(admin).await,
+    }
+}
+
+fn wrong_method(resource: &Resource, method: &Method) -> Answer {
+    let message = format!("{method} is not among {}", resource.methods());
+    let mut answer = refusal(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", &message);
+    let methods = HeaderValue::from_static(resource.methods());
+    answer.headers_mut().insert(header::ALLOW, methods);
+    answer
+}
