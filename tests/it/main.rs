@@ -57,6 +57,7 @@ mod retry;
 mod retry_policy;
 mod routes;
 mod server;
+mod shutdown_delay;
 mod signals;
 mod sni;
 mod states;
