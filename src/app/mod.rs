@@ -6,6 +6,7 @@
 //! itself is Pingora's; it daemonizes, runs our one [`service`] on its worker threads, and ends when
 //! our [`signals`] say so.
 
+mod difference;
 mod explain;
 mod files;
 mod in_process;
@@ -13,6 +14,7 @@ mod instance;
 mod reload;
 mod service;
 mod signals;
+mod watch;
 
 pub(crate) use in_process::Serving;
 

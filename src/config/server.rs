@@ -25,6 +25,7 @@ pub(super) const KEYS: Keys = Keys {
         "drain_timeout",
         "shutdown_delay",
         "log_level",
+        "watch",
     ],
 };
 
@@ -54,6 +55,7 @@ pub(super) fn defaults(env: &dyn Fn(&str) -> Option<String>) -> Server {
         drain_timeout: Duration::from_secs(30),
         shutdown_delay: Duration::ZERO,
         log_level: LevelFilter::Info,
+        watch: false,
     }
 }
 
@@ -101,6 +103,7 @@ fn settings(section: &Section<'_>, defaults: Server) -> Server {
         drain_timeout: section.or("drain_timeout", defaults.drain_timeout, Field::duration),
         shutdown_delay: section.or("shutdown_delay", defaults.shutdown_delay, Field::duration),
         log_level: section.or("log_level", defaults.log_level, log_level),
+        watch: section.or("watch", defaults.watch, Field::switch),
     }
 }
 

@@ -5,7 +5,7 @@ use super::{
     erased::{Erased, Hooked},
     flow::{Failure, Kind, Result},
 };
-use crate::model::{PoolName, Reason};
+use crate::model::{PoolName, Reason, Source};
 use pingora::BError;
 use std::{
     any::Any,
@@ -25,6 +25,8 @@ pub(crate) struct Instance {
     pub(crate) filter: Box<dyn Erased>,
     /// The pools that it was given references to.
     pub(crate) pools: Vec<PoolName>,
+    /// The files that its settings name, as they were before it read them.
+    pub(crate) files: Vec<Source>,
     /// Its settings in a line, to be shown; empty if it has none or they are not known.
     pub(crate) settings: String,
 }
@@ -84,6 +86,7 @@ pub struct Chain(Arc<Inner>);
 struct Inner {
     places: Vec<Place>,
     pools: Vec<PoolName>,
+    files: Vec<Source>,
     /// The places of the filters that implement a hook.
     request: Vec<usize>,
     request_body: Vec<usize>,
@@ -146,6 +149,11 @@ impl Chain {
     /// The pools that the filters may send requests to.
     pub fn pools(&self) -> &[PoolName] {
         &self.0.pools
+    }
+
+    /// The files that the settings of the filters name, as they were before the filters read them.
+    pub fn files(&self) -> &[Source] {
+        &self.0.files
     }
 
     /// Has the filters take over what must outlive a reload from those of `predecessor`: each from
@@ -338,7 +346,7 @@ impl Chain {
 }
 
 impl Inner {
-    fn push(&mut self, Instance { filter, pools, settings }: Instance) {
+    fn push(&mut self, Instance { filter, pools, files, settings }: Instance) {
         let (place, hooks) = (self.places.len(), filter.hooks());
         for (implemented, places) in [
             (hooks.request, &mut self.request),
@@ -351,6 +359,7 @@ impl Inner {
             }
         }
         self.pools.extend(pools);
+        self.files.extend(files);
         let (response_body, log) = (AtomicBool::new(true), AtomicBool::new(true));
         self.places.push(Place { filter, settings, response_body, log });
     }
@@ -517,6 +526,7 @@ mod tests {
         let instance = Instance {
             filter: Box::new(filter.clone()),
             pools: Vec::new(),
+            files: Vec::new(),
             settings: String::new(),
         };
         let chain = Chain::new(vec![instance]);

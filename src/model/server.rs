@@ -25,6 +25,8 @@ pub struct Server {
     pub shutdown_delay: Duration,
     /// The least severe messages that are logged.
     pub log_level: log::LevelFilter,
+    /// Whether a change of the configuration's file, or of one that it names, is a reload.
+    pub watch: bool,
 }
 
 /// `access_log:` in the configuration.

@@ -69,3 +69,4 @@ mod tcp;
 mod testing;
 mod tls;
 mod tls_backends;
+mod watch;

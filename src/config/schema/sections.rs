@@ -72,6 +72,8 @@ fn server() -> Value {
             )
             .default("0s"),
             key("log_level", words(&levels), "The least severe messages logged.").default("info"),
+            key("watch", switch(), "Reload when the file, or one that it names, has changed.")
+                .default(false),
         ],
     )
 }
