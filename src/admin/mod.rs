@@ -8,7 +8,10 @@
 //! path and the method (`resource`, `request`), and, if it changes something, whether another web site sent it.
 
 mod answer;
+mod body;
+mod decide;
 mod guard;
+mod log_level;
 mod metrics;
 mod pools;
 mod reload;
@@ -19,12 +22,19 @@ mod status;
 
 pub use server::start;
 
-use crate::runtime::Live;
+use crate::{
+    model::{Amendment, Backend},
+    runtime::Live,
+};
 use async_trait::async_trait;
 use jiff::Timestamp;
+use log::LevelFilter;
 use serde::Serialize;
 use serde_json::Value;
-use std::{sync::Arc, time::Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 /// What the API speaks for.
 pub struct Admin {
@@ -53,6 +63,30 @@ pub trait Instance: Send + Sync {
     /// # Errors
     /// Why nothing has.
     async fn reload(&self) -> Result<Vec<String>, NotReloaded>;
+
+    /// How long work may go on that is to end.
+    fn drain_timeout(&self) -> Duration;
+
+    /// Reads a backend as the configuration has it.
+    ///
+    /// # Errors
+    /// Everything that is wrong with it.
+    fn read_backend(&self, text: &str) -> Result<Backend, Vec<Problem>>;
+
+    /// Reads what is decided of a backend.
+    ///
+    /// # Errors
+    /// Everything that is wrong with it.
+    fn read_amendment(&self, text: &str) -> Result<Amendment, Vec<Problem>>;
+
+    /// Reads which messages are to be logged.
+    ///
+    /// # Errors
+    /// Everything that is wrong with it.
+    fn read_log_level(&self, text: &str) -> Result<LevelFilter, Vec<Problem>>;
+
+    /// From here on messages of `level` and above are logged.
+    fn set_log_level(&self, level: LevelFilter);
 }
 
 /// Why a reload changed nothing.

@@ -1,5 +1,6 @@
 //! `GET /api/v1/pools`: the pools and their backends.
 
+use super::answer::{self, Answer};
 use crate::{
     model::BackendState,
     pool::{Health, Member, Pool, Time},
@@ -14,6 +15,11 @@ pub(super) fn find<'s>(snapshot: &'s Snapshot, name: &str) -> Option<&'s Arc<Poo
     snapshot.pools.iter().find(|pool| pool.spec().name.as_str() == name)
 }
 
+/// There is no pool of that name.
+pub(super) fn unknown(name: &str) -> Answer {
+    answer::not_found(&format!("there is no pool {name}"))
+}
+
 pub(super) fn describe_all(snapshot: &Snapshot) -> Value {
     let pools: Vec<Value> = snapshot.pools.iter().map(|pool| describe(pool)).collect();
     json!({ "pools": pools })
@@ -22,15 +28,18 @@ pub(super) fn describe_all(snapshot: &Snapshot) -> Value {
 pub(super) fn describe(pool: &Pool) -> Value {
     let (now, members) = (pool.now(), pool.members());
     let usable = members.iter().filter(|member| member.is_usable(now)).count();
-    let backends: Vec<Value> = members.iter().map(|member| backend(member, now)).collect();
     json!({
         "name": pool.spec().name.as_str(),
         "balance": pool.spec().balance.policy.as_str(),
         "usable": usable,
         "in_flight": pool.core().in_flight(),
         "queued": pool.core().queued(),
-        "backends": backends,
+        "backends": backends(&members, now),
     })
+}
+
+pub(super) fn backends(members: &[Arc<Member>], now: Time) -> Value {
+    members.iter().map(|member| backend(member, now)).collect()
 }
 
 fn backend(member: &Member, now: Time) -> Value {
@@ -48,7 +57,9 @@ fn backend(member: &Member, now: Time) -> Value {
         "host_name": member.host_name(),
         "weight": member.weight(),
         "backup": member.is_backup(),
-        "state": member.admission().as_str(),
+        "state": if state.is_leaving() { "draining" } else { member.admission().as_str() },
+        "leaving": state.is_leaving(),
+        "added": member.is_added(),
         "health": health,
         "usable": member.is_usable(now),
         "in_flight": state.in_flight(),

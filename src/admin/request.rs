@@ -3,17 +3,23 @@
 use super::{
     Admin,
     answer::{self, Answer, refusal},
-    guard, metrics, pools, reload,
+    decide, guard, log_level, metrics, pools, reload,
     resource::Resource,
     status,
 };
-use http::{HeaderValue, Method, StatusCode, header, request::Parts};
-use std::net::IpAddr;
+use http::{HeaderValue, Method, Request, StatusCode, header, request::Parts};
+use hyper::body::Incoming;
+use std::{net::IpAddr, sync::Arc};
 
 /// Answers a request. `local` is the address that the client has connected to; a unix socket has none.
-pub(super) async fn answer(admin: &Admin, local: Option<IpAddr>, head: &Parts) -> Answer {
-    match admit(admin, local, head) {
-        Ok(resource) => respond(admin, resource).await,
+pub(super) async fn answer(
+    admin: &Arc<Admin>,
+    local: Option<IpAddr>,
+    request: Request<Incoming>,
+) -> Answer {
+    let (head, body) = request.into_parts();
+    match admit(admin, local, &head) {
+        Ok(resource) => respond(admin, resource, &head.method, body).await,
         Err(refusal) => *refusal,
     }
 }
@@ -42,7 +48,12 @@ fn admit(admin: &Admin, local: Option<IpAddr>, head: &Parts) -> Result<Resource,
     Ok(resource)
 }
 
-async fn respond(admin: &Admin, resource: Resource) -> Answer {
+async fn respond(
+    admin: &Arc<Admin>,
+    resource: Resource,
+    method: &Method,
+    body: Incoming,
+) -> Answer {
     let snapshot = admin.live.load();
     match resource {
         Resource::Health => answer::text(StatusCode::OK, "ok"),
@@ -53,9 +64,16 @@ async fn respond(admin: &Admin, resource: Resource) -> Answer {
         Resource::Pools => answer::json(StatusCode::OK, &pools::describe_all(&snapshot)),
         Resource::Pool(name) => match pools::find(&snapshot, &name) {
             Some(pool) => answer::json(StatusCode::OK, &pools::describe(pool)),
-            None => answer::not_found(&format!("there is no pool {name}")),
+            None => pools::unknown(&name),
         },
+        Resource::Backends(pool) => decide::add(admin, &pool, body).await,
+        Resource::Backend(pool, backend) if *method == Method::DELETE => {
+            decide::remove(admin, &pool, &backend).await
+        }
+        Resource::Backend(pool, backend) => decide::amend(admin, &pool, &backend, body).await,
         Resource::Config => answer::json(StatusCode::OK, &admin.instance.in_force().effective),
+        Resource::LogLevel if *method == Method::PUT => log_level::set(admin, body).await,
+        Resource::LogLevel => log_level::describe(),
         Resource::Reload => reload::perform(admin).await,
     }
 }

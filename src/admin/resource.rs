@@ -13,7 +13,12 @@ pub(super) enum Resource {
     Pools,
     /// A pool, by its name.
     Pool(String),
+    /// The backends of a pool.
+    Backends(String),
+    /// A backend, by its pool's name and its own.
+    Backend(String, String),
     Config,
+    LogLevel,
     Reload,
 }
 
@@ -32,7 +37,12 @@ impl Resource {
             ["api", "v1", "status"] => Self::Status,
             ["api", "v1", "pools"] => Self::Pools,
             ["api", "v1", "pools", pool] => Self::Pool(name(pool)?),
+            ["api", "v1", "pools", pool, "backends"] => Self::Backends(name(pool)?),
+            ["api", "v1", "pools", pool, "backends", backend] => {
+                Self::Backend(name(pool)?, name(backend)?)
+            }
             ["api", "v1", "config"] => Self::Config,
+            ["api", "v1", "log_level"] => Self::LogLevel,
             ["api", "v1", "reload"] => Self::Reload,
             _ => return None,
         })
@@ -41,7 +51,9 @@ impl Resource {
     /// The methods that it takes, as they stand in `Allow`.
     pub(super) fn methods(&self) -> &'static str {
         match self {
-            Self::Reload => "POST",
+            Self::Reload | Self::Backends(_) => "POST",
+            Self::Backend(..) => "PUT, DELETE",
+            Self::LogLevel => "GET, HEAD, PUT",
             _ => "GET, HEAD",
         }
     }

@@ -141,9 +141,8 @@ where
 {
     let Presence { admin, mut closing, _place } = presence;
     let service = service_fn(|request: Request<Incoming>| {
-        let (head, _) = request.into_parts();
         let admin = &admin;
-        async move { Ok::<_, Infallible>(request::answer(admin, local, &head).await) }
+        async move { Ok::<_, Infallible>(request::answer(admin, local, request).await) }
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())

@@ -1,20 +1,28 @@
 //! The process as the admin API sees it.
 
-use super::signals::Control;
+use super::{reload::problems, signals::Control};
 use crate::{
-    admin::{InForce, Instance, NotReloaded},
-    config::Checked,
+    admin::{InForce, Instance, NotReloaded, Problem},
+    config::{self, Checked},
     filter::Registry,
+    model::{Amendment, Backend},
 };
 use arc_swap::ArcSwap;
 use async_trait::async_trait;
 use jiff::Timestamp;
-use std::sync::Arc;
+use log::LevelFilter;
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 /// A process that serves a configuration.
 pub(super) struct Running {
     control: Arc<Control>,
     in_force: ArcSwap<InForce>,
+    /// The folder that relative paths start from.
+    base: PathBuf,
 }
 
 fn in_force(checked: &Checked, filters: &Registry) -> InForce {
@@ -27,7 +35,12 @@ fn in_force(checked: &Checked, filters: &Registry) -> InForce {
 
 impl Running {
     pub(super) fn new(control: Arc<Control>, checked: &Checked, filters: &Registry) -> Self {
-        Self { control, in_force: ArcSwap::from_pointee(in_force(checked, filters)) }
+        let folder = checked.source.as_deref().and_then(Path::parent);
+        Self {
+            control,
+            in_force: ArcSwap::from_pointee(in_force(checked, filters)),
+            base: folder.unwrap_or(Path::new("/")).to_path_buf(),
+        }
     }
 
     pub(super) fn control(&self) -> &Arc<Control> {
@@ -56,5 +69,25 @@ impl Instance for Running {
 
     async fn reload(&self) -> Result<Vec<String>, NotReloaded> {
         self.control.ask_for_reload().await
+    }
+
+    fn drain_timeout(&self) -> Duration {
+        self.control.drain_timeout()
+    }
+
+    fn read_backend(&self, text: &str) -> Result<Backend, Vec<Problem>> {
+        config::parse_backend(text, &self.base).map_err(|errors| problems(&errors))
+    }
+
+    fn read_amendment(&self, text: &str) -> Result<Amendment, Vec<Problem>> {
+        config::parse_amendment(text).map_err(|errors| problems(&errors))
+    }
+
+    fn read_log_level(&self, text: &str) -> Result<LevelFilter, Vec<Problem>> {
+        config::parse_log_level(text).map_err(|errors| problems(&errors))
+    }
+
+    fn set_log_level(&self, level: LevelFilter) {
+        self.control.set_log_level(level);
     }
 }

@@ -133,6 +133,11 @@ impl Control {
         }
     }
 
+    /// From here on messages of `level` and above are logged.
+    pub(super) fn set_log_level(&self, level: log::LevelFilter) {
+        self.error_log.set_level(level);
+    }
+
     /// The process will not fork any more: the error log may have its thread.
     pub(super) fn start_error_log(&self) {
         self.error_log.start();
@@ -142,6 +147,10 @@ impl Control {
     pub(super) async fn wait_until_listening(&self) {
         // The sender is in the control that we hold.
         let _ = self.listening.subscribe().wait_for(|listening| *listening).await.map(drop);
+    }
+
+    pub(super) fn drain_timeout(&self) -> Duration {
+        self.drain_timeout
     }
 
     pub(super) fn drain(&self) -> &Drain {

@@ -1,7 +1,10 @@
 //! What may stand on the command line. The comments on the arguments are their help texts.
 #![allow(clippy::doc_markdown, reason = "help texts are not Markdown")]
 
-use super::{backend::BackendArguments, demo::DemoArguments, explain::ExplainArguments};
+use super::{
+    backend::BackendArguments, demo::DemoArguments, explain::ExplainArguments,
+    operate::BackendChoice,
+};
 use crate::{
     config::{Quick, parse_duration},
     model::{BackendAddress, BalancePolicy, ListenAddress},
@@ -19,6 +22,7 @@ Examples:
                                                     say what becomes of that request, and why
   pingora-lb -c conf/lb.yaml                        run in the foreground
   pingora-lb -c conf/lb.yaml -d                     run in the background
+  pingora-lb drain app app-2                        take a backend of the running instance out
   pingora-lb -c conf/lb.yaml -d -u                  start a successor, then send QUIT to the old one
 
 Signals:
@@ -106,6 +110,12 @@ pub(super) enum Command {
     Explain(ExplainArguments),
     /// Print the JSON Schema of the configuration file, for editors
     Schema,
+    /// Give a backend of the running instance no new requests; sticky ones and those in flight go on
+    Drain(BackendChoice),
+    /// Have a backend of the running instance take requests again
+    Enable(BackendChoice),
+    /// Give a backend of the running instance no requests at all
+    Disable(BackendChoice),
 }
 
 impl Arguments {

@@ -17,6 +17,8 @@ use std::{
 
 /// The port that is tried first, and how many after it.
 const FIRST_PORT: u16 = 8080;
+/// The same for the admin API; the commands that talk to an instance take it by default.
+const ADMIN_PORT: u16 = 9901;
 const PORTS: u16 = 100;
 
 /// Arguments of `pingora-lb demo`.
@@ -29,19 +31,20 @@ pub(super) struct DemoArguments {
 
 impl DemoArguments {
     pub(super) fn run(&self, app: &App) -> Result<(), String> {
-        let port = free_port(self.port).map_err(|error| format!("demo: {error}"))?;
+        let port = free_port(self.port, FIRST_PORT).map_err(|error| format!("demo: {error}"))?;
+        let admin = free_port(None, ADMIN_PORT).map_err(|error| format!("demo: {error}"))?;
         let backends = Backends::start().map_err(|error| format!("demo: {error}"))?;
-        let text = configuration(port, &backends.addresses);
+        let text = configuration(port, admin, &backends.addresses);
         let checked = config::parse(&text, "demo", Path::new("/"), &|_| None, app.filters())
             .map_err(|errors| format!("demo: {errors}"))?;
-        println!("{}", introduction(port, &backends.addresses, &text));
+        println!("{}", introduction(port, admin, &backends.addresses, &text));
         backends.obey_terminal();
         app.serve(checked, Mode::default()).map_err(|error| format!("demo: {error}"))
     }
 }
 
 /// A port that can be listened on. Ours only until this returns, which is good enough for a demo.
-fn free_port(wanted: Option<u16>) -> io::Result<u16> {
+fn free_port(wanted: Option<u16>, first: u16) -> io::Result<u16> {
     let bind = |port: u16| TcpListener::bind((Ipv4Addr::LOCALHOST, port));
     let port_of = |listener: TcpListener| listener.local_addr().map(|address| address.port());
     if let Some(port) = wanted {
@@ -49,15 +52,16 @@ fn free_port(wanted: Option<u16>) -> io::Result<u16> {
             |error: io::Error| io::Error::new(error.kind(), format!("port {port}: {error}"));
         return bind(port).and_then(port_of).map_err(named);
     }
-    let free = (FIRST_PORT..FIRST_PORT + PORTS).find_map(|port| bind(port).ok());
+    let free = (first..first + PORTS).find_map(|port| bind(port).ok());
     port_of(free.map_or_else(|| bind(0), Ok)?)
 }
 
 /// The demo's configuration, which is also what it shows.
-fn configuration(port: u16, backends: &[SocketAddr]) -> String {
+fn configuration(port: u16, admin: u16, backends: &[SocketAddr]) -> String {
     let mut text = format!(
         "\
 server: {{ log_level: warn, drain_timeout: 1s }}
+admin: {{ address: 127.0.0.1:{admin} }}
 listeners:
   web: {{ address: 127.0.0.1:{port} }}
 pools:
@@ -73,17 +77,21 @@ pools:
     text
 }
 
-fn introduction(port: u16, backends: &[SocketAddr], configuration: &str) -> String {
+fn introduction(port: u16, admin: u16, backends: &[SocketAddr], configuration: &str) -> String {
     let mut text = String::from("Three backends are running:\n");
     for (number, address) in (1..).zip(backends) {
         writeln!(text, "  app-{number}  http://{address}")
             .expect("writing to a String cannot fail");
     }
     let url = format!("http://127.0.0.1:{port}");
+    let api = format!("http://127.0.0.1:{admin}/api/v1/pools");
+    let flag =
+        if admin == ADMIN_PORT { String::new() } else { format!(" --admin 127.0.0.1:{admin}") };
     write!(
         text,
         "
 The balancer in front of them: {url}
+Its admin API: {api}
 
 Try, in another terminal:
   curl -s '{url}/[1-6]'        six requests: the backends take turns
@@ -91,6 +99,7 @@ Try, in another terminal:
   curl -s '{url}/[1-6]'        no request fails; the other two take turns
   type `start 2` here, wait two seconds, then
   curl -s '{url}/[1-6]'        app-2 is back
+  pingora-lb drain app app-3{flag}    no new requests for app-3; `enable` undoes it
 
 Commands here: stop N, start N, quit.
 

@@ -2,12 +2,15 @@
 
 mod arguments;
 pub mod backend;
+mod client;
 mod demo;
 mod explain;
+mod operate;
 
-use crate::{App, Mode, config, config::Checked};
+use crate::{App, Mode, config, config::Checked, model::BackendState};
 use arguments::{Arguments, Command};
 use clap::{CommandFactory, Parser, error::ErrorKind};
+use operate::BackendChoice;
 use std::{
     io::{self, Write as _},
     path::Path,
@@ -25,6 +28,9 @@ impl App {
             Some(Command::Demo(demo)) => demo.run(&self),
             Some(Command::Explain(explain)) => explain.run(&self),
             Some(Command::Schema) => self.print_schema(),
+            Some(Command::Drain(choice)) => change(choice, BackendState::Draining),
+            Some(Command::Enable(choice)) => change(choice, BackendState::Active),
+            Some(Command::Disable(choice)) => change(choice, BackendState::Disabled),
             None => self.run_server(&arguments),
         };
         match done {
@@ -74,6 +80,11 @@ impl App {
             Some(yaml) => print(&format!("# {valid}{yaml}")),
         }
     }
+}
+
+/// `drain`, `enable` and `disable`.
+fn change(choice: &BackendChoice, state: BackendState) -> Result<(), String> {
+    print(&choice.set(state)?)
 }
 
 /// Writes to standard output.

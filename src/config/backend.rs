@@ -7,7 +7,8 @@ use super::{
     scalar::Hint,
 };
 use crate::model::{
-    AddressError, Backend, BackendAddress, BackendName, BackendState, ListenAddress, Weight,
+    AddressError, Amendment, Backend, BackendAddress, BackendName, BackendState, ListenAddress,
+    Weight,
 };
 use std::path::Path;
 
@@ -61,6 +62,26 @@ pub(super) fn fitting<A: SocketPath>(address: A) -> Result<A, Hint> {
         return Err(Hint::expected("a socket path of at most 107 bytes with its folder"));
     }
     Ok(address)
+}
+
+/// What is decided of a backend at run time.
+pub(super) const AMENDMENT: Keys = Keys { section: "", names: &["state", "weight"] };
+
+/// Reads a backend that stands alone.
+pub(super) fn read_one(field: &Field<'_>) -> Option<Backend> {
+    read(field, &mut Unique::default())
+}
+
+/// Reads what is decided of a backend at run time.
+pub(super) fn read_amendment(field: &Field<'_>) -> Option<Amendment> {
+    let section = field.section(&AMENDMENT)?;
+    if field.entries("").is_some_and(|entries| entries.is_empty()) {
+        field.error(&Fault::new("found an empty map", "state or weight"));
+    }
+    Some(Amendment {
+        state: section.optional("state", state),
+        weight: section.optional("weight", weight),
+    })
 }
 
 /// Reads every backend of a pool.

@@ -55,8 +55,9 @@ pub use schema::schema;
 
 use crate::{
     filter::{Chain, Instance, Registry},
-    model::{Config, PoolName, Settings, Source, Stamp, scalar},
+    model::{Amendment, Backend, Config, PoolName, Settings, Source, Stamp, scalar},
 };
+use log::LevelFilter;
 use reader::{Context, Field};
 use std::{
     fs::File,
@@ -200,6 +201,41 @@ pub(crate) fn parse_filters(
     let context = Context::new("filters", base, &env, filters);
     let read = |field: &Field<'_>| self::filters::read(field, pools);
     read_tree(text, context, read).map(|(instances, _)| instances)
+}
+
+/// Reads a backend as a pool has it, from YAML or JSON. Messages call the text `request`; relative paths
+/// start from `base`. Environment variables are nobody's business here.
+///
+/// # Errors
+/// Every error in the text.
+pub fn parse_backend(text: &str, base: &Path) -> Result<Backend, ConfigErrors> {
+    parse_request(text, base, backend::read_one)
+}
+
+/// Reads what is decided of a backend at run time, in the same way.
+///
+/// # Errors
+/// Every error in the text.
+pub fn parse_amendment(text: &str) -> Result<Amendment, ConfigErrors> {
+    parse_request(text, Path::new("/"), backend::read_amendment)
+}
+
+/// Reads which messages are to be logged, as `level`, in the same way.
+///
+/// # Errors
+/// Every error in the text.
+pub fn parse_log_level(text: &str) -> Result<LevelFilter, ConfigErrors> {
+    parse_request(text, Path::new("/"), server::read_log_level)
+}
+
+fn parse_request<T>(
+    text: &str,
+    base: &Path,
+    read: impl FnOnce(&Field<'_>) -> Option<T>,
+) -> Result<T, ConfigErrors> {
+    let filters = Registry::default();
+    let context = Context::new("request", base, &|_| None, &filters);
+    read_tree(text, context, read).map(|(value, _)| value)
 }
 
 /// Reads the YAML in `text` with `read`; its value and the warnings, or all errors.

@@ -107,6 +107,14 @@ fn settings(section: &Section<'_>, defaults: Server) -> Server {
     }
 }
 
+const LOG_LEVEL: Keys = Keys { section: "", names: &["level"] };
+
+/// Reads the log level alone.
+pub(super) fn read_log_level(field: &Field<'_>) -> Option<LevelFilter> {
+    let level = field.section(&LOG_LEVEL)?.require("level", "a log level")?;
+    log_level(&level)
+}
+
 fn log_level(field: &Field<'_>) -> Option<LevelFilter> {
     if field.is_off() { Some(LevelFilter::Off) } else { field.word("log level", &LOG_LEVELS) }
 }

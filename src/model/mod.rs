@@ -36,9 +36,9 @@ pub use name::{BackendName, InvalidName, ListenerName, PoolName, RouteName};
 pub use number::{OutOfRange, Percent, Weight};
 pub use path::{PathError, normal_path};
 pub use pool::{
-    Backend, BackendProtocol, BackendState, Backoff, Budget, Ejection, HealthCheck, HostHeader,
-    HttpProbe, Pool, PoolLimits, PoolTimeouts, Probe, ProxyVersion, Retry, RetryOn, SameSite,
-    Secure, StatusRange, Sticky,
+    Amendment, Backend, BackendProtocol, BackendState, Backoff, Budget, Ejection, HealthCheck,
+    HostHeader, HttpProbe, Pool, PoolLimits, PoolTimeouts, Probe, ProxyVersion, Retry, RetryOn,
+    SameSite, Secure, StatusRange, Sticky,
 };
 pub use reason::Reason;
 pub use route::{

@@ -109,6 +109,32 @@ impl BackendState {
     }
 }
 
+/// What is decided of a backend at run time; what is not given stays as it is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Amendment {
+    /// Whether it takes requests.
+    pub state: Option<BackendState>,
+    /// Its share of traffic.
+    pub weight: Option<Weight>,
+}
+
+impl Amendment {
+    /// This, and then `later`.
+    #[must_use]
+    pub fn and(self, later: Self) -> Self {
+        Self { state: later.state.or(self.state), weight: later.weight.or(self.weight) }
+    }
+
+    /// What is left of this where `other` decides.
+    #[must_use]
+    pub fn without(self, other: Self) -> Self {
+        Self {
+            state: self.state.filter(|_| other.state.is_none()),
+            weight: self.weight.filter(|_| other.weight.is_none()),
+        }
+    }
+}
+
 /// Clients that stay with a backend by a cookie.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Sticky {

@@ -15,9 +15,10 @@ use super::{
     queue::{Batch, Queue},
     sink::Sink,
 };
-use env_logger::{Builder, Target};
+use arc_swap::ArcSwap;
+use env_logger::{Builder, Logger, Target};
 use jiff::Timestamp;
-use log::{Level, LevelFilter, Record};
+use log::{Level, LevelFilter, Log, Metadata, Record};
 use std::{
     borrow::Cow,
     fs::File,
@@ -40,6 +41,24 @@ const FLUSH_LIMIT: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub struct ErrorLog {
     shared: Arc<Shared>,
+    logger: Arc<ArcSwap<Logger>>,
+}
+
+/// The logger of the process, which goes by the level that was set last.
+struct Current(Arc<ArcSwap<Logger>>);
+
+impl Log for Current {
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        self.0.load().enabled(metadata)
+    }
+
+    fn log(&self, record: &Record<'_>) {
+        self.0.load().log(record);
+    }
+
+    fn flush(&self) {
+        self.0.load().flush();
+    }
 }
 
 /// Installs the error log as the backend of the `log` macros: messages of `level` and above go to
@@ -49,11 +68,19 @@ pub struct ErrorLog {
 /// If the file cannot be opened, or if the process has a logger already.
 pub fn init(level: LevelFilter, target: Option<&Path>) -> io::Result<ErrorLog> {
     let shared = Arc::new(Shared::new(Direct::open(target)?, CAPACITY));
-    builder(level, &shared).try_init().map_err(io::Error::other)?;
-    Ok(ErrorLog { shared })
+    let logger = Arc::new(ArcSwap::from_pointee(builder(level, &shared).build()));
+    log::set_boxed_logger(Box::new(Current(logger.clone()))).map_err(io::Error::other)?;
+    log::set_max_level(level);
+    Ok(ErrorLog { shared, logger })
 }
 
 impl ErrorLog {
+    /// From here on messages of `level` and above are logged.
+    pub fn set_level(&self, level: LevelFilter) {
+        self.logger.store(Arc::new(builder(level, &self.shared).build()));
+        log::set_max_level(level);
+    }
+
     /// From here on lines are written by a thread of their own. Call this when the process will not
     /// fork any more.
     pub fn start(&self) {

@@ -1,7 +1,7 @@
 //! A backend: what the configuration says of it, and the state that outlives a configuration.
 
 use super::{Tag, Time, ejection::Standing, ewma::PeakEwma, health::HealthState};
-use crate::model::{BackendName, BackendState as Admission, Weight};
+use crate::model::{Amendment, BackendName, BackendState as Admission, Weight};
 use http::HeaderValue;
 use pingora_core::protocols::l4::socket::SocketAddr;
 use pingora_load_balancing::Backend;
@@ -73,6 +73,8 @@ pub struct BackendState {
     admission: AtomicU8,
     /// The weight set at run time.
     weight: AtomicU32,
+    /// Whether it is on its way out of the pool.
+    leaving: AtomicBool,
 }
 
 impl Default for BackendState {
@@ -91,6 +93,7 @@ impl Default for BackendState {
             speed: Mutex::default(),
             admission: AtomicU8::new(0),
             weight: AtomicU32::new(AS_CONFIGURED),
+            leaving: AtomicBool::new(false),
         }
     }
 }
@@ -208,6 +211,21 @@ impl BackendState {
         Admission::ALL.get(index).copied()
     }
 
+    /// Whether it is on its way out of the pool: it gets no requests, and those in flight go on.
+    pub fn is_leaving(&self) -> bool {
+        self.leaving.load(Relaxed)
+    }
+
+    pub(super) fn set_leaving(&self, leaving: bool) {
+        self.leaving.store(leaving, Relaxed);
+    }
+
+    /// All that the operator decided at run time, and nothing else.
+    pub(super) fn decide(&self, amendment: Amendment) {
+        self.admission.store(amendment.state.map_or(0, |state| state as u8 + 1), Relaxed);
+        self.weight.store(amendment.weight.map_or(AS_CONFIGURED, Weight::get), Relaxed);
+    }
+
     /// What the operator decided at run time.
     pub(super) fn set_admission(&self, admission: Admission) {
         self.admission.store(admission as u8 + 1, Relaxed);
@@ -223,6 +241,11 @@ impl BackendState {
 pub struct Member {
     pub(super) order: usize,
     pub(super) name: BackendName,
+    /// The name of what it comes from in the configuration, or of what was added: its own, unless that
+    /// is a host name with several addresses.
+    pub(super) entry: BackendName,
+    /// Whether it was added at run time.
+    pub(super) added: bool,
     pub(super) name_value: HeaderValue,
     pub(super) address: SocketAddr,
     /// What identifies it among the members of its pool, in this process and in any other.
@@ -241,11 +264,6 @@ pub struct Member {
 }
 
 impl Member {
-    /// The member that our discovery attached to a backend of Pingora's.
-    pub(super) fn of(backend: &Backend) -> Option<&Arc<Self>> {
-        backend.ext.get::<Arc<Self>>()
-    }
-
     /// The position in the file.
     pub fn order(&self) -> usize {
         self.order
@@ -254,6 +272,20 @@ impl Member {
     /// The backend's name.
     pub fn name(&self) -> &BackendName {
         &self.name
+    }
+
+    /// Whether it was added at run time.
+    pub fn is_added(&self) -> bool {
+        self.added
+    }
+
+    /// Whether `other`, of the same state, says the same of it.
+    pub(super) fn is_like(&self, other: &Self) -> bool {
+        (self.order, &self.name, &self.entry, self.added, &self.host_name)
+            == (other.order, &other.name, &other.entry, other.added, &other.host_name)
+            && (self.weight, self.backup, self.admission)
+                == (other.weight, other.backup, other.admission)
+            && Arc::ptr_eq(&self.state, &other.state)
     }
 
     /// The backend's name as the value of a header field.
@@ -306,6 +338,9 @@ impl Member {
 
     /// Whether it takes requests: as decided at run time, else as configured.
     pub fn admission(&self) -> Admission {
+        if self.state.is_leaving() {
+            return Admission::Disabled;
+        }
         self.state.decided_admission().unwrap_or(self.admission)
     }
 
@@ -388,6 +423,8 @@ impl MemberSpec {
         let address = std::net::SocketAddr::from(([127, 0, 0, host], port));
         Arc::new(Member {
             order,
+            entry: name.clone(),
+            added: false,
             name,
             name_value: value.clone(),
             address: SocketAddr::Inet(address),

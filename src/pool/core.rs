@@ -295,6 +295,11 @@ impl Core {
         true
     }
 
+    /// Something was decided at run time of the members.
+    pub(super) fn decided(&self, now: Time) {
+        self.rebuild(now, None);
+    }
+
     /// Takes in what a probe of `member` found, and says what that changed.
     pub fn observe_probe(&self, member: &Member, ok: bool, now: Time) -> Option<Change> {
         let check = self.spec.health_check.as_ref()?;

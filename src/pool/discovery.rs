@@ -1,6 +1,10 @@
 //! Which addresses a pool has: those in the file, and those that its host names resolve to.
 
-use super::{BackendState, Interner, Member, backend::selectable};
+use super::{
+    BackendState, Interner, Member,
+    backend::selectable,
+    roster::{Entry, Roster},
+};
 use crate::model::{self, BackendAddress, BackendName};
 use async_trait::async_trait;
 use http::HeaderValue;
@@ -11,7 +15,10 @@ use std::{
     io,
     net::{IpAddr, SocketAddr as InetAddr},
     os::unix::net::SocketAddr as UnixAddr,
-    sync::{Arc, OnceLock, PoisonError},
+    sync::{
+        Arc, Mutex, OnceLock, PoisonError,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
     time::Duration,
 };
 
@@ -26,7 +33,16 @@ pub struct Discovery {
     probed: bool,
     /// Keeps the answers too, so that a reload does not depend on the resolver.
     interner: Arc<Interner>,
+    /// What was decided at run time.
+    roster: Arc<Roster>,
+    /// Whether names are looked up that have an answer.
+    anew: AtomicBool,
+    /// The members that were found last.
+    found: Mutex<Vec<Arc<Member>>>,
 }
+
+/// The same for Pingora, which wants it to itself.
+pub(super) struct Source(pub(super) Arc<Discovery>);
 
 /// The last good answer for a host name, and whether its latest lookup failed.
 #[derive(Clone, Debug, Default)]
@@ -35,14 +51,48 @@ pub(super) struct Answer {
     failed: bool,
 }
 
+#[cfg(test)]
+impl Answer {
+    pub(super) fn of(addresses: Vec<IpAddr>) -> Self {
+        Self { addresses, failed: false }
+    }
+}
+
 impl Discovery {
     pub(super) fn new(pool: &model::Pool, interner: Arc<Interner>) -> Self {
         Self {
             pool: pool.name.clone(),
             backends: pool.backends.clone(),
             probed: pool.health_check.is_some(),
+            roster: interner.roster(&pool.name),
             interner,
+            anew: AtomicBool::new(true),
+            found: Mutex::default(),
         }
+    }
+
+    /// Whether names that have an answer are looked up from now on.
+    pub(super) fn look_up_anew(&self, anew: bool) {
+        self.anew.store(anew, Relaxed);
+    }
+
+    /// What was decided at run time.
+    pub(super) fn roster(&self) -> &Arc<Roster> {
+        &self.roster
+    }
+
+    /// The members that were found last.
+    pub(super) fn found(&self) -> Vec<Arc<Member>> {
+        self.found.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The answer that is known for `host`, unless it is to be looked up.
+    fn known(&self, host: &str) -> Option<Vec<IpAddr>> {
+        if self.anew.load(Relaxed) {
+            return None;
+        }
+        let resolved = self.interner.resolved.lock().unwrap_or_else(PoisonError::into_inner);
+        resolved.get(host).map(|answer| answer.addresses.clone())
     }
 
     /// Looks up `host` and remembers the answer. Only changes between success and failure are
@@ -83,7 +133,10 @@ impl Discovery {
                 }
             },
             BackendAddress::Host { host, port } => {
-                let found = self.resolve(host).await;
+                let found = match self.known(host) {
+                    Some(known) => known,
+                    None => self.resolve(host).await,
+                };
                 let name = |ip: IpAddr| numbered(&backend.name, ip, found.len());
                 found
                     .iter()
@@ -93,10 +146,18 @@ impl Discovery {
         }
     }
 
-    fn member(&self, order: usize, address: SocketAddr, name: BackendName) -> Member {
-        let backend = &self.backends[order];
+    fn member(
+        &self,
+        order: usize,
+        entry: &Entry,
+        address: SocketAddr,
+        name: BackendName,
+    ) -> Member {
+        let backend = &entry.backend;
         let key = address_key(&address);
         let state: Arc<BackendState> = self.interner.state(&self.pool, &key);
+        state.decide(self.roster.amendment(name.as_str(), backend.name.as_str()));
+        state.set_leaving(self.roster.is_leaving(&key));
         let host_name = match &backend.address {
             BackendAddress::Host { host, .. } => Some(host.as_str().into()),
             BackendAddress::Ip(_) | BackendAddress::Unix(_) => None,
@@ -109,6 +170,8 @@ impl Discovery {
             order,
             name_value: header_value(name.as_str()),
             name,
+            entry: backend.name.clone(),
+            added: entry.added,
             address,
             authority: header_value(&authority),
             host_name,
@@ -124,23 +187,37 @@ impl Discovery {
 }
 
 #[async_trait]
-impl ServiceDiscovery for Discovery {
+impl ServiceDiscovery for Source {
     async fn discover(&self) -> pingora::Result<(BTreeSet<Backend>, HashMap<u64, bool>)> {
+        let found = self.0.find().await;
+        let selectable = found.iter().map(|member| selectable(member.address().clone())).collect();
+        *self.0.found.lock().unwrap_or_else(PoisonError::into_inner) = found;
+        Ok((selectable, HashMap::new()))
+    }
+}
+
+impl Discovery {
+    /// The members that there should be. Those that are as they were are the same.
+    async fn find(&self) -> Vec<Arc<Member>> {
         let mut seen = HashSet::new();
-        let mut found = BTreeSet::new();
-        for (order, backend) in self.backends.iter().enumerate() {
-            for (address, name) in self.addresses(backend).await {
+        let (mut found, before) = (Vec::new(), self.found());
+        for (order, entry) in self.roster.entries(&self.backends).iter().enumerate() {
+            for (address, name) in self.addresses(&entry.backend).await {
+                let key = address_key(&address);
+                if self.roster.is_removed(&key, &entry.backend) {
+                    continue;
+                }
                 // Two entries may come to the same address through a host name: the first stands.
-                if !seen.insert(address_key(&address)) {
+                if !seen.insert(key) {
                     log::debug!("pool {}: {name} is listed before, ignored", self.pool);
                     continue;
                 }
-                let mut selectable = selectable(address.clone());
-                selectable.ext.insert(Arc::new(self.member(order, address, name)));
-                found.insert(selectable);
+                let member = self.member(order, entry, address, name);
+                let same = before.iter().find(|known| known.is_like(&member));
+                found.push(same.cloned().unwrap_or_else(|| Arc::new(member)));
             }
         }
-        Ok((found, HashMap::new()))
+        found
     }
 }
 

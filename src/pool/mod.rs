@@ -21,9 +21,11 @@ mod ejection;
 mod ewma;
 mod health;
 mod lease;
+mod operator;
 mod preamble;
 mod preview;
 mod queue;
+mod roster;
 mod ticket;
 mod time;
 mod view;
@@ -36,15 +38,19 @@ pub use dial::{Dialed, Dialer};
 pub use discovery::Discovery;
 pub use health::{Change, ProbeReport};
 pub use lease::{Lease, Tried};
+pub use operator::Taken;
 pub use preamble::Preamble;
 pub use preview::{Choice, Preview, Prospect, Scoring};
 pub use queue::{Place, Queue};
+pub use roster::Departure;
 pub use ticket::{Tag, Ticket, Tickets};
 pub use time::{Clock, Time};
 pub use waiting::{NoRetry, Waited};
 
 use crate::{model, tls::PeerTls};
+use discovery::Source;
 use pingora_load_balancing::Backends;
+use roster::Roster;
 use std::{
     collections::HashMap,
     sync::{Arc, Mutex, PoisonError},
@@ -61,6 +67,8 @@ pub struct Interner {
     states: Mutex<HashMap<(model::PoolName, String), Arc<BackendState>>>,
     /// What the pools themselves keep.
     pools: Mutex<HashMap<model::PoolName, Arc<core::Shared>>>,
+    /// What was decided at run time of each pool's members, as long as the process lives.
+    rosters: Mutex<HashMap<model::PoolName, Arc<Roster>>>,
     /// The last good answer for each host name.
     resolved: Mutex<HashMap<String, discovery::Answer>>,
     /// What tickets are signed with where the configuration gives no secret.
@@ -75,6 +83,7 @@ impl Default for Interner {
             clock: Clock::start(),
             states: Mutex::default(),
             pools: Mutex::default(),
+            rosters: Mutex::default(),
             resolved: Mutex::default(),
             secret: rand::random(),
             connectors: Arc::default(),
@@ -96,6 +105,20 @@ impl Interner {
         pools.entry(spec.name.clone()).or_insert_with(new).clone()
     }
 
+    /// Has the resolver's last answer for `host` be this.
+    #[cfg(test)]
+    fn answer(&self, host: &str, addresses: &[&str]) {
+        let mut resolved = self.resolved.lock().unwrap();
+        let addresses = addresses.iter().map(|address| address.parse().unwrap()).collect();
+        resolved.insert(host.to_owned(), discovery::Answer::of(addresses));
+    }
+
+    /// What was decided at run time of the pool's members.
+    fn roster(&self, pool: &model::PoolName) -> Arc<Roster> {
+        let mut rosters = self.rosters.lock().unwrap_or_else(PoisonError::into_inner);
+        rosters.entry(pool.clone()).or_default().clone()
+    }
+
     /// Forgets what no configuration that is still in use refers to.
     pub fn forget_unused(&self) {
         let mut states = self.states.lock().unwrap_or_else(PoisonError::into_inner);
@@ -109,7 +132,9 @@ impl Interner {
 pub struct Pool {
     core: Core,
     clock: Clock,
-    backends: Backends,
+    discovery: Arc<Discovery>,
+    /// Its membership as Pingora has it; updated by one at a time.
+    backends: tokio::sync::Mutex<Backends>,
     tickets: Tickets,
     /// How its backends are met in TLS; `None` is clear text.
     tls: Option<Arc<PeerTls>>,
@@ -135,11 +160,13 @@ impl Pool {
         let shared = interner.shared(&spec);
         let tls = spec.tls.clone().map(|tls| Arc::new(PeerTls::new(spec.name.clone(), tls)));
         let connectors = interner.connectors.clone();
-        let backends = Backends::new(Box::new(Discovery::new(&spec, interner)));
+        let discovery = Arc::new(Discovery::new(&spec, interner));
+        let backends = Backends::new(Box::new(Source(discovery.clone())));
         Arc::new(Self {
             core: Core::with(spec, shared),
             clock,
-            backends,
+            discovery,
+            backends: tokio::sync::Mutex::new(backends),
             tickets,
             tls,
             connectors,
@@ -154,6 +181,7 @@ impl Pool {
     /// this one from now on.
     pub fn put_in_force(&self) {
         self.core.adapt_shared();
+        self.roster().adapt(&self.spec().backends);
     }
 
     /// What the configuration says of the pool.
@@ -200,10 +228,29 @@ impl Pool {
 
     /// Finds the pool's members: once at the start, and again for pools with host names.
     pub async fn discover(&self) {
+        self.find_members(true).await;
+    }
+
+    /// Goes by what was decided of the members since. Only names that are new are looked up.
+    pub async fn refresh(&self) {
+        self.find_members(false).await;
+    }
+
+    /// Follows what is decided of the members.
+    pub fn decisions(&self) -> watch::Receiver<()> {
+        self.roster().changes()
+    }
+
+    fn roster(&self) -> &Arc<Roster> {
+        self.discovery.roster()
+    }
+
+    async fn find_members(&self, anew: bool) {
+        let backends = self.backends.lock().await;
+        self.discovery.look_up_anew(anew);
         // Our discovery reports its own failures and always has an answer.
-        let _ = self.backends.update(|_| ()).await;
-        let members = self.backends.get_backend().iter().filter_map(Member::of).cloned().collect();
-        self.core.set_members(members, self.clock.now());
+        let _ = backends.update(|_| ()).await;
+        self.core.set_members(self.discovery.found(), self.clock.now());
         self.ejected.notify_one();
         self.report_availability();
         self.membership.send_replace(());
@@ -214,7 +261,8 @@ impl Pool {
         let by_name = |backend: &model::Backend| {
             matches!(backend.address, model::BackendAddress::Host { .. })
         };
-        self.spec().backends.iter().any(by_name)
+        let entries = self.roster().entries(&self.spec().backends);
+        entries.iter().any(|entry| by_name(&entry.backend))
     }
 
     /// How often [`Pool::discover`] wants to run.

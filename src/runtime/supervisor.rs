@@ -106,19 +106,26 @@ async fn follow(mut watch: Watch, reread: Arc<Notify>) {
 
 /// Keeps one pool: resolves its names first, then probes and goes on resolving.
 async fn keep(pool: Arc<Pool>) {
+    let mut decisions = pool.decisions();
     pool.discover().await;
     let resolving = async {
-        if !pool.has_host_names() {
-            std::future::pending::<()>().await;
-        }
         loop {
             tokio::time::sleep(pool.resolve_interval()).await;
-            pool.discover().await;
+            // One may have been added.
+            if pool.has_host_names() {
+                pool.discover().await;
+            }
+        }
+    };
+    let deciding = async {
+        // The sender is in the pool that we hold.
+        while decisions.changed().await.is_ok() {
+            pool.refresh().await;
         }
     };
     let probing = pool.clone().run_health_checks(rand::random());
     let maintaining = pool.run_maintenance();
-    tokio::join!(resolving, probing, maintaining);
+    tokio::join!(resolving, deciding, probing, maintaining);
 }
 
 #[cfg(test)]

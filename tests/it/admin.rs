@@ -7,6 +7,8 @@ use crate::support::{
 use rustix::process::Signal;
 use std::{ffi::OsStr, fs, os::unix::fs::MetadataExt};
 
+mod commands;
+mod decisions;
 mod guard;
 mod pools;
 mod reload;

@@ -1,0 +1,203 @@
+//! What was decided at run time of the members of a pool. It outlives configurations, and ends with the
+//! process.
+
+use super::Member;
+use crate::model::{Amendment, Backend};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+use tokio::sync::watch;
+
+/// The decisions about one pool, shared by all its configurations.
+#[derive(Debug)]
+pub(super) struct Roster {
+    decided: Mutex<Decided>,
+    /// Changes whenever something was decided.
+    changed: watch::Sender<()>,
+    /// Held while members come or go, so that each step is seen before the next.
+    pub(super) moving: tokio::sync::Mutex<()>,
+}
+
+#[derive(Debug, Default)]
+struct Decided {
+    /// Backends that were added.
+    added: Vec<Backend>,
+    /// Addresses of the configuration that are out, each with the configured address that it comes
+    /// from, which is itself or a host name.
+    removed: HashMap<String, String>,
+    /// Addresses that are on their way out.
+    leaving: HashSet<String>,
+    /// By a backend's name, or by the name of the entry that it comes from.
+    amended: HashMap<String, Amendment>,
+}
+
+/// A backend that a pool should have.
+pub(super) struct Entry {
+    pub(super) backend: Backend,
+    /// Whether it was added at run time.
+    pub(super) added: bool,
+}
+
+/// Members that are on their way out.
+#[derive(Debug)]
+pub struct Departure {
+    /// The members.
+    members: Vec<Arc<Member>>,
+    names: Vec<String>,
+    /// What is removed: a configured address, or one that a host name stands for.
+    address: String,
+    /// The configured address that it comes from.
+    configured: String,
+}
+
+impl Departure {
+    pub(super) fn members(&self) -> &[Arc<Member>] {
+        &self.members
+    }
+
+    /// Requests that are still in flight on them.
+    pub fn in_flight(&self) -> usize {
+        self.members.iter().map(|member| member.state().in_flight()).sum()
+    }
+}
+
+impl Default for Roster {
+    fn default() -> Self {
+        Self {
+            decided: Mutex::default(),
+            changed: watch::Sender::new(()),
+            moving: tokio::sync::Mutex::default(),
+        }
+    }
+}
+
+impl Roster {
+    fn decided(&self) -> MutexGuard<'_, Decided> {
+        self.decided.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Follows the decisions.
+    pub(super) fn changes(&self) -> watch::Receiver<()> {
+        self.changed.subscribe()
+    }
+
+    pub(super) fn tell(&self) {
+        self.changed.send_replace(());
+    }
+
+    /// The backends of a configuration without those that were removed, and those that were added.
+    /// What the configuration has by now stands as it is there.
+    pub(super) fn entries(&self, file: &[Backend]) -> Vec<Entry> {
+        let decided = self.decided();
+        let stays =
+            |backend: &&Backend| !decided.removed.contains_key(&backend.address.to_string());
+        let of_file: Vec<&Backend> = file.iter().filter(stays).collect();
+        let is_new = |backend: &&Backend| {
+            let mut known = of_file.iter();
+            !known.any(|it| it.address == backend.address || it.name == backend.name)
+        };
+        let added = decided.added.iter().filter(is_new);
+        let entry =
+            |added: bool| move |backend: &Backend| Entry { backend: backend.clone(), added };
+        of_file.iter().copied().map(entry(false)).chain(added.map(entry(true))).collect()
+    }
+
+    /// Whether an address that the host name of an entry stands for was removed.
+    pub(super) fn is_removed(&self, address: &str, entry: &Backend) -> bool {
+        let decided = self.decided();
+        let from = decided.removed.get(address);
+        from.is_some_and(|from| *from != address && *from == entry.address.to_string())
+    }
+
+    pub(super) fn is_leaving(&self, address: &str) -> bool {
+        self.decided().leaving.contains(address)
+    }
+
+    /// What was decided of a backend, by its own name before that of its entry.
+    pub(super) fn amendment(&self, name: &str, entry: &str) -> Amendment {
+        let decided = self.decided();
+        let of = |name| decided.amended.get(name).copied().unwrap_or_default();
+        of(entry).and(of(name))
+    }
+
+    /// Decides of what is called `name`. Where that is an entry, what was decided of the backends that
+    /// come from it, called `below`, no longer counts.
+    pub(super) fn amend<'n>(
+        &self,
+        name: &str,
+        below: impl Iterator<Item = &'n str>,
+        amendment: Amendment,
+    ) {
+        let mut decided = self.decided();
+        for other in below.filter(|other| *other != name) {
+            if let Some(known) = decided.amended.get_mut(other) {
+                *known = known.without(amendment);
+            }
+        }
+        let known = decided.amended.entry(name.to_owned()).or_default();
+        *known = known.and(amendment);
+    }
+
+    pub(super) fn add(&self, backend: Backend) {
+        self.decided().added.push(backend);
+    }
+
+    /// The members called `name`, or that come from the entry of that name, begin to leave.
+    pub(super) fn dismiss(
+        &self,
+        file: &[Backend],
+        members: &[Arc<Member>],
+        name: &str,
+    ) -> Option<Departure> {
+        let entries = self.entries(file);
+        let entry_of = |name: &str| entries.iter().find(|it| it.backend.name.as_str() == name);
+        let whole = entry_of(name);
+        let one = members.iter().find(|member| member.name().as_str() == name);
+        let entry = whole.or_else(|| entry_of(one?.entry.as_str()))?;
+        let configured = entry.backend.address.to_string();
+        let (address, members): (_, Vec<_>) = if let (None, Some(member)) = (whole, one) {
+            (member.key().to_owned(), vec![member.clone()])
+        } else {
+            let from = members.iter().filter(|member| member.entry == entry.backend.name);
+            (configured.clone(), from.cloned().collect())
+        };
+        let names = members.iter().map(|member| member.name().to_string());
+        let names = names.chain([name.to_owned()]).collect();
+        let keys = members.iter().map(|member| member.key().to_owned());
+        self.decided().leaving.extend(keys);
+        Some(Departure { members, names, address, configured })
+    }
+
+    /// They are gone. Nothing is done if somebody else has said so before: what is there by now may have
+    /// been added since.
+    pub(super) fn remove(&self, file: &[Backend], departure: &Departure) {
+        let mut decided = self.decided();
+        let is_leaving = |member: &Arc<Member>| decided.leaving.contains(member.key());
+        if !departure.members.is_empty() && !departure.members.iter().any(is_leaving) {
+            return;
+        }
+        for member in &departure.members {
+            decided.leaving.remove(member.key());
+        }
+        for name in &departure.names {
+            decided.amended.remove(name);
+        }
+        let Departure { address, configured, .. } = departure;
+        decided.added.retain(|backend| backend.address.to_string() != *address);
+        let comes_back = |backend: &Backend| backend.address.to_string() == *configured;
+        if file.iter().chain(&decided.added).any(comes_back) {
+            decided.removed.insert(address.clone(), configured.clone());
+        }
+    }
+
+    /// Another configuration is in force: what it does not mention any more is not removed from it, so
+    /// that it may come back with a later one.
+    pub(super) fn adapt(&self, file: &[Backend]) {
+        let mut decided = self.decided();
+        let Decided { added, removed, .. } = &mut *decided;
+        removed.retain(|_, configured| {
+            file.iter().chain(&*added).any(|backend| backend.address.to_string() == *configured)
+        });
+    }
+}
