@@ -51,7 +51,7 @@ pub mod tcp;
 pub mod testing;
 pub mod tls;
 
-pub use app::{App, Mode, StartError};
+pub use app::{App, Difference, Mode, StartError};
 /// The version of Pingora that this library is built on, so that a program that uses both agrees
 /// with it.
 pub use pingora;

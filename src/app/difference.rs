@@ -7,7 +7,7 @@ use crate::{
 };
 
 /// What one configuration says otherwise than another.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Difference {
     /// What a reload logs, one change or group of changes a line.
     pub changes: Vec<String>,

@@ -16,6 +16,7 @@ mod service;
 mod signals;
 mod watch;
 
+pub use difference::Difference;
 pub(crate) use in_process::Serving;
 
 use crate::{

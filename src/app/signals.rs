@@ -282,7 +282,8 @@ impl Control {
     /// Says that the process is not ready any more, and gives those who send it traffic the time to
     /// notice. A second TERM ends the wait, and so does INT (see [`Control::interrupted`]).
     async fn announce_end(&self, terminate: &mut Signal, quit: &mut Signal) {
-        if self.shutdown_delay.is_zero() {
+        // One that still waits for the running instance gets no traffic.
+        if self.shutdown_delay.is_zero() || !self.is_serving() {
             return;
         }
         self.leave.announced.store(true, Relaxed);

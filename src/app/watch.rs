@@ -45,11 +45,12 @@ impl FileWatch {
             let as_read = checked.files.iter().map(|file| Some(file.stamp)).eq(stamps.clone());
             if as_read {
                 self.refused = None;
-            } else if before.as_ref() != Some(&stamps) {
-                // Whoever writes may not be done.
-            } else if self.refused.as_ref() != Some(&stamps) {
-                return;
-            } else if self.invalid && is_mended(checked, filters).await {
+                continue;
+            }
+            // Whoever writes may not be done.
+            let settled = before.as_ref() == Some(&stamps);
+            let tried = self.refused.as_ref() == Some(&stamps);
+            if settled && (!tried || self.invalid && is_mended(checked, filters).await) {
                 return;
             }
         }

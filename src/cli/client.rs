@@ -1,4 +1,5 @@
 //! Talking to the admin API of a running instance.
+#![allow(clippy::doc_markdown, reason = "help texts are not Markdown")]
 
 use crate::model::BackendAddress;
 use bytes::Bytes;

@@ -1,17 +1,19 @@
 //! `explain`: what becomes of a request, and why. The comments on the arguments are their help texts.
 #![allow(clippy::doc_markdown, reason = "help texts are not Markdown")]
 
-use super::{App, print};
-use crate::explain::Description;
+use super::{App, client::AdminArguments, print};
+use crate::explain::{Description, Explanation};
 use clap::{Args, CommandFactory, error::ErrorKind};
+use http::Method;
 use std::{net::IpAddr, path::PathBuf};
 
 /// What `explain` is told.
 #[derive(Debug, Args)]
 pub(super) struct ExplainArguments {
-    /// Explain with this configuration file, after a fresh start
+    /// Explain with this configuration file, after a fresh start; without it, the running instance is
+    /// asked
     #[arg(short, long, value_name = "FILE")]
-    conf: PathBuf,
+    conf: Option<PathBuf>,
 
     /// The method, GET by default, and the URL: http://host/path, https://host/path, tcp://listener
     /// or tcp://listener/server.name
@@ -33,6 +35,9 @@ pub(super) struct ExplainArguments {
     /// Print JSON
     #[arg(long)]
     json: bool,
+
+    #[command(flatten)]
+    admin: AdminArguments,
 }
 
 fn header(text: &str) -> Result<(String, String), String> {
@@ -49,13 +54,26 @@ impl ExplainArguments {
             let own = command.find_subcommand_mut("explain").map(std::mem::take);
             own.unwrap_or(command).error(ErrorKind::ValueValidation, error).exit()
         }
-        let checked = app.load(&self.conf)?;
-        let explanation = app.explain(checked, &description).map_err(|error| error.to_string())?;
+        let explanation = match &self.conf {
+            Some(file) => {
+                let checked = app.load(file)?;
+                app.explain(checked, &description).map_err(|error| error.to_string())?
+            }
+            None => self.ask(&description)?,
+        };
         if self.json {
             let json = serde_json::to_string_pretty(&explanation);
             return print(&format!("{}\n", json.map_err(|error| error.to_string())?));
         }
         print(&explanation.to_string())
+    }
+
+    /// Asks the running instance.
+    fn ask(&self, description: &Description) -> Result<Explanation, String> {
+        let asked = serde_json::to_value(description).map_err(|error| error.to_string())?;
+        let answer = self.admin.client().ask(Method::POST, "/api/v1/explain", Some(&asked))?;
+        serde_json::from_value(answer)
+            .map_err(|error| format!("the running instance answers otherwise: {error}"))
     }
 
     fn description(&self) -> Description {

@@ -380,6 +380,8 @@ impl Sticky {
 impl Backend {
     fn of(prospect: &Prospect, now: pool::Time) -> Self {
         let member = &prospect.member;
+        let leaving = member.state().is_leaving();
+        let state = if leaving { "draining" } else { member.admission().as_str() };
         let health = match member.state().health() {
             _ if member.state().ejected_until(now).is_some() => "ejected",
             Health::Healthy => "healthy",
@@ -391,7 +393,7 @@ impl Backend {
             address: member.key().to_owned(),
             weight: member.weight(),
             backup: member.is_backup(),
-            state: member.admission().as_str().to_owned(),
+            state: state.to_owned(),
             health: health.to_owned(),
             in_flight: member.state().in_flight(),
             usable: prospect.usable,

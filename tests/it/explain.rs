@@ -1,6 +1,7 @@
 //! `explain`: what becomes of a request that is described.
 
 mod agreement;
+mod live;
 
 use crate::support::{Authority, Config, Files, Program};
 use serde_json::Value;

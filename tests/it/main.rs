@@ -25,6 +25,7 @@ mod access_log;
 mod admin;
 mod balancing;
 mod cli;
+mod diff;
 mod ejection;
 mod examples;
 mod explain;

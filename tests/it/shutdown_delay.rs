@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-const ADMIN: &str = "admin: { address: \"@2@\" }\n";
+const ADMIN: &str = "admin: { address: \"@2@\", hosts: [test.example] }\n";
 
 /// A balancer that has been told to end, and waits for that to be noticed.
 fn leaving(delay: &str) -> (Lb, Origin, Instant) {
