@@ -17,8 +17,8 @@ pub(super) fn lists(headers: &HeaderMap, option: &str) -> bool {
 /// The fields that `Connection` names. In most messages there are none.
 pub(super) fn fields(headers: &HeaderMap) -> Vec<HeaderName> {
     let named = tokens(headers).filter(|token| !is_option(token));
-    let names = named.filter_map(|token| HeaderName::from_bytes(token).ok());
-    names.filter(|name| !ESSENTIAL.contains(name)).collect()
+    let fields = named.filter_map(|token| HeaderName::from_bytes(token).ok());
+    fields.filter(|name| !ESSENTIAL.contains(name)).collect()
 }
 
 /// Removes the fields that `Connection` names, and leaves of it what concerns the connection, each

@@ -168,9 +168,8 @@ fn a_stale_pooled_connection_costs_a_get_nothing() {
 #[test]
 fn a_stale_pooled_connection_says_nothing_of_a_backend_whatever_the_method() {
     let lossy = |fails: &'static str| {
-        Origin::scripted("a", move |request| match request.path() == fails {
-            true => Reply::close(),
-            false => Reply::text("a"),
+        Origin::scripted("a", move |request| {
+            if request.path() == fails { Reply::close() } else { Reply::text("a") }
         })
     };
     let post = |lb: &Lb, path: &str| lb.client().ask(request("POST", path, &[], b"x"));

@@ -6,9 +6,8 @@ use crate::support::{
 
 /// A backend that upgrades whatever asks it to.
 fn willing(name: &str) -> Origin {
-    Origin::scripted(name, |request| match request.headers.has("upgrade") {
-        true => Reply::Upgrade,
-        false => Reply::text("plain"),
+    Origin::scripted(name, |request| {
+        if request.headers.has("upgrade") { Reply::Upgrade } else { Reply::text("plain") }
     })
 }
 
@@ -48,7 +47,8 @@ fn assert_tunnel(lb: &Lb, protocol: &str) {
     assert!(response.headers.lists("connection", "upgrade"), "{response:?}");
     let answered = response.headers.get("upgrade").map(str::to_ascii_lowercase);
     assert_eq!(answered, Some(protocol.to_ascii_lowercase()));
-    for message in [&b"\x81\x00"[..], &[0xff; 100_000], b"GET / HTTP/1.1\r\n\r\n"] {
+    let long = vec![0xff; 100_000];
+    for message in [&b"\x81\x00"[..], &long, b"GET / HTTP/1.1\r\n\r\n"] {
         client.send(message);
         assert_eq!(client.exactly(message.len()), message);
     }

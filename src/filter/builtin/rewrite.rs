@@ -77,7 +77,7 @@ impl Change {
     fn new(settings: Settings) -> Result<Self, SettingsError> {
         let Settings { strip_prefix, replace_prefix, regex, to } = settings;
         match (strip_prefix, replace_prefix, regex, to) {
-            (Some(prefix), None, None, None) => Self::strip(prefix),
+            (Some(prefix), None, None, None) => Self::strip(&prefix),
             (None, Some(prefixes), None, None) => Self::replace(prefixes),
             (None, None, Some(regex), Some(to)) => Self::regex(regex, to),
             (None, None, Some(_), None) => {
@@ -94,9 +94,9 @@ impl Change {
         }
     }
 
-    fn strip(prefix: String) -> Result<Self, SettingsError> {
+    fn strip(prefix: &str) -> Result<Self, SettingsError> {
         let error = |error: SettingsError| error.at("strip_prefix");
-        let prefix = prefix_of(&prefix).map_err(error)?;
+        let prefix = prefix_of(prefix).map_err(error)?;
         if prefix == "/" {
             return Err(error(SettingsError::new("found \"/\"", "a prefix that is more than /")));
         }

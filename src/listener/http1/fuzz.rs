@@ -42,7 +42,7 @@ fn in_pieces(bytes: &[u8], limits: &ListenerLimits) -> Result<Option<usize>, Ref
 }
 
 fn check_head(head: &Head, bytes: &[u8], limits: &ListenerLimits) {
-    let mut fields = [httparse::EMPTY_HEADER; ROOM];
+    let mut fields = vec![httparse::EMPTY_HEADER; ROOM];
     let mut other = httparse::Request::new(&mut fields);
     let parsed = other.parse(bytes).expect("another parser accepts it");
     assert_eq!(parsed, httparse::Status::Complete(head.length));
@@ -122,7 +122,7 @@ fn decoded(bytes: &[u8]) -> Option<usize> {
         at += usize::try_from(size).ok()?;
         at += bytes.get(at..)?.starts_with(b"\r\n").then_some(2)?;
     }
-    let mut fields = [httparse::EMPTY_HEADER; ROOM];
+    let mut fields = vec![httparse::EMPTY_HEADER; ROOM];
     match httparse::parse_headers(&bytes[at..], &mut fields) {
         Ok(httparse::Status::Complete((trailers, _))) => Some(at + trailers),
         _ => None,
