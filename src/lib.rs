@@ -30,6 +30,7 @@
 //! | [`tls`] | certificates and keys, and what listeners and pools make of them |
 //! | [`observe`] | access log and error log |
 //! | [`filter`] | what users extend: the trait, and the filters that come with the library |
+//! | [`explain`] | what becomes of a request that is described, by the code that decides it |
 //! | [`testing`] | filters without a socket, and a whole balancer inside of a test |
 //! | [`cli`] | arguments and subcommands |
 
@@ -37,6 +38,7 @@ pub mod admin;
 mod app;
 pub mod cli;
 pub mod config;
+pub mod explain;
 pub mod filter;
 #[cfg(any(test, fuzzing))]
 pub mod fuzzing;
@@ -51,7 +53,7 @@ pub mod tcp;
 pub mod testing;
 pub mod tls;
 
-pub use app::{App, Mode, StartError};
+pub use app::{App, Difference, Mode, StartError};
 /// The version of Pingora that this library is built on, so that a program that uses both agrees
 /// with it.
 pub use pingora;

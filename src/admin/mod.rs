@@ -10,6 +10,7 @@
 mod answer;
 mod body;
 mod decide;
+mod explain;
 mod guard;
 mod log_level;
 mod metrics;
@@ -124,6 +125,8 @@ pub struct InForce {
     pub loaded_at: Timestamp,
     /// The whole of it, with its defaults and without its secrets.
     pub effective: Value,
+    /// What the file says, without its secrets, for a comparison with another.
+    pub file: Value,
 }
 
 impl Admin {

@@ -3,7 +3,7 @@
 use super::{
     Admin,
     answer::{self, Answer, refusal},
-    decide, guard, log_level, metrics, pools, reload,
+    decide, explain, guard, log_level, metrics, pools, reload,
     resource::Resource,
     status,
 };
@@ -72,6 +72,8 @@ async fn respond(
         }
         Resource::Backend(pool, backend) => decide::amend(admin, &pool, &backend, body).await,
         Resource::Config => answer::json(StatusCode::OK, &admin.instance.in_force().effective),
+        Resource::File => answer::json(StatusCode::OK, &admin.instance.in_force().file),
+        Resource::Explain => explain::perform(admin, body).await,
         Resource::LogLevel if *method == Method::PUT => log_level::set(admin, body).await,
         Resource::LogLevel => log_level::describe(),
         Resource::Reload => reload::perform(admin).await,

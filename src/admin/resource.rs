@@ -18,6 +18,9 @@ pub(super) enum Resource {
     /// A backend, by its pool's name and its own.
     Backend(String, String),
     Config,
+    /// What the file of the configuration says.
+    File,
+    Explain,
     LogLevel,
     Reload,
 }
@@ -42,6 +45,8 @@ impl Resource {
                 Self::Backend(name(pool)?, name(backend)?)
             }
             ["api", "v1", "config"] => Self::Config,
+            ["api", "v1", "config", "file"] => Self::File,
+            ["api", "v1", "explain"] => Self::Explain,
             ["api", "v1", "log_level"] => Self::LogLevel,
             ["api", "v1", "reload"] => Self::Reload,
             _ => return None,
@@ -51,7 +56,7 @@ impl Resource {
     /// The methods that it takes, as they stand in `Allow`.
     pub(super) fn methods(&self) -> &'static str {
         match self {
-            Self::Reload | Self::Backends(_) => "POST",
+            Self::Reload | Self::Backends(_) | Self::Explain => "POST",
             Self::Backend(..) => "PUT, DELETE",
             Self::LogLevel => "GET, HEAD, PUT",
             _ => "GET, HEAD",

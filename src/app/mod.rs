@@ -6,13 +6,17 @@
 //! itself is Pingora's; it daemonizes, runs our one [`service`] on its worker threads, and ends when
 //! our [`signals`] say so.
 
+mod difference;
+mod explain;
 mod files;
 mod in_process;
 mod instance;
 mod reload;
 mod service;
 mod signals;
+mod watch;
 
+pub use difference::Difference;
 pub(crate) use in_process::Serving;
 
 use crate::{

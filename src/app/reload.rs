@@ -3,12 +3,14 @@
 //! A reload changes everything or nothing. What cannot change while the process lives is refused
 //! with the key that it is about; a hand-over to a new process can change that.
 
-use super::{StartError, instance::Running, open_access_log, signals::Control};
+use super::{
+    StartError, difference::fixed_keys, instance::Running, open_access_log, signals::Control,
+    watch::FileWatch,
+};
 use crate::{
     admin::{NotReloaded, Problem},
     config::{self, Checked, ConfigErrors, Diagnostic},
     filter::Registry,
-    model::{Config, Listener},
     observe::Reload,
     pool::Interner,
     runtime::{Live, Supervisor},
@@ -26,6 +28,8 @@ pub(super) struct Reloader {
     pub(super) control: Arc<Control>,
     /// What the admin API tells of the process.
     pub(super) running: Arc<Running>,
+    /// Follows the files of what is in force.
+    pub(super) files: FileWatch,
 }
 
 /// Why a reload changed nothing.
@@ -82,13 +86,22 @@ fn fixed(key: &str) -> Problem {
 }
 
 impl Reloader {
-    /// Reloads whenever the control asks for it, one at a time.
+    /// Reloads whenever the control asks for it or a file has changed, one at a time.
     pub(super) async fn run(mut self) -> Infallible {
         loop {
-            let askers = self.control.reload_wanted().await;
+            let askers = tokio::select! {
+                askers = self.control.reload_wanted() => askers,
+                () = self.files.changed(&self.checked, &self.filters) => {
+                    log::info!("files of the configuration have changed");
+                    Vec::new()
+                }
+            };
             let outcome = self.reload().await;
             let result = if outcome.is_ok() { Reload::Success } else { Reload::Failure };
             self.live.load().metrics.count_reload(result);
+            if let Err(refused) = &outcome {
+                self.files.refused(matches!(refused, Refused::Invalid(_)));
+            }
             for asker in askers {
                 // Whoever asked may be gone.
                 let _ = asker.send(outcome.as_ref().map(Clone::clone).map_err(Refused::told));
@@ -156,41 +169,4 @@ impl Reloader {
         let read = reading.await.map_err(|error| Refused::Failed(error.to_string()))?;
         read.map_err(Refused::Invalid)
     }
-}
-
-/// The keys that say something else and cannot change while the process runs.
-fn fixed_keys(before: &Checked, after: &Checked) -> Vec<String> {
-    let mut fixed = Vec::new();
-    if before.config.server != after.config.server {
-        let keys = after.outline.changed_keys(&before.outline, "server");
-        // A default that depends on the environment may have changed without the file.
-        fixed.extend(if keys.is_empty() { vec!["server".to_owned()] } else { keys });
-    }
-    let admin = |checked: &Checked| checked.config.admin.as_ref().map(|it| it.address.clone());
-    if admin(before) != admin(after) {
-        fixed.push("admin.address".to_owned());
-    }
-    fixed.extend(fixed_listeners(&before.config, &after.config));
-    fixed
-}
-
-fn fixed_listeners(before: &Config, after: &Config) -> Vec<String> {
-    let find = |among: &[Listener], name| among.iter().position(|other| other.name == name);
-    let mut fixed = Vec::new();
-    for old in &before.listeners {
-        match find(&after.listeners, old.name.clone()).map(|index| &after.listeners[index]) {
-            None => fixed.push(format!("listeners.{}", old.name)),
-            Some(new) if new.address != old.address => {
-                fixed.push(format!("listeners.{}.address", old.name));
-            }
-            Some(new) if new.is_http() != old.is_http() => {
-                fixed.push(format!("listeners.{}.protocol", old.name));
-            }
-            Some(_) => {}
-        }
-    }
-    let new = after.listeners.iter();
-    let new = new.filter(|listener| find(&before.listeners, listener.name.clone()).is_none());
-    fixed.extend(new.map(|listener| format!("listeners.{}", listener.name)));
-    fixed
 }

@@ -1,7 +1,10 @@
 //! The one service that Pingora's server runs for us: everything from the first health check to the
 //! last connection, on one set of worker threads.
 
-use super::{StartError, instance::Running, open_access_log, reload::Reloader, signals::Control};
+use super::{
+    StartError, instance::Running, open_access_log, reload::Reloader, signals::Control,
+    watch::FileWatch,
+};
 use crate::{
     admin::{self, Admin},
     config::Checked,
@@ -140,7 +143,9 @@ async fn run(start: Start) -> Result<(), StartError> {
         }
     }
     // Connections go on after their listeners have closed; so do the health checks that they need.
-    let reloader = Reloader { checked, filters, live, interner, supervisor, control, running };
+    let files = FileWatch::default();
+    let reloader =
+        Reloader { checked, filters, live, interner, supervisor, control, running, files };
     let serving = async { serving.await.map_err(|error| StartError::Failed(error.to_string())) };
     match tokio::join!(serving, reloader.run()) {
         (Err(error), _) => Err(error),

@@ -16,7 +16,11 @@ use std::{
     fs, io,
     os::fd::OwnedFd,
     path::PathBuf,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    pin::pin,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
     thread,
     time::Duration,
 };
@@ -50,6 +54,9 @@ enum Stage {
 pub(super) struct Control {
     drain: Drain,
     drain_timeout: Duration,
+    shutdown_delay: Duration,
+    /// Where the process stands between TERM and draining.
+    leave: Leave,
     upgrade_sock: PathBuf,
     error_log: ErrorLog,
     access_log: Mutex<Option<Arc<AccessLog>>>,
@@ -68,6 +75,17 @@ pub(super) struct Control {
     askers: Mutex<Vec<Asker>>,
     /// Why the service could not start.
     failure: watch::Sender<Option<String>>,
+}
+
+/// The time between TERM and draining.
+#[derive(Debug, Default)]
+struct Leave {
+    /// Whether the process has said that it is about to end.
+    announced: AtomicBool,
+    /// Whether it waits for that to be noticed.
+    waiting: AtomicBool,
+    /// Notified when it is not to wait any longer.
+    hurry: Notify,
 }
 
 fn ours() -> SigSet {
@@ -100,6 +118,8 @@ impl Control {
         Self {
             drain: Drain::default(),
             drain_timeout: config.server.drain_timeout,
+            shutdown_delay: config.server.shutdown_delay,
+            leave: Leave::default(),
             upgrade_sock: config.server.upgrade_sock.clone(),
             error_log,
             access_log: Mutex::new(None),
@@ -244,7 +264,7 @@ impl Control {
 
     /// Whether the process is about to end.
     pub(super) fn is_draining(&self) -> bool {
-        self.drain.is_draining()
+        self.leave.announced.load(Relaxed) || self.drain.is_draining()
     }
 
     /// Resolves when a successor accepts in our place.
@@ -257,6 +277,40 @@ impl Control {
     /// Whether the process serves on its listeners: not yet, or no more, is no time for a reload.
     pub(super) fn is_serving(&self) -> bool {
         !self.is_draining() && matches!(*locked(&self.stage), Stage::Serving)
+    }
+
+    /// Says that the process is not ready any more, and gives those who send it traffic the time to
+    /// notice. A second TERM ends the wait, and so does INT (see [`Control::interrupted`]).
+    async fn announce_end(&self, terminate: &mut Signal, quit: &mut Signal) {
+        // One that still waits for the running instance gets no traffic.
+        if self.shutdown_delay.is_zero() || !self.is_serving() {
+            return;
+        }
+        self.leave.announced.store(true, Relaxed);
+        self.leave.waiting.store(true, Relaxed);
+        log::info!("not ready any more; draining begins in {:?}", self.shutdown_delay);
+        let mut over = pin!(tokio::time::sleep(self.shutdown_delay));
+        loop {
+            tokio::select! {
+                () = &mut over => break,
+                _ = terminate.recv() => break,
+                () = self.leave.hurry.notified() => break,
+                _ = quit.recv() => log::error!("QUIT refused: the process is about to end"),
+            }
+        }
+        self.leave.waiting.store(false, Relaxed);
+    }
+
+    /// Resolves when INT is to end the process at once. While it waits for those who send it traffic,
+    /// INT ends that wait instead.
+    async fn interrupted(&self, interrupt: &mut Signal) {
+        loop {
+            let _ = interrupt.recv().await;
+            if !self.leave.waiting.load(Relaxed) {
+                return;
+            }
+            self.leave.hurry.notify_one();
+        }
     }
 
     /// Hands the listening sockets to a successor that waits for them; `false` if there is none or
@@ -334,7 +388,7 @@ impl Signals {
         let mut failure = control.failure.subscribe();
         control.listening.send_replace(true);
         tokio::select! {
-            _ = interrupt.recv() => {}
+            () = control.interrupted(&mut interrupt) => {}
             () = failed(&mut failure) => {}
             never = control.heed(hang_up, user_1) => match never {},
             () = self.until_drained(terminate, quit) => {}
@@ -359,6 +413,9 @@ impl Signals {
                     _ = terminate.recv() => false,
                 },
             };
+            if !handed_over {
+                control.announce_end(&mut terminate, &mut quit).await;
+            }
             // After a hand-over, idle clients keep their connection for almost as long as we may
             // stay: what they still send is answered, and only then closed. The rest of the time is
             // for those who use theirs.

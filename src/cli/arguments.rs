@@ -1,7 +1,10 @@
 //! What may stand on the command line. The comments on the arguments are their help texts.
 #![allow(clippy::doc_markdown, reason = "help texts are not Markdown")]
 
-use super::{backend::BackendArguments, demo::DemoArguments, operate::BackendChoice};
+use super::{
+    backend::BackendArguments, demo::DemoArguments, diff::DiffArguments, explain::ExplainArguments,
+    operate::BackendChoice,
+};
 use crate::{
     config::{Quick, parse_duration},
     model::{BackendAddress, BalancePolicy, ListenAddress},
@@ -15,6 +18,9 @@ Examples:
   pingora-lb --port 8080 --backends 127.0.0.1:9001,127.0.0.1:9002
   pingora-lb -c conf/lb.yaml -t                     check a configuration
   pingora-lb -c conf/lb.yaml -T                     the same, then print it with all defaults
+  pingora-lb diff -c conf/lb.yaml                   what a reload of it would change in the running instance
+  pingora-lb explain -c conf/lb.yaml POST http://a.example/x -H 'X-User: ada'
+                                                    say what becomes of that request, and why
   pingora-lb -c conf/lb.yaml                        run in the foreground
   pingora-lb -c conf/lb.yaml -d                     run in the background
   pingora-lb drain app app-2                        take a backend of the running instance out
@@ -101,6 +107,10 @@ pub(super) enum Command {
     Demo(DemoArguments),
     /// Start one built-in backend to try a balancer on
     Backend(BackendArguments),
+    /// Say what becomes of a request, and why: its route, filters, pool, backend and retries
+    Explain(ExplainArguments),
+    /// Say what a reload of a file would change in the running instance, or how two files differ
+    Diff(DiffArguments),
     /// Print the JSON Schema of the configuration file, for editors
     Schema,
     /// Give a backend of the running instance no new requests; sticky ones and those in flight go on

@@ -4,6 +4,8 @@ mod arguments;
 pub mod backend;
 mod client;
 mod demo;
+mod diff;
+mod explain;
 mod operate;
 
 use crate::{App, Mode, config, config::Checked, model::BackendState};
@@ -25,6 +27,10 @@ impl App {
         let done = match &arguments.command {
             Some(Command::Backend(backend)) => backend.run(),
             Some(Command::Demo(demo)) => demo.run(&self),
+            Some(Command::Diff(diff)) => {
+                return diff.run(&self).unwrap_or_else(|problem| fail(&problem));
+            }
+            Some(Command::Explain(explain)) => explain.run(&self),
             Some(Command::Schema) => self.print_schema(),
             Some(Command::Drain(choice)) => change(choice, BackendState::Draining),
             Some(Command::Enable(choice)) => change(choice, BackendState::Active),
@@ -33,10 +39,7 @@ impl App {
         };
         match done {
             Ok(()) => ExitCode::SUCCESS,
-            Err(problem) => {
-                eprintln!("{problem}");
-                ExitCode::FAILURE
-            }
+            Err(problem) => fail(&problem),
         }
     }
 
@@ -83,6 +86,11 @@ impl App {
 /// `drain`, `enable` and `disable`.
 fn change(choice: &BackendChoice, state: BackendState) -> Result<(), String> {
     print(&choice.set(state)?)
+}
+
+fn fail(problem: &str) -> ExitCode {
+    eprintln!("{problem}");
+    ExitCode::FAILURE
 }
 
 /// Writes to standard output.

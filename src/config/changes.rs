@@ -1,13 +1,15 @@
 //! What a file says otherwise than another, in lines for people.
 
 use super::diagnostic::quote;
-use crate::model::{Settings, SettingsValue};
+use crate::model::{Position, Settings, SettingsValue};
 use std::{collections::HashMap, fmt::Write as _};
 
 /// What stands for a key that is not given.
 const ABSENT: &str = "default";
 /// Keys whose values are nobody's business.
 pub(super) const SECRETS: [&str; 2] = ["secret", "token"];
+/// What stands in the place of a secret.
+pub(super) const MASK: &str = "(secret)";
 /// The longest value that is shown, in characters.
 const LONGEST: usize = 80;
 
@@ -49,6 +51,101 @@ impl Outline {
         let changed = pairs(before, after).into_iter().filter(|(_, a, b)| !same(*a, *b));
         changed.map(|(key, _, _)| format!("{section}.{key}")).collect()
     }
+}
+
+impl Outline {
+    /// The keys of which the two say something else and that cannot change while a process runs.
+    pub fn fixed_keys(&self, before: &Self) -> Vec<String> {
+        let mut fixed = self.changed_keys(before, "server");
+        let admin = |outline: &Self| {
+            let address = entry(entry(Some(&outline.0), "admin"), "address");
+            address.map(|address| text("", Some(address)))
+        };
+        if admin(self) != admin(before) {
+            fixed.push("admin.address".to_owned());
+        }
+        let (before, after) =
+            (entry(Some(&before.0), "listeners"), entry(Some(&self.0), "listeners"));
+        for (name, before, after) in pairs(before, after) {
+            if before.is_none() || after.is_none() {
+                fixed.push(format!("listeners.{name}"));
+                continue;
+            }
+            let value = |listener, key, default: &str| {
+                entry(listener, key).map_or(default.to_owned(), |value| text("", Some(value)))
+            };
+            for (key, default) in [("address", ""), ("protocol", "http")] {
+                if value(before, key, default) != value(after, key, default) {
+                    fixed.push(format!("listeners.{name}.{key}"));
+                }
+            }
+        }
+        fixed
+    }
+
+    /// The same without what is secret.
+    #[must_use]
+    pub fn masked(&self) -> Self {
+        Self(masked("", &self.0))
+    }
+
+    /// What the file says as JSON, without what is secret.
+    pub fn to_json(&self) -> serde_json::Value {
+        to_json(&masked("", &self.0))
+    }
+
+    /// What a file says according to [`Outline::to_json`].
+    pub fn from_json(json: &serde_json::Value) -> Self {
+        Self(from_json(json))
+    }
+}
+
+/// The settings with a word in the place of each secret.
+fn masked(key: &str, settings: &Settings) -> Settings {
+    let value = match &settings.value {
+        SettingsValue::Text(_) if SECRETS.contains(&key) => SettingsValue::Text(MASK.to_owned()),
+        SettingsValue::List(items) => {
+            SettingsValue::List(items.iter().map(|item| masked("", item)).collect())
+        }
+        SettingsValue::Map(entries) => {
+            let one = |(key, value): &(String, Settings)| (key.clone(), masked(key, value));
+            SettingsValue::Map(entries.iter().map(one).collect())
+        }
+        value => value.clone(),
+    };
+    Settings { value, ..settings.clone() }
+}
+
+/// JSON of texts, lists and maps. A map is a list of pairs, as the order of keys is to be kept.
+fn to_json(settings: &Settings) -> serde_json::Value {
+    match &settings.value {
+        SettingsValue::Null => serde_json::Value::Null,
+        SettingsValue::Text(text) => text.as_str().into(),
+        SettingsValue::List(items) => items.iter().map(to_json).collect(),
+        SettingsValue::Map(entries) => {
+            let pairs = entries.iter().map(|(key, value)| serde_json::json!([key, to_json(value)]));
+            serde_json::json!({ "map": pairs.collect::<Vec<_>>() })
+        }
+    }
+}
+
+fn from_json(json: &serde_json::Value) -> Settings {
+    let value = match json {
+        serde_json::Value::Array(items) => {
+            SettingsValue::List(items.iter().map(from_json).collect())
+        }
+        serde_json::Value::Object(map) => {
+            let pairs = map.get("map").and_then(serde_json::Value::as_array);
+            let pair = |pair: &serde_json::Value| {
+                let key = pair.get(0)?.as_str()?.to_owned();
+                Some((key, from_json(pair.get(1)?)))
+            };
+            SettingsValue::Map(pairs.into_iter().flatten().filter_map(pair).collect())
+        }
+        serde_json::Value::String(text) => SettingsValue::Text(text.clone()),
+        _ => SettingsValue::Null,
+    };
+    Settings { value, ..Settings::none(Position { line: 1, column: 1 }) }
 }
 
 type Value<'s> = Option<&'s Settings>;
@@ -240,12 +337,21 @@ fn short(key: &str, value: Value<'_>) -> String {
     }
 }
 
+/// Settings as YAML in one line, without what is secret; empty if there are none.
+pub(super) fn line(settings: &Settings) -> String {
+    match &settings.value {
+        SettingsValue::Null => String::new(),
+        SettingsValue::Map(entries) if entries.is_empty() => String::new(),
+        _ => text("", Some(settings)),
+    }
+}
+
 /// A value as YAML in one line, without what is secret.
 fn text(key: &str, value: Value<'_>) -> String {
     let Some(settings) = value else { return ABSENT.to_owned() };
     match &settings.value {
         SettingsValue::Null => "null".to_owned(),
-        SettingsValue::Text(_) if SECRETS.contains(&key) => "(secret)".to_owned(),
+        SettingsValue::Text(_) if SECRETS.contains(&key) => MASK.to_owned(),
         SettingsValue::Text(text) => {
             let plain = !text.is_empty() && !text.contains([' ', ',', '"', '\n', '{', '[']);
             if plain { text.clone() } else { quote(text) }

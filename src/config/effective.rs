@@ -1,7 +1,7 @@
 //! The configuration as it is in force: what the file says, and what it leaves out.
 
 use super::{
-    changes::{Outline, SECRETS},
+    changes::{MASK, Outline, SECRETS},
     schema::sections,
 };
 use crate::{
@@ -12,8 +12,6 @@ use serde::ser::{Serialize, SerializeMap, Serializer};
 use serde_json::Value as Schema;
 use sha2::{Digest, Sha256};
 
-/// What stands in the place of a secret.
-const MASK: &str = "(secret)";
 /// Defaults that follow another key of their section once that is given.
 const FOLLOWERS: [(&str, &str); 3] =
     [("uri_bytes", "header_bytes"), ("max", "base"), ("max_time", "base_time")];

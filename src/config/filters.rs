@@ -1,6 +1,6 @@
 //! `filters:`, the steps of a route. Their settings are read by the filters themselves.
 
-use super::{diagnostic::Fault, reader::Field};
+use super::{changes, diagnostic::Fault, reader::Field};
 use crate::{
     filter::{Instance, Setup},
     model::{PoolName, Settings},
@@ -40,7 +40,7 @@ fn build(
     let context = field.context();
     let mut setup = Setup::new(context.base(), pools);
     match context.filters().build(name, settings, &mut setup) {
-        Ok(instance) => Some(instance),
+        Ok(instance) => Some(Instance { settings: changes::line(settings), ..instance }),
         Err(error) => {
             let position = error.position.unwrap_or_else(|| field.key_position());
             field.error_below(&error.path, position, &error.message);

@@ -59,7 +59,7 @@ pub use schema::schema;
 
 use crate::{
     filter::{Chain, Instance, Registry},
-    model::{Amendment, Backend, Config, PoolName, Settings, scalar},
+    model::{Amendment, Backend, Config, PoolName, Settings, Source, Stamp, scalar},
 };
 use log::LevelFilter;
 use reader::{Context, Field};
@@ -83,6 +83,9 @@ pub struct Checked {
     pub outline: Outline,
     /// The file, if it is one.
     pub source: Option<PathBuf>,
+    /// The file, and those that it names and that are read once with it, as they were then. Those of
+    /// certificates are followed by what is made of them.
+    pub files: Vec<Source>,
     /// What is legal but surely a mistake, in file order.
     pub warnings: Vec<Diagnostic>,
 }
@@ -111,7 +114,8 @@ impl From<Config> for Checked {
     fn from(config: Config) -> Self {
         let nowhere = Settings::none(Position { line: 1, column: 1 });
         let outline = Outline::new(nowhere);
-        Self { config, filters: Vec::new(), outline, source: None, warnings: Vec::new() }
+        let (filters, files, warnings) = (Vec::new(), Vec::new(), Vec::new());
+        Self { config, filters, outline, source: None, files, warnings }
     }
 }
 
@@ -126,20 +130,25 @@ pub fn load(path: &Path, filters: &Registry) -> Result<Checked, ConfigErrors> {
         let fault = Fault::new(format!("cannot read the file: {error}"), "a readable YAML file");
         ConfigErrors::single(&file, None, &fault)
     };
-    let text = read_text(path).map_err(unreadable)?;
+    let (text, stamp) = read_text(path).map_err(unreadable)?;
     let absolute = std::path::absolute(path).map_err(unreadable)?;
     let base = absolute.parent().unwrap_or(Path::new("/"));
     let checked = parse(&text, &file, base, &|name| std::env::var(name).ok(), filters)?;
-    Ok(Checked { source: Some(absolute.clone()), ..checked })
+    let own = Source { path: absolute.clone(), stamp };
+    let files = std::iter::once(own).chain(checked.files).collect();
+    Ok(Checked { source: Some(absolute), files, ..checked })
 }
 
-fn read_text(path: &Path) -> io::Result<String> {
+fn read_text(path: &Path) -> io::Result<(String, Stamp)> {
     let mut bytes = Vec::new();
-    File::open(path)?.take(MAX_FILE + 1).read_to_end(&mut bytes)?;
+    let file = File::open(path)?;
+    let stamp = Stamp::of(&file.metadata()?);
+    file.take(MAX_FILE + 1).read_to_end(&mut bytes)?;
     if bytes.len() as u64 > MAX_FILE {
         return Err(io::Error::new(io::ErrorKind::FileTooLarge, "larger than 64MiB"));
     }
-    String::from_utf8(bytes).map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "not UTF-8"))
+    let not_utf_8 = |_| io::Error::new(io::ErrorKind::InvalidData, "not UTF-8");
+    Ok((String::from_utf8(bytes).map_err(not_utf_8)?, stamp))
 }
 
 /// Reads the configuration in `text`. Messages call it `file`, relative paths start from `base`,
@@ -179,7 +188,9 @@ pub fn parse(
         let outline = if root.context().has_errors() { None } else { root.settings() };
         read.zip(Some(outline.unwrap_or_else(|| Settings::none(root.position()))))
     })?;
-    Ok(Checked { config, filters, outline: Outline::new(outline), source: None, warnings })
+    let files = filters.iter().flat_map(|chain: &Chain| chain.files().to_vec()).collect();
+    let outline = Outline::new(outline);
+    Ok(Checked { config, filters, outline, source: None, files, warnings })
 }
 
 /// Reads a list of filters alone, as a route has it, with the names of the pools that they may send

@@ -19,15 +19,6 @@ pub(super) const BUDGET: Keys =
 pub(super) const MAX_ATTEMPTS: u32 = 10;
 /// The highest floor of a budget.
 const MAX_PER_SECOND: u64 = 100_000;
-const CONDITIONS: [(&str, RetryOn); 7] = [
-    ("connect_failure", RetryOn::ConnectFailure),
-    ("refused_stream", RetryOn::RefusedStream),
-    ("reset", RetryOn::Reset),
-    ("timeout", RetryOn::Timeout),
-    ("502", RetryOn::Status(502)),
-    ("503", RetryOn::Status(503)),
-    ("504", RetryOn::Status(504)),
-];
 const ON: &str = "a list of at least one condition, or attempts: 0 for no retries";
 
 /// Reads `retry:`.
@@ -58,7 +49,7 @@ fn attempts(field: &Field<'_>) -> Option<u32> {
 }
 
 fn on(field: &Field<'_>) -> Option<Vec<RetryOn>> {
-    let words = CONDITIONS.map(|(word, condition)| (word, (word, condition)));
+    let words = RetryOn::NAMES.map(|(word, condition)| (word, (word, condition)));
     let mut once = Once::default();
     let mut read = |item: &Field<'_>| {
         let (word, condition) = item.word("condition", &words)?;

@@ -23,7 +23,9 @@ pub(super) const KEYS: Keys = Keys {
         "user",
         "group",
         "drain_timeout",
+        "shutdown_delay",
         "log_level",
+        "watch",
     ],
 };
 
@@ -49,7 +51,9 @@ pub(super) fn defaults(env: &dyn Fn(&str) -> Option<String>) -> Server {
         user: None,
         group: None,
         drain_timeout: Duration::from_secs(30),
+        shutdown_delay: Duration::ZERO,
         log_level: LevelFilter::Info,
+        watch: false,
     }
 }
 
@@ -95,7 +99,9 @@ fn settings(section: &Section<'_>, defaults: Server) -> Server {
         user: section.optional("user", |field| account(field, "user")),
         group: section.optional("group", |field| account(field, "group")),
         drain_timeout: section.or("drain_timeout", defaults.drain_timeout, Field::duration),
+        shutdown_delay: section.or("shutdown_delay", defaults.shutdown_delay, Field::duration),
         log_level: section.or("log_level", defaults.log_level, log_level),
+        watch: section.or("watch", defaults.watch, Field::switch),
     }
 }
 

@@ -6,7 +6,7 @@ use super::{
     flow::{Failure, Kind, Result},
 };
 use crate::{
-    model::{PoolName, Reason},
+    model::{PoolName, Reason, Source},
     observe::Tally,
 };
 use pingora::BError;
@@ -28,6 +28,10 @@ pub(crate) struct Instance {
     pub(crate) filter: Box<dyn Erased>,
     /// The pools that it was given references to.
     pub(crate) pools: Vec<PoolName>,
+    /// The files that its settings name, as they were before it read them.
+    pub(crate) files: Vec<Source>,
+    /// Its settings in a line, to be shown; empty if it has none or they are not known.
+    pub(crate) settings: String,
 }
 
 /// What went wrong in a hook: it panicked, returned an error, or broke a rule.
@@ -85,6 +89,7 @@ pub struct Chain(Arc<Inner>);
 struct Inner {
     places: Vec<Place>,
     pools: Vec<PoolName>,
+    files: Vec<Source>,
     /// The places of the filters that implement a hook.
     request: Vec<usize>,
     request_body: Vec<usize>,
@@ -93,8 +98,10 @@ struct Inner {
 }
 
 /// A filter in its place.
-struct Place {
-    filter: Box<dyn Erased>,
+pub(super) struct Place {
+    pub(super) filter: Box<dyn Erased>,
+    /// To be shown.
+    pub(super) settings: String,
     /// Cleared when the first piece shows that there is no such hook.
     response_body: AtomicBool,
     /// Likewise.
@@ -104,10 +111,9 @@ struct Place {
 }
 
 impl Place {
-    /// The filter answers.
-    fn answer(&self, answer: Answer) -> Stop {
-        self.answers.count(answer.reason() as usize);
-        Stop::Answer(answer)
+    /// The filter answers because of this.
+    fn count(&self, reason: Reason) {
+        self.answers.count(reason as usize);
     }
 }
 
@@ -171,6 +177,11 @@ impl Chain {
         &self.0.pools
     }
 
+    /// The files that the settings of the filters name, as they were before the filters read them.
+    pub fn files(&self) -> &[Source] {
+        &self.0.files
+    }
+
     /// Has the filters take over what must outlive a reload from those of `predecessor`: each from
     /// the one of its name that is as many places behind the others of that name.
     ///
@@ -187,6 +198,11 @@ impl Chain {
             place.answers = old.answers.clone();
             place.filter.adopt(&*old.filter);
         }
+    }
+
+    /// The filters in their places.
+    pub(super) fn places(&self) -> &[Place] {
+        &self.0.places
     }
 
     /// Runs the request hooks. How many filters the request came to is written to `reached`: the one
@@ -234,7 +250,8 @@ impl Chain {
                 let place = &self.0.places[place];
                 let text = CHANGED_LENGTH.to_owned();
                 mishaps.push(Mishap::failure(place.filter.name(), "request body", text));
-                return Some(place.answer(Answer::error(Reason::InternalError)));
+                place.count(Reason::InternalError);
+                return Some(Stop::Answer(Answer::error(Reason::InternalError)));
             }
         }
         None
@@ -309,7 +326,7 @@ impl Chain {
                 Err(panic) => Mishap::panic(name, hook, &*panic),
             };
             let reason = mishap.reason();
-            place.answers.count(reason as usize);
+            place.count(reason);
             mishaps.push(mishap);
             return Err(reason);
         }
@@ -332,8 +349,7 @@ impl Chain {
         }
     }
 
-    /// Runs a hook of the filter at `place`. Whatever it does other than let the request go on
-    /// comes back as a stop, with whether it panicked.
+    /// Runs a hook of the filter at `place`, and counts its answer.
     async fn settle<'a>(
         &'a self,
         place: usize,
@@ -341,12 +357,27 @@ impl Chain {
         mishaps: &mut Vec<Mishap>,
         call: impl FnOnce(&'a dyn Erased) -> Hooked<'a>,
     ) -> Option<(Stop, bool)> {
-        let place = &self.0.places[place];
-        let filter = &*place.filter;
+        let stopped = self.run(place, hook, mishaps, call).await;
+        if let Some((Stop::Answer(answer), _)) = &stopped {
+            self.0.places[place].count(answer.reason());
+        }
+        stopped
+    }
+
+    /// Runs a hook of the filter at `place`. Whatever it does other than let the request go on
+    /// comes back as a stop, with whether it panicked.
+    pub(super) async fn run<'a>(
+        &'a self,
+        place: usize,
+        hook: &'static str,
+        mishaps: &mut Vec<Mishap>,
+        call: impl FnOnce(&'a dyn Erased) -> Hooked<'a>,
+    ) -> Option<(Stop, bool)> {
+        let filter = &*self.0.places[place].filter;
         let mishap = match caught(|| call(filter)).await {
             Ok(Ok(Flow::Continue)) => return None,
             Ok(Ok(Flow::Answer(answer)) | Err(Failure(Kind::Answer(answer)))) => {
-                return Some((place.answer(answer), false));
+                return Some((Stop::Answer(answer), false));
             }
             Ok(Err(Failure(Kind::Connection(error)))) => {
                 return Some((Stop::Connection(error), false));
@@ -354,7 +385,7 @@ impl Chain {
             Ok(Err(failure)) => Mishap::failure(filter.name(), hook, said(&failure)),
             Err(panic) => Mishap::panic(filter.name(), hook, &*panic),
         };
-        let stop = place.answer(Answer::error(mishap.reason()));
+        let stop = Stop::Answer(Answer::error(mishap.reason()));
         let panicked = mishap.panicked;
         mishaps.push(mishap);
         Some((stop, panicked))
@@ -362,7 +393,7 @@ impl Chain {
 }
 
 impl Inner {
-    fn push(&mut self, Instance { filter, pools }: Instance) {
+    fn push(&mut self, Instance { filter, pools, files, settings }: Instance) {
         let (place, hooks) = (self.places.len(), filter.hooks());
         for (implemented, places) in [
             (hooks.request, &mut self.request),
@@ -375,8 +406,10 @@ impl Inner {
             }
         }
         self.pools.extend(pools);
+        self.files.extend(files);
         let (response_body, log) = (AtomicBool::new(true), AtomicBool::new(true));
-        self.places.push(Place { filter, response_body, log, answers: Arc::default() });
+        let answers = Arc::default();
+        self.places.push(Place { filter, settings, response_body, log, answers });
     }
 }
 
@@ -435,6 +468,10 @@ mod tests {
 
         fn hooks(&self) -> Hooks {
             Hooks { request: false, request_body: false, upstream_request: false, response: false }
+        }
+
+        fn has_side_effects(&self) -> bool {
+            true
         }
 
         fn as_any(&self) -> &dyn Any {
@@ -534,7 +571,12 @@ mod tests {
     #[tokio::test]
     async fn hooks_that_are_not_implemented_are_not_called() {
         let filter = Unimplemented::default();
-        let instance = Instance { filter: Box::new(filter.clone()), pools: Vec::new() };
+        let instance = Instance {
+            filter: Box::new(filter.clone()),
+            pools: Vec::new(),
+            files: Vec::new(),
+            settings: String::new(),
+        };
         let chain = Chain::new(vec![instance]);
         pass(&chain).await;
         // The two that cannot wait say so when they are called for the first time.

@@ -17,6 +17,7 @@ pub(crate) type Hooked<'a> = Pin<Box<dyn Future<Output = Result> + Send + 'a>>;
 pub(crate) trait Erased: Send + Sync {
     fn name(&self) -> &'static str;
     fn hooks(&self) -> Hooks;
+    fn has_side_effects(&self) -> bool;
     fn as_any(&self) -> &dyn Any;
     fn adopt(&mut self, predecessor: &dyn Erased);
     fn on_request<'a>(&'a self, request: &'a mut Request<'_>) -> Hooked<'a>;
@@ -39,6 +40,10 @@ impl<F: Filter> Erased for F {
             upstream_request: implements::<&F, &mut UpstreamRequest<'_>, _>(F::on_upstream_request),
             response: implements::<&F, &mut Response<'_>, _>(F::on_response),
         }
+    }
+
+    fn has_side_effects(&self) -> bool {
+        F::HAS_SIDE_EFFECTS
     }
 
     fn as_any(&self) -> &dyn Any {

@@ -28,6 +28,7 @@ mod fields;
 mod flow;
 mod passage;
 mod registry;
+mod rehearsal;
 mod request;
 mod response;
 pub mod settings;
@@ -45,7 +46,8 @@ pub(crate) use chain::{Instance, Stop};
 pub(crate) use facts::{Facts, Variables};
 pub(crate) use passage::{Outcome, Passage, Progress};
 pub(crate) use registry::instance;
-pub(crate) use request::{Incoming, Reading, cookie_of, host_of, target_of};
+pub(crate) use rehearsal::{Effect, Step};
+pub(crate) use request::{Described, Incoming, Reading, cookie_of, host_of, target_of};
 
 use erased::NotImplemented;
 use schemars::JsonSchema;
@@ -107,6 +109,12 @@ pub trait Filter: Sized + Send + Sync + 'static {
     /// checked when the filter is made known. [`settings`] has types for durations, sizes, paths of
     /// files and the like. A filter without settings has [`settings::NoSettings`].
     type Settings: DeserializeOwned + JsonSchema;
+
+    /// Whether its request hook does more than look at the request and decide: counts it, keeps
+    /// something of it, tells somebody. Of a filter that says `false`, `pingora-lb explain` runs the
+    /// request hook on the request that is described and shows what comes of it; of others it only
+    /// says that they would see the request.
+    const HAS_SIDE_EFFECTS: bool = true;
 
     /// Makes the filter from its settings, when a configuration is read; `-t` does so, too. It must
     /// not act on the outside world, as the configuration may come to nothing.

@@ -20,7 +20,7 @@ use std::time::Duration;
 /// What the filters of a route have done with one request so far.
 #[derive(Debug, Default)]
 pub(crate) struct Progress {
-    slots: Slots,
+    pub(super) slots: Slots,
     /// How many filters the request came to.
     reached: usize,
     /// How many of them have their response hook before them still; `None` until there is a
@@ -34,7 +34,7 @@ pub(crate) struct Progress {
     /// Whether a filter changes the length of the response's body.
     changes_response: bool,
     /// What went wrong in hooks, and was not told yet.
-    mishaps: Vec<Mishap>,
+    pub(super) mishaps: Vec<Mishap>,
 }
 
 impl Progress {

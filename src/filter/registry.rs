@@ -2,11 +2,11 @@
 
 use super::{Filter, builtin, chain::Instance, flow::Result, settings};
 use crate::model::{
-    Fault, PoolName, Position, Settings,
+    Fault, PoolName, Position, Settings, Source,
     fault::{nearest, quote},
 };
 use schemars::{JsonSchema, Schema, SchemaGenerator};
-use std::collections::BTreeMap;
+use std::{cell::RefCell, collections::BTreeMap};
 
 /// The filters that are known, by name: the built-in ones, and those that an application adds.
 #[derive(Clone, Debug)]
@@ -110,7 +110,7 @@ fn is_name(name: &str) -> bool {
 }
 
 fn build<F: Filter>(node: &Settings, setup: &mut Setup<'_>) -> Result<Instance, SettingsError> {
-    let settings = settings::read::<F::Settings>(node, setup.base)?;
+    let settings = settings::read::<F::Settings>(node, setup.base, &setup.files)?;
     instance::<F>(settings, setup).map_err(|error| error.locate(node))
 }
 
@@ -120,7 +120,9 @@ pub(crate) fn instance<F: Filter>(
     setup: &mut Setup<'_>,
 ) -> Result<Instance, SettingsError> {
     let filter = F::new(settings, setup)?;
-    Ok(Instance { filter: Box::new(filter), pools: std::mem::take(&mut setup.used) })
+    let pools = std::mem::take(&mut setup.used);
+    let files = setup.files.take();
+    Ok(Instance { filter: Box::new(filter), pools, files, settings: String::new() })
 }
 
 /// What a constructor may ask of the configuration that its filter is in.
@@ -132,11 +134,13 @@ pub struct Setup<'s> {
     pools: &'s [PoolName],
     /// The pools that were asked for.
     used: Vec<PoolName>,
+    /// The files that the settings name.
+    files: RefCell<Vec<Source>>,
 }
 
 impl<'s> Setup<'s> {
     pub(crate) fn new(base: &'s std::path::Path, pools: &'s [PoolName]) -> Self {
-        Self { base, pools, used: Vec::new() }
+        Self { base, pools, used: Vec::new(), files: RefCell::default() }
     }
 
     /// The pool called `name`, for [`Request::set_pool`](super::Request::set_pool).

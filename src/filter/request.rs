@@ -29,6 +29,29 @@ pub(crate) trait Incoming: Send {
     fn read_body(&mut self, limit: usize) -> Reading<'_>;
 }
 
+/// A request that is described, and comes from nobody.
+#[derive(Debug)]
+pub(crate) struct Described {
+    pub(crate) head: RequestHeader,
+    pub(crate) body: Bytes,
+}
+
+impl Incoming for Described {
+    fn head(&self) -> &RequestHeader {
+        &self.head
+    }
+
+    fn head_mut(&mut self) -> &mut RequestHeader {
+        &mut self.head
+    }
+
+    fn read_body(&mut self, limit: usize) -> Reading<'_> {
+        self.head.remove_header(&header::EXPECT);
+        let body = (self.body.len() <= limit).then(|| self.body.clone());
+        Box::pin(async { Ok(body) })
+    }
+}
+
 /// What filters decide about the rest of a request.
 #[derive(Debug, Default)]
 pub(crate) struct Choices {

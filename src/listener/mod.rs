@@ -18,6 +18,7 @@ pub use accept::{Accepting, serve};
 pub use bind::{BindError, Bound, BoundSocket, bind_admin, bind_all};
 pub use drain::{Drain, Phase};
 pub use handover::{Account, Predecessor, SocketFile, Successor, hand_over};
+pub use http1::{Refusal, check_head};
 #[cfg(any(test, fuzzing))]
 pub(crate) use http1::{fuzz_chunks, fuzz_head};
 #[cfg(any(test, fuzzing))]

@@ -66,6 +66,14 @@ fn resolved(path: &Path, base: &Path) -> PathBuf {
 }
 
 impl ListenAddress {
+    /// The port, if it has one.
+    pub fn port(&self) -> Option<u16> {
+        match self {
+            Self::Tcp(address) => Some(address.port()),
+            Self::Unix(_) => None,
+        }
+    }
+
     /// Makes a relative socket path relative to `base`.
     #[must_use]
     pub fn relative_to(self, base: &Path) -> Self {

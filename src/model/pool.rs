@@ -330,6 +330,25 @@ pub enum RetryOn {
     Status(u16),
 }
 
+impl RetryOn {
+    /// Every failure by its name in the configuration.
+    pub const NAMES: [(&str, Self); 7] = [
+        ("connect_failure", Self::ConnectFailure),
+        ("refused_stream", Self::RefusedStream),
+        ("reset", Self::Reset),
+        ("timeout", Self::Timeout),
+        ("502", Self::Status(502)),
+        ("503", Self::Status(503)),
+        ("504", Self::Status(504)),
+    ];
+
+    /// The failure's name in the configuration.
+    pub fn as_str(self) -> &'static str {
+        let named = Self::NAMES.into_iter().find(|(_, failure)| *failure == self);
+        named.map_or("status", |(name, _)| name)
+    }
+}
+
 /// The pause before a try: a random part of `base` times two for each try before, at most `max`
 /// ("full jitter").
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -21,8 +21,12 @@ pub struct Server {
     pub group: Option<String>,
     /// How long work in flight may go on after TERM or a hand-over.
     pub drain_timeout: Duration,
+    /// How long it goes on accepting after TERM, while it says that it is not ready.
+    pub shutdown_delay: Duration,
     /// The least severe messages that are logged.
     pub log_level: log::LevelFilter,
+    /// Whether a change of the configuration's file, or of one that it names, is a reload.
+    pub watch: bool,
 }
 
 /// `access_log:` in the configuration.

@@ -44,14 +44,19 @@ impl RetryBudget {
 
     /// Spends a retry; `false` if nothing is left.
     pub(super) fn try_retry(&mut self, now: Time) -> bool {
+        let left = self.has_left(now);
+        if left {
+            self.slot(now).retries += 1;
+        }
+        left
+    }
+
+    /// Whether a retry could be spent.
+    pub(super) fn has_left(&self, now: Time) -> bool {
         let (requests, retries) = self.window(now);
         let floor = u64::from(self.policy.min_per_second) * WINDOW;
         let allowed = (requests as f64 * self.policy.percent.fraction()) as u64 + floor;
-        if retries >= allowed {
-            return false;
-        }
-        self.slot(now).retries += 1;
-        true
+        retries < allowed
     }
 
     fn slot(&mut self, now: Time) -> &mut Slot {

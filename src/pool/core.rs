@@ -12,6 +12,7 @@ use super::{
     ewma,
     health::Change,
     lease::Ledger,
+    preview::{Prospect, Scoring},
     queue::{Place, Queue},
     view::{Ask, Found, View},
 };
@@ -19,6 +20,7 @@ use crate::model::{self, BackendName, BackendState as Admission, Weight};
 use arc_swap::ArcSwap;
 use rand::RngCore;
 use std::{
+    cell::Cell,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -171,34 +173,46 @@ impl Core {
 
     /// Picks a backend.
     pub fn pick(&self, wanted: &Wanted<'_>, now: Time, rng: &mut dyn RngCore) -> Picked {
-        let is_its_turn = self.is_turn_of(wanted.place);
-        if let Some(lease) = wanted.kept.and_then(|kept| self.pick_kept(kept, is_its_turn, now)) {
-            return Picked::Lease(lease);
+        let ask = self.ask(wanted, now, None);
+        let view = self.view.load();
+        loop {
+            // Where somebody else has taken the last place since the look, it is full now and passed
+            // over. Each such round is one that somebody else gets a backend by.
+            let member = match view.pick(&ask, rng) {
+                Found::Kept(member) | Found::Member(member) => member,
+                Found::Busy => return Picked::Busy,
+                Found::Nothing => return Picked::Nothing,
+            };
+            if let Some(lease) = Lease::try_new(member, ask.limit, &self.shared.ledger) {
+                return Picked::Lease(lease);
+            }
         }
-        if !is_its_turn {
-            return Picked::Busy;
-        }
-        let ask = Ask {
+    }
+
+    /// What a pick would come to. It takes no turn, and nothing is changed by it: `turns` counts those
+    /// that it looked at.
+    pub(super) fn look(
+        &self,
+        wanted: &Wanted<'_>,
+        now: Time,
+        rng: &mut dyn RngCore,
+        turns: &Cell<usize>,
+    ) -> Found {
+        let ask = self.ask(wanted, now, Some(turns));
+        self.view.load().pick(&ask, rng)
+    }
+
+    fn ask<'a>(&self, wanted: &Wanted<'a>, now: Time, look: Option<&'a Cell<usize>>) -> Ask<'a> {
+        Ask {
             now,
             key: wanted.key,
             tried: wanted.tried,
             limit: self.limit(),
             slow_start: self.spec.slow_start,
             in_flight: self.shared.ledger.in_flight(),
-        };
-        let view = self.view.load();
-        loop {
-            match view.pick(&ask, rng) {
-                // Where somebody else has taken the last place since the look, it is full now and passed
-                // over. Each such round is one that somebody else gets a backend by.
-                Found::Member(member) => {
-                    if let Some(lease) = Lease::try_new(member, ask.limit, &self.shared.ledger) {
-                        return Picked::Lease(lease);
-                    }
-                }
-                Found::Busy => return Picked::Busy,
-                Found::Nothing => return Picked::Nothing,
-            }
+            kept: wanted.kept,
+            is_its_turn: self.is_turn_of(wanted.place),
+            look,
         }
     }
 
@@ -218,16 +232,11 @@ impl Core {
         }
     }
 
-    /// The backend that a client stays with, if it still keeps its clients and has room. One that takes
-    /// no others may be had out of turn: nobody in the line waits for it.
-    fn pick_kept(&self, is_it: Kept<'_>, is_its_turn: bool, now: Time) -> Option<Lease> {
-        let view = self.view.load();
-        let member = view.members().iter().find(|member| is_it(member))?;
-        let overtakes = !is_its_turn && member.takes_new_clients();
-        if overtakes || !member.keeps_clients(now) {
-            return None;
-        }
-        Lease::try_new(member.clone(), self.limit(), &self.shared.ledger)
+    /// Each member before a pick with this key, what their scores say, and whether there is panic.
+    pub(super) fn prospects(&self, key: Option<u64>, now: Time) -> (Vec<Prospect>, Scoring, bool) {
+        let untried = Tried::default();
+        let wanted = Wanted { key, kept: None, tried: &untried, place: None };
+        self.view.load().prospects(&self.ask(&wanted, now, None))
     }
 
     /// Whether the backend that a client stays with still keeps its clients, room aside.
@@ -248,6 +257,11 @@ impl Core {
     /// Counts a request: it adds to the retry budget.
     pub fn begin_request(&self, now: Time) {
         locked(&self.shared.budget).request(now);
+    }
+
+    /// Whether something is left of the retry budget.
+    pub(super) fn can_retry(&self, now: Time) -> bool {
+        locked(&self.shared.budget).has_left(now)
     }
 
     /// Spends a retry of the budget; `false` if nothing is left of it.

@@ -117,7 +117,7 @@ impl Discovery {
     /// longer than it may take itself.
     async fn resolve(&mut self, entries: &[Entry], anew: bool) {
         let mut lookups = JoinSet::new();
-        for host in self.open_names(entries, anew) {
+        for host in self.unresolved(entries, anew) {
             let resolver = self.interner.resolver.clone();
             lookups.spawn(async move {
                 let found = look_up(&*resolver, &host).await;
@@ -133,7 +133,7 @@ impl Discovery {
     }
 
     /// The host names of `entries`; unless `anew`, only those that have no answer. Others are let go.
-    fn open_names(&mut self, entries: &[Entry], anew: bool) -> Vec<String> {
+    fn unresolved(&mut self, entries: &[Entry], anew: bool) -> Vec<String> {
         let named: HashSet<&str> =
             entries.iter().filter_map(|entry| host_of(&entry.backend)).collect();
         self.hosts.retain(|host, _| named.contains(host.as_str()));

@@ -3,10 +3,12 @@
 use super::{
     Member, Time, Tried,
     balance::{Allowed, Balancer, Used},
+    core::Kept,
+    preview::{Prospect, Scoring},
 };
 use crate::model::{self, BackendState as Admission, Percent};
 use rand::RngCore;
-use std::{sync::Arc, time::Duration};
+use std::{cell::Cell, collections::HashMap, sync::Arc, time::Duration};
 
 /// What a request asks of a pick.
 pub(super) struct Ask<'a> {
@@ -20,12 +22,23 @@ pub(super) struct Ask<'a> {
     pub(super) slow_start: Duration,
     /// Requests in flight on the whole pool.
     pub(super) in_flight: usize,
+    /// The backend that the client stays with.
+    pub(super) kept: Option<Kept<'a>>,
+    /// Whether nobody in the line is before it.
+    pub(super) is_its_turn: bool,
+    /// For a pick that only looks, and so takes no turn: how many turns it has looked at.
+    pub(super) look: Option<&'a Cell<usize>>,
 }
 
 impl Ask<'_> {
     /// How much of its weight a member counts for.
     pub(super) fn share(&self, member: &Member) -> f64 {
         member.share(self.slow_start, self.now)
+    }
+
+    /// For a pick that only looks: how many turns ahead of the next one it looks now.
+    pub(super) fn looks_ahead(&self) -> Option<usize> {
+        self.look.map(|looked| looked.replace(looked.get() + 1))
     }
 
     fn is_full(&self, member: &Member) -> bool {
@@ -36,6 +49,9 @@ impl Ask<'_> {
 /// What a pick found.
 #[derive(Debug)]
 pub(super) enum Found {
+    /// The one that the client stays with.
+    Kept(Arc<Member>),
+    /// The one that the policy says.
     Member(Arc<Member>),
     /// There are usable backends, but each has as many requests as it may.
     Busy,
@@ -99,7 +115,14 @@ impl View {
         self.tiers.iter().any(untried)
     }
 
+    /// What a pick comes to; whoever picks still has to take the place. With `look` nothing is changed.
     pub(super) fn pick(&self, ask: &Ask<'_>, rng: &mut dyn RngCore) -> Found {
+        if let Some(member) = self.kept(ask) {
+            return Found::Kept(member.clone());
+        }
+        if !ask.is_its_turn {
+            return Found::Busy;
+        }
         for tier in &self.tiers {
             match tier.pick(ask, rng) {
                 Found::Nothing => {}
@@ -108,6 +131,35 @@ impl View {
             }
         }
         Found::Nothing
+    }
+
+    /// The backend that the client stays with, if it still keeps its clients and has room. One that takes
+    /// no others may be had out of turn: nobody in the line waits for it.
+    fn kept(&self, ask: &Ask<'_>) -> Option<&Arc<Member>> {
+        let is_it = ask.kept?;
+        let member = self.members.iter().find(|member| is_it(member))?;
+        let overtakes = !ask.is_its_turn && member.takes_new_clients();
+        let may = !overtakes && member.keeps_clients(ask.now) && !ask.is_full(member);
+        may.then_some(member)
+    }
+
+    /// Each member before a pick, what their scores say, and whether a tier is used in panic.
+    pub(super) fn prospects(&self, ask: &Ask<'_>) -> (Vec<Prospect>, Scoring, bool) {
+        let mut scores: HashMap<usize, f64> = HashMap::new();
+        for tier in &self.tiers {
+            let all = tier.members.iter().zip(tier.balancer.scores(&tier.members, ask));
+            let used = all.filter(|(member, _)| tier.uses(member, ask.now));
+            scores.extend(used.map(|(member, score)| (member.id(), score)));
+        }
+        let prospect = |member: &Arc<Member>| Prospect {
+            member: member.clone(),
+            usable: member.is_usable(ask.now),
+            full: ask.is_full(member),
+            score: scores.get(&member.id()).copied(),
+        };
+        let prospects = self.members.iter().map(prospect).collect();
+        let scoring = self.tiers[0].balancer.scoring(ask);
+        (prospects, scoring, self.tiers.iter().any(|tier| tier.panic))
     }
 }
 

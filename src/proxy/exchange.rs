@@ -230,10 +230,7 @@ impl Exchange {
     /// sends its body, as it may then never send it.
     pub(super) fn settle(&mut self, session: &mut Session) {
         self.keepalive = session.get_keepalive();
-        self.upgrade = offers_upgrade(session.req_header());
-        if !self.upgrade {
-            self.decline_upgrade(session.req_header_mut());
-        }
+        self.see_upgrade(session.req_header_mut());
         if session.req_header().version == Version::HTTP_10 {
             // It knows neither (RFC 9110 sections 10.1.1 and 15.2).
             session.req_header_mut().remove_header(&header::EXPECT);
@@ -244,6 +241,14 @@ impl Exchange {
         session.set_close_on_response_before_downstream_finish(self.expects_continue);
         session.set_total_drain_timeout(Some(DRAIN));
         nominated::strip(session.req_header_mut());
+    }
+
+    /// Sees whether the request asks for another protocol. An offer that is none is removed.
+    pub(super) fn see_upgrade(&mut self, request: &mut RequestHeader) {
+        self.upgrade = offers_upgrade(request);
+        if !self.upgrade {
+            self.decline_upgrade(request);
+        }
     }
 
     /// Makes a request an ordinary one that may have asked for another protocol: a server that does

@@ -85,7 +85,7 @@ fn stopped() -> Result<()> {
 
 impl Exchange {
     /// The exchange before the filters of its route, if that has any.
-    fn passage(&mut self) -> Option<Passage<'_>> {
+    pub(super) fn passage(&mut self) -> Option<Passage<'_>> {
         let route = &self.snapshot.routes[self.route?];
         if route.filters.is_empty() {
             return None;

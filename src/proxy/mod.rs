@@ -16,6 +16,7 @@ mod hash_key;
 mod link;
 mod log_line;
 mod nominated;
+mod rehearsal;
 mod response;
 mod retry;
 mod routing;
@@ -29,6 +30,7 @@ pub use exchange::{Exchange, RequestBody};
 pub(crate) use filters::own_response;
 pub use link::{BrokenOff, Fault, Link};
 pub use log_line::{Refused, log_abandoned, log_refused};
+pub(crate) use rehearsal::{Rehearsal, Sending, rehearse};
 #[cfg(any(test, fuzzing))]
 pub(crate) use sticky::fuzz as fuzz_cookie;
 

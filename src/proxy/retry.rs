@@ -10,7 +10,7 @@ use crate::{
     pool::{Member, NoRetry, Outcome},
     tls,
 };
-use http::StatusCode;
+use http::{Method, StatusCode};
 use pingora::{Error, ErrorSource, ErrorType};
 use pingora_proxy::Session;
 
@@ -49,11 +49,9 @@ impl Context {
 
     fn again_after(&mut self, session: &Session, error: &Error, reused: bool) -> bool {
         let Some(kind) = self.kind(error) else { return false };
-        let repeatable = match kind {
-            RetryOn::ConnectFailure | RetryOn::RefusedStream => is_unanswered(session),
-            _ => is_unanswered(session) && session.req_header().method.is_idempotent(),
-        };
-        let repeatable = self.upstream_time.is_none() && repeatable;
+        let repeatable = self.upstream_time.is_none()
+            && is_unanswered(session)
+            && is_safe(kind, &session.req_header().method);
         if self.is_stale(kind, error, reused) {
             if repeatable {
                 self.replay_on_same(error);
@@ -71,7 +69,7 @@ impl Context {
     pub(super) fn retries_status(&mut self, session: &Session, status: StatusCode) -> bool {
         let kind = RetryOn::Status(status.as_u16());
         let wanted = self.pool.as_ref().is_some_and(|pool| pool.spec().retry.on.contains(&kind));
-        let repeatable = is_unanswered(session) && session.req_header().method.is_idempotent();
+        let repeatable = is_unanswered(session) && is_safe(kind, &session.req_header().method);
         if !wanted || !repeatable {
             return false;
         }
@@ -79,6 +77,12 @@ impl Context {
         self.retry_status = self.move_on(kind, &answer);
         self.retry_status
     }
+}
+
+/// Whether a request with this method may be repeated after such a failure: the backend cannot have
+/// acted on it, or acting on it twice is no more than once.
+pub(super) fn is_safe(kind: RetryOn, method: &Method) -> bool {
+    matches!(kind, RetryOn::ConnectFailure | RetryOn::RefusedStream) || method.is_idempotent()
 }
 
 /// Whether the request is still there as it came, and its client has seen nothing of an answer.

@@ -6,7 +6,7 @@ use crate::{
     model::{self, BackendProtocol},
     pool::Pool,
     route::{self, normal_path, single_slashes},
-    runtime::{Action, Route},
+    runtime::{Action, Route, Snapshot},
 };
 use http::{HeaderValue, StatusCode, Version, header};
 use pingora::http::RequestHeader;
@@ -27,7 +27,7 @@ impl Exchange {
         Ok(self.act(session.req_header_mut()))
     }
 
-    fn enter_route(&mut self, request: &mut RequestHeader) -> Result<(), Answer> {
+    pub(super) fn enter_route(&mut self, request: &mut RequestHeader) -> Result<(), Answer> {
         let Some(index) = self.find_route(request)? else {
             return Err(Answer::error(Reason::NoRoute));
         };
@@ -49,7 +49,7 @@ impl Exchange {
     }
 
     /// Does what the route, or a filter, says is to be done; an answer is to be given at once.
-    fn act(&mut self, request: &mut RequestHeader) -> Option<Answer> {
+    pub(super) fn act(&mut self, request: &mut RequestHeader) -> Option<Answer> {
         let snapshot = self.snapshot.clone();
         let route = self.route.map(|index| &snapshot.routes[index])?;
         let chosen =
@@ -106,7 +106,7 @@ impl Exchange {
     }
 
     /// Learns who sends the request, and gives it its id.
-    fn identify(&mut self, request: &RequestHeader) {
+    pub(super) fn identify(&mut self, request: &RequestHeader) {
         let peer = self.link.client().map(|address| address.ip());
         self.from_trusted = peer.is_some_and(|peer| self.snapshot.trusts(peer));
         self.client = client::address(peer, &request.headers, &self.snapshot);
@@ -126,6 +126,15 @@ impl Exchange {
     }
 
     fn find_route(&mut self, request: &RequestHeader) -> Result<Option<usize>, Answer> {
+        self.with_facts(request, Snapshot::find_route)
+    }
+
+    /// Asks the snapshot something about the route of a request.
+    pub(super) fn with_facts<T>(
+        &mut self,
+        request: &RequestHeader,
+        ask: impl FnOnce(&Snapshot, &route::Facts<'_>) -> T,
+    ) -> Result<T, Answer> {
         let malformed = || Answer::error(Reason::BadRequest);
         let sent = std::str::from_utf8(request.raw_path()).map_err(|_| malformed())?;
         let (path, query) = match sent.split_once('?') {
@@ -142,7 +151,7 @@ impl Exchange {
             method: &request.method,
             headers: &request.headers,
         };
-        let found = self.snapshot.find_route(&facts);
+        let found = ask(&self.snapshot, &facts);
         if let Cow::Owned(path) = path {
             self.rewritten = Some(query.map_or(path.clone(), |query| format!("{path}?{query}")));
         }

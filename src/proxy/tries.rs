@@ -77,7 +77,7 @@ impl Exchange {
     }
 
     /// Finds the backend of `pool` that the client stays with.
-    fn finder<'a>(
+    pub(super) fn finder<'a>(
         &self,
         pool: &'a Pool,
     ) -> Option<impl Fn(&Member) -> bool + Send + Sync + use<'a>> {

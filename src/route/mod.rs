@@ -72,7 +72,7 @@ impl RouteTable {
     #[must_use]
     pub fn why_not(&self, position: usize, facts: &Facts<'_>) -> Option<Condition<'_>> {
         let rule = &self.rules[position];
-        if rule.host_holds(facts.host) { rule.unmet(facts) } else { Some(Condition::Host) }
+        rule.unmet_host(facts.host).or_else(|| rule.unmet(facts))
     }
 
     /// The first candidate that passes `test`. A parameter so that tests can count candidates.

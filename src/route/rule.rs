@@ -2,37 +2,83 @@
 
 use super::{Facts, decode, host_matches, path_has_prefix};
 use crate::model::{
-    HeaderMatch, ListenerName, Match, PathMatch, QueryMatch, Route, RouteListeners, ValueMatch,
+    HeaderMatch, HostPattern, ListenerName, Match, PathMatch, QueryMatch, Route, RouteListeners,
+    ValueMatch,
 };
-use http::{HeaderMap, HeaderName, HeaderValue};
+use http::{HeaderMap, HeaderValue, Method};
+use regex::Regex;
 use std::fmt;
 
 /// A condition of a route, named to say why the route does not match.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug)]
 pub enum Condition<'a> {
     /// The listeners it applies to.
     Listener,
     /// Its hosts.
-    Host,
+    Host(&'a [HostPattern]),
     /// Its path, prefix or regular expression.
-    Path,
+    Path(&'a PathMatch),
     /// Its methods.
-    Method,
+    Method(&'a [Method]),
     /// Its condition on this header field.
-    Header(&'a HeaderName),
+    Header(&'a HeaderMatch),
     /// Its condition on this query parameter.
-    Query(&'a str),
+    Query(&'a QueryMatch),
+}
+
+impl Condition<'_> {
+    /// What it asks for.
+    pub fn expected(&self) -> String {
+        match self {
+            Self::Listener => "another listener".to_owned(),
+            Self::Host(hosts) => one_of(hosts.iter().map(host_text)),
+            Self::Path(PathMatch::Exact(path)) => path.clone(),
+            Self::Path(PathMatch::Prefix(path)) => format!("{path} or below it"),
+            Self::Path(PathMatch::Regex(regex)) => matching(regex),
+            Self::Method(methods) => one_of(methods.iter().map(Method::to_string)),
+            Self::Header(header) => value_text(&header.value),
+            Self::Query(parameter) => value_text(&parameter.value),
+        }
+    }
+}
+
+fn host_text(pattern: &HostPattern) -> String {
+    match pattern {
+        HostPattern::Exact(host) => host.clone(),
+        HostPattern::Below(domain) => format!("*.{domain}"),
+    }
+}
+
+fn value_text(value: &ValueMatch) -> String {
+    match value {
+        ValueMatch::Exact(exact) => exact.clone(),
+        ValueMatch::Regex(regex) => matching(regex),
+        ValueMatch::Present(true) => "present".to_owned(),
+        ValueMatch::Present(false) => "absent".to_owned(),
+    }
+}
+
+fn matching(regex: &Regex) -> String {
+    format!("something that matches {regex}")
+}
+
+/// A choice, of which a route may have thousands.
+fn one_of(choices: impl ExactSizeIterator<Item = String>) -> String {
+    const SHOWN: usize = 5;
+    let more = choices.len().saturating_sub(SHOWN);
+    let shown = choices.take(SHOWN).collect::<Vec<_>>().join(", ");
+    if more == 0 { shown } else { format!("{shown} or {more} others") }
 }
 
 impl fmt::Display for Condition<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Listener => f.write_str("listener"),
-            Self::Host => f.write_str("host"),
-            Self::Path => f.write_str("path"),
-            Self::Method => f.write_str("method"),
-            Self::Header(name) => write!(f, "header {name}"),
-            Self::Query(name) => write!(f, "query parameter {name}"),
+            Self::Host(_) => f.write_str("host"),
+            Self::Path(_) => f.write_str("path"),
+            Self::Method(_) => f.write_str("method"),
+            Self::Header(header) => write!(f, "header {}", header.name),
+            Self::Query(parameter) => write!(f, "query parameter {}", parameter.name),
         }
     }
 }
@@ -79,9 +125,11 @@ impl Rule {
         }
     }
 
-    pub(super) fn host_holds(&self, host: &str) -> bool {
+    /// The condition on the host if that does not hold.
+    pub(super) fn unmet_host(&self, host: &str) -> Option<Condition<'_>> {
         let hosts = &self.matches.hosts;
-        hosts.is_empty() || hosts.iter().any(|pattern| host_matches(pattern, host))
+        let holds = hosts.is_empty() || hosts.iter().any(|pattern| host_matches(pattern, host));
+        (!holds).then_some(Condition::Host(hosts))
     }
 
     /// The first condition, the host aside, that does not hold. The host is left out because a
@@ -91,19 +139,16 @@ impl Rule {
         if !self.listeners.contains(facts.listener) {
             return Some(Condition::Listener);
         }
-        if !path.as_ref().is_none_or(|path| path_holds(path, facts.path)) {
-            return Some(Condition::Path);
+        if let Some(path) = path.as_ref().filter(|path| !path_holds(path, facts.path)) {
+            return Some(Condition::Path(path));
         }
         if !methods.is_empty() && !methods.contains(facts.method) {
-            return Some(Condition::Method);
+            return Some(Condition::Method(methods));
         }
         if let Some(header) = headers.iter().find(|header| !header_holds(header, facts.headers)) {
-            return Some(Condition::Header(&header.name));
+            return Some(Condition::Header(header));
         }
-        query
-            .iter()
-            .find(|parameter| !query_holds(parameter, facts.query))
-            .map(|parameter| Condition::Query(&parameter.name))
+        query.iter().find(|parameter| !query_holds(parameter, facts.query)).map(Condition::Query)
     }
 }
 

@@ -263,19 +263,20 @@ fn names_the_condition_that_fails() {
     )]);
     let good = Request::get("a.example", "/v1/x").with_query("debug").with_header("x-canary", b"1");
     let cases = [
-        (Request { listener: 1, ..good.clone() }, "listener"),
-        (Request { host: "b.example".to_owned(), ..good.clone() }, "host"),
-        (Request { path: "/v2".to_owned(), ..good.clone() }, "path"),
-        (Request { method: Method::POST, ..good.clone() }, "method"),
-        (Request { headers: HeaderMap::new(), ..good.clone() }, "header x-canary"),
-        (Request { query: None, ..good.clone() }, "query parameter debug"),
+        (Request { listener: 1, ..good.clone() }, "listener", "another listener"),
+        (Request { host: "b.example".to_owned(), ..good.clone() }, "host", "a.example"),
+        (Request { path: "/v2".to_owned(), ..good.clone() }, "path", "/v1 or below it"),
+        (Request { method: Method::POST, ..good.clone() }, "method", "GET"),
+        (Request { headers: HeaderMap::new(), ..good.clone() }, "header x-canary", "1"),
+        (Request { query: None, ..good.clone() }, "query parameter debug", "present"),
     ];
-    for (request, expected) in cases {
+    for (request, name, expected) in cases {
         let facts = request.facts();
-        assert_eq!(table.why_not(0, &facts).unwrap().to_string(), expected);
+        let unmet = table.why_not(0, &facts).unwrap();
+        assert_eq!((unmet.to_string().as_str(), unmet.expected().as_str()), (name, expected));
         assert_eq!(table.find(&facts), None);
     }
-    assert_eq!(table.why_not(0, &good.facts()), None);
+    assert!(table.why_not(0, &good.facts()).is_none());
 }
 
 /// The routes of a large installation: a host or a domain each, some routes for every host around.

@@ -6,7 +6,7 @@ use crate::{
     model,
     observe::{AccessLog, Connections, ListenerCounts, Metrics},
     pool::{Interner, Pool},
-    route::{Facts, RouteTable},
+    route::{Condition, Facts, RouteTable},
     tls::{Acceptor, Watch, Watched},
 };
 use arc_swap::ArcSwap;
@@ -80,6 +80,12 @@ pub struct WeightedPools {
 }
 
 impl WeightedPools {
+    /// Each pool with its share.
+    pub fn shares(&self) -> impl Iterator<Item = (&Arc<Pool>, u64)> {
+        let mut before = 0;
+        self.pools.iter().map(move |(pool, sum)| (pool, sum - std::mem::replace(&mut before, *sum)))
+    }
+
     /// One of the pools, at random in proportion to their shares.
     pub fn choose<R: Rng>(&self, rng: impl FnOnce() -> R) -> &Arc<Pool> {
         let (last, total) = self.pools.last().expect("a route names at least one pool");
@@ -184,6 +190,12 @@ impl Snapshot {
     /// Finds the route of a request: its index among [`Snapshot::routes`].
     pub fn find_route(&self, facts: &Facts<'_>) -> Option<usize> {
         self.table.find(facts)
+    }
+
+    /// The first condition of the route with this index that a request does not meet; `None` if it
+    /// meets all.
+    pub fn why_not(&self, route: usize, facts: &Facts<'_>) -> Option<Condition<'_>> {
+        self.table.why_not(route, facts)
     }
 
     /// Where the connections of the listener with this index go; `None` if it speaks HTTP.

@@ -5,7 +5,7 @@ use crate::{
     App,
     config::{self, ConfigErrors},
     filter::{
-        self, Answer, Chain, Facts, Filter, Incoming, Mishap, Passage, Progress, Reading, Reason,
+        self, Answer, Chain, Described, Facts, Filter, Mishap, Passage, Progress, Reason,
         SettingsError, Setup, Stop,
     },
     model::PoolName,
@@ -13,7 +13,7 @@ use crate::{
     route::normal_path,
 };
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Method, header};
+use http::{HeaderMap, HeaderValue, Method};
 use pingora::http::{RequestHeader, ResponseHeader};
 use std::{
     borrow::Cow,
@@ -225,28 +225,6 @@ impl Outcome {
     /// What went wrong in hooks: panics and errors. The error log of a balancer has each in a line.
     pub fn mishaps(&self) -> &[Mishap] {
         &self.mishaps
-    }
-}
-
-/// The request as request hooks see it.
-struct Described {
-    head: RequestHeader,
-    body: Bytes,
-}
-
-impl Incoming for Described {
-    fn head(&self) -> &RequestHeader {
-        &self.head
-    }
-
-    fn head_mut(&mut self) -> &mut RequestHeader {
-        &mut self.head
-    }
-
-    fn read_body(&mut self, limit: usize) -> Reading<'_> {
-        self.head.remove_header(&header::EXPECT);
-        let body = (self.body.len() <= limit).then(|| self.body.clone());
-        Box::pin(async { Ok(body) })
     }
 }
 

@@ -22,6 +22,19 @@ pub struct TlsFacts {
 }
 
 impl TlsFacts {
+    /// The facts of a connection that is only described, to this host.
+    pub(crate) fn described(host: &str) -> Self {
+        let server_name = Some(host).filter(|host| !host.is_empty());
+        Self {
+            version: version(Some(ProtocolVersion::TLSv1_3)),
+            cipher: "unknown",
+            server_name: server_name.map(|name| name.to_ascii_lowercase().into()),
+            alpn: None,
+            resumed: false,
+            client: None,
+        }
+    }
+
     /// The facts of a connection whose handshake is over.
     ///
     /// # Errors

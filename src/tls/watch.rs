@@ -130,7 +130,8 @@ impl Entry {
     }
 }
 
-fn present_stamp(source: &Source) -> Option<Stamp> {
+/// What a file is like now; `None` if it is not there.
+pub fn present_stamp(source: &Source) -> Option<Stamp> {
     fs::metadata(&source.path).ok().map(|metadata| Stamp::of(&metadata))
 }
 

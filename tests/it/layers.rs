@@ -16,17 +16,21 @@ use std::{
 /// its place first.
 const ALLOWED: &[(&str, &[&str])] = &[
     ("main", &["cli", "app"]),
-    ("cli", &["app", "config", "filter", "model", "observe"]),
+    ("cli", &["app", "config", "explain", "filter", "model", "observe"]),
     ("fuzzing", &["app", "config", "listener", "proxy", "route", "tcp", "testing"]),
     ("testing", &["app", "config", "filter", "listener", "proxy", "route", "model"]),
     (
         "app",
         &[
-            "config", "listener", "admin", "proxy", "tcp", "runtime", "route", "pool", "filter",
-            "tls", "model", "observe",
+            "config", "listener", "admin", "explain", "proxy", "tcp", "runtime", "route", "pool",
+            "filter", "tls", "model", "observe",
         ],
     ),
-    ("admin", &["runtime", "route", "pool", "filter", "tls", "model", "observe"]),
+    (
+        "explain",
+        &["listener", "proxy", "runtime", "route", "pool", "filter", "tls", "model", "observe"],
+    ),
+    ("admin", &["explain", "runtime", "route", "pool", "filter", "tls", "model", "observe"]),
     (
         "listener",
         &["proxy", "tcp", "runtime", "route", "pool", "filter", "tls", "model", "observe"],

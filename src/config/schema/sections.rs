@@ -66,7 +66,15 @@ fn server() -> Value {
                 "After TERM or a hand-over, how long work in flight may go on.",
             )
             .default("30s"),
+            key(
+                "shutdown_delay",
+                duration(),
+                "After TERM, how long it goes on accepting while readiness fails, before it drains.",
+            )
+            .default("0s"),
             key("log_level", words(&levels), "The least severe messages logged.").default("info"),
+            key("watch", switch(), "Reload when the file, or one that it names, has changed.")
+                .default(false),
         ],
     )
 }

@@ -23,9 +23,10 @@ fn unknown_keys_are_errors_with_the_nearest_spelling() {
                  listeners, routes or pools; did you mean \"server\"?",
             ),
             (
-                "server: { shutdown_delay: 0s }",
-                "3:11: server.shutdown_delay: unknown key \"shutdown_delay\"; expected threads, \
-                 daemon, pid_file, upgrade_sock, error_log, user, group, drain_timeout or log_level",
+                "server: { bogus: 0s }",
+                "3:11: server.bogus: unknown key \"bogus\"; expected threads, \
+                 daemon, pid_file, upgrade_sock, error_log, user, group, drain_timeout, shutdown_delay, \
+                 log_level or watch",
             ),
             (
                 "access_log: { pth: stdout }",
@@ -110,7 +111,8 @@ fn wrong_types_are_errors() {
             (
                 "server: yes",
                 "3:9: server: found \"yes\"; expected a map with threads, daemon, pid_file, \
-                 upgrade_sock, error_log, user, group, drain_timeout or log_level",
+                 upgrade_sock, error_log, user, group, drain_timeout, shutdown_delay, \
+                 log_level or watch",
             ),
             (
                 "server: { daemon: yes }",
@@ -119,7 +121,8 @@ fn wrong_types_are_errors() {
             (
                 "server:",
                 "3:1: server: found null; expected a map with threads, daemon, pid_file, \
-                 upgrade_sock, error_log, user, group, drain_timeout or log_level",
+                 upgrade_sock, error_log, user, group, drain_timeout, shutdown_delay, \
+                 log_level or watch",
             ),
             ("routes: {}", "3:1: routes: found a map; expected a list of routes"),
             (

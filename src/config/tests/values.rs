@@ -79,7 +79,8 @@ fn listener_values_are_read() {
 #[test]
 fn server_values_are_read() {
     let text = "server: { threads: 3, daemon: on, pid_file: run/pid, upgrade_sock: /x.sock, \
-                error_log: e.log, user: u, group: g, drain_timeout: 0s, log_level: off }\n";
+                error_log: e.log, user: u, group: g, drain_timeout: 0s, shutdown_delay: 5s, log_level: off, \
+                watch: true }\n";
     let server = config(&format!("{LISTENERS}{POOLS}{text}")).server;
     assert_eq!((server.threads, server.daemon), (3, true));
     assert_eq!(server.pid_file, Path::new("/etc/lb/run/pid"));
@@ -87,7 +88,8 @@ fn server_values_are_read() {
     assert_eq!(server.error_log.as_deref(), Some(Path::new("/etc/lb/e.log")));
     assert_eq!((server.user.as_deref(), server.group.as_deref()), (Some("u"), Some("g")));
     assert_eq!(server.drain_timeout, Duration::ZERO);
-    assert_eq!(server.log_level, log::LevelFilter::Off);
+    assert_eq!(server.shutdown_delay, 5 * SECOND);
+    assert_eq!((server.log_level, server.watch), (log::LevelFilter::Off, true));
 }
 
 #[test]

@@ -25,6 +25,7 @@ pub(super) struct BodyLimit {
 impl Filter for BodyLimit {
     const NAME: &'static str = "body_limit";
     type Settings = Settings;
+    const HAS_SIDE_EFFECTS: bool = false;
 
     fn new(settings: Settings, _: &mut Setup<'_>) -> Result<Self, SettingsError> {
         Ok(Self { max: *settings.max })

@@ -249,7 +249,12 @@ mod tests {
     async fn a_panic_in_a_later_filter_gives_the_place_back() {
         let limit = limit(1, Key::Route);
         let places = Arc::clone(&limit.places);
-        let instance = |filter| Instance { filter, pools: Vec::new() };
+        let instance = |filter| Instance {
+            filter,
+            pools: Vec::new(),
+            files: Vec::new(),
+            settings: String::new(),
+        };
         let chain = Chain::new(vec![instance(Box::new(limit)), instance(Box::new(Panics))]);
         for _ in 0..3 {
             let (mut rewritten, mut progress) = (None, Progress::default());

@@ -32,6 +32,7 @@ pub(super) struct IpFilter {
 impl Filter for IpFilter {
     const NAME: &'static str = "ip_filter";
     type Settings = Settings;
+    const HAS_SIDE_EFFECTS: bool = false;
 
     fn new(Settings { allow, deny }: Settings, _: &mut Setup<'_>) -> Result<Self, SettingsError> {
         if allow.is_empty() && deny.is_empty() {

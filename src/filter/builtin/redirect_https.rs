@@ -31,6 +31,7 @@ pub(super) struct RedirectHttps {
 impl Filter for RedirectHttps {
     const NAME: &'static str = "redirect_https";
     type Settings = Settings;
+    const HAS_SIDE_EFFECTS: bool = false;
 
     fn new(settings: Settings, _: &mut Setup<'_>) -> Result<Self, SettingsError> {
         let status = settings.status.map_or(StatusCode::PERMANENT_REDIRECT, |status| *status);

@@ -53,6 +53,7 @@ enum Change {
 impl Filter for Rewrite {
     const NAME: &'static str = "rewrite";
     type Settings = Settings;
+    const HAS_SIDE_EFFECTS: bool = false;
 
     fn new(settings: Settings, _: &mut Setup<'_>) -> Result<Self, SettingsError> {
         Change::new(settings).map(Self)

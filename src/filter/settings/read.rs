@@ -3,7 +3,7 @@
 use crate::{
     filter::SettingsError,
     model::{
-        Fault, Position, Settings, SettingsValue, Template, Variable,
+        Fault, Position, Settings, SettingsValue, Source, Stamp, Template, Variable,
         fault::{alternatives, nearest, quote},
         scalar,
     },
@@ -12,15 +12,46 @@ use serde::de::{
     self, DeserializeOwned, DeserializeSeed, Deserializer, EnumAccess, Expected, IntoDeserializer,
     MapAccess, SeqAccess, Unexpected, VariantAccess, Visitor, value::StrDeserializer,
 };
-use std::{borrow::Cow, fmt, path::Path};
+use std::{
+    borrow::Cow,
+    cell::RefCell,
+    fmt,
+    fs::{self, Metadata},
+    path::{Path, PathBuf},
+};
 
 /// The name by which a type asks for a text with its request variables.
 pub(super) const TEMPLATE: &str = "pingora_lb::Template";
 /// The name by which a type asks for the path of a file, made absolute.
 pub(super) const FILE_PATH: &str = "pingora_lb::FilePath";
 
-/// Reads settings into the type that a filter has for them. Relative paths start from `base`.
-pub(crate) fn read<T: DeserializeOwned>(node: &Settings, base: &Path) -> Result<T, SettingsError> {
+/// Where relative paths start from, and which files the settings name.
+#[derive(Clone, Copy)]
+struct Base<'s> {
+    folder: &'s Path,
+    files: &'s RefCell<Vec<Source>>,
+}
+
+impl Base<'_> {
+    /// The path of a file. What the file is like is noted before anybody reads it.
+    fn file(self, text: &str) -> PathBuf {
+        let path = self.folder.join(text);
+        if let Some(metadata) = fs::metadata(&path).ok().filter(Metadata::is_file) {
+            let stamp = Stamp::of(&metadata);
+            self.files.borrow_mut().push(Source { path: path.clone(), stamp });
+        }
+        path
+    }
+}
+
+/// Reads settings into the type that a filter has for them. Relative paths start from `folder`. The
+/// files that they name are added to `files`.
+pub(crate) fn read<T: DeserializeOwned>(
+    node: &Settings,
+    folder: &Path,
+    files: &RefCell<Vec<Source>>,
+) -> Result<T, SettingsError> {
+    let base = Base { folder, files };
     T::deserialize(Value { node, base }).map_err(|error| SettingsError {
         path: error.path,
         position: Some(error.position.unwrap_or_else(|| node.position())),
@@ -36,7 +67,7 @@ pub(crate) fn takes_unknown_keys<T: DeserializeOwned>() -> bool {
     let node =
         Settings { at, key: None, value: SettingsValue::Map(vec![(NOBODYS.to_owned(), value)]) };
     // Whoever refuses unknown keys does so before anything that is missing.
-    match read::<T>(&node, Path::new("/")) {
+    match read::<T>(&node, Path::new("/"), &RefCell::default()) {
         Ok(_) => true,
         Err(error) => !error.message.contains(NOBODYS),
     }
@@ -134,7 +165,7 @@ fn what(found: Unexpected<'_>) -> String {
 #[derive(Clone, Copy)]
 struct Value<'s> {
     node: &'s Settings,
-    base: &'s Path,
+    base: Base<'s>,
 }
 
 impl<'s> Value<'s> {
@@ -279,7 +310,7 @@ impl<'de> Deserializer<'de> for Value<'_> {
                 if text.is_empty() || text.contains('\0') {
                     return Err(self.wrong("the path of a file"));
                 }
-                Cow::Owned(self.base.join(&*text).to_string_lossy().into_owned())
+                Cow::Owned(self.base.file(&text).to_string_lossy().into_owned())
             }
             _ => return visitor.visit_newtype_struct(self),
         };
@@ -342,7 +373,7 @@ impl<'de> Deserializer<'de> for Value<'_> {
 
 struct Items<'s> {
     items: std::iter::Enumerate<std::slice::Iter<'s, Settings>>,
-    base: &'s Path,
+    base: Base<'s>,
 }
 
 impl<'de> SeqAccess<'de> for Items<'_> {
@@ -361,7 +392,7 @@ impl<'de> SeqAccess<'de> for Items<'_> {
 struct Entries<'s> {
     rest: std::slice::Iter<'s, (String, Settings)>,
     current: Option<&'s (String, Settings)>,
-    base: &'s Path,
+    base: Base<'s>,
 }
 
 impl<'de> MapAccess<'de> for Entries<'_> {

@@ -34,11 +34,13 @@ pub(super) struct Head {
 
 /// Why a head is refused. The connection is closed after the answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::listener) struct Refusal {
-    pub(in crate::listener) status: StatusCode,
-    pub(in crate::listener) reason: Reason,
+pub struct Refusal {
+    /// The status that the client gets.
+    pub status: StatusCode,
+    /// The reason code.
+    pub reason: Reason,
     /// What is wrong, for the log.
-    pub(in crate::listener) why: &'static str,
+    pub why: &'static str,
 }
 
 pub(in crate::listener) const fn refuse(status: StatusCode, why: &'static str) -> Refusal {
@@ -131,6 +133,18 @@ impl HeadScanner {
 fn too_large(buffer: &[u8], limits: &ListenerLimits) -> Refusal {
     let line = memchr::memchr(b'\n', buffer).unwrap_or(buffer.len());
     if line > limits.uri_bytes + 64 { URI_TOO_LONG } else { HEAD_TOO_LARGE }
+}
+
+/// Checks a whole head as that of a request which arrives on a listener with these limits.
+///
+/// # Errors
+/// Why it is refused there.
+pub fn check_head(head: &[u8], limits: &ListenerLimits) -> Result<(), Refusal> {
+    let mut arrived = BytesMut::from(head);
+    match HeadScanner::default().scan(&mut arrived, limits)? {
+        Some(head) => head.in_origin_form(&arrived).map(drop),
+        None => Err(bad("the head is not whole")),
+    }
 }
 
 /// What the fields say about framing and authority.

@@ -15,4 +15,5 @@ mod stream;
 pub(super) use connection::{Http1, IN_THE_CLEAR, TOO_MANY, serve_connection};
 #[cfg(any(test, fuzzing))]
 pub(crate) use fuzz::{fuzz_chunks, fuzz_head};
-pub(super) use head::{Refusal, bad, check_target, is_authority, refuse};
+pub use head::{Refusal, check_head};
+pub(super) use head::{bad, check_target, is_authority, refuse};

@@ -5,7 +5,7 @@
 //! and they come back when it does.
 
 use super::{
-    Allowed, Ask, Member, Used,
+    Allowed, Ask, Member, Scoring, Used,
     p2c::{Cost, TwoChoices},
 };
 use crate::model::{Balance, BalancePolicy, with_client_bytes};
@@ -118,6 +118,31 @@ impl Hashed {
     fn weight_in_use(&self, members: &[Arc<Member>], ask: &Ask<'_>) -> f64 {
         let coming_back = self.coming_back.iter().map(|&index| weight_of(&members[index], ask));
         self.full_weight + coming_back.sum::<f64>()
+    }
+
+    /// What the scores say.
+    pub(super) fn scoring(&self, ask: &Ask<'_>) -> Scoring {
+        if ask.key.is_some() { Scoring::Order } else { self.keyless.scoring() }
+    }
+
+    /// The place of each member in the order of the key, from 1 on; what is compared where there is
+    /// none.
+    pub(super) fn scores(&self, members: &[Arc<Member>], ask: &Ask<'_>) -> Vec<f64> {
+        let Some(key) = ask.key else {
+            return members.iter().map(|member| self.keyless.score(member, ask)).collect();
+        };
+        let mut places = vec![0_u32; members.len()];
+        let mut place = 0;
+        for index in self.table.walk(key) {
+            if places[index] == 0 {
+                place += 1;
+                places[index] = place;
+            }
+            if place as usize == members.len() {
+                break;
+            }
+        }
+        places.into_iter().map(f64::from).collect()
     }
 }
 

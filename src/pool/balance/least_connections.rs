@@ -22,6 +22,13 @@ struct Load {
     per_weight: f64,
 }
 
+/// What is compared: the requests in flight for the weight, of which less counts while a member comes
+/// back.
+pub(super) fn load(member: &Member, ask: &Ask<'_>) -> f64 {
+    let per_weight = 1.0 / f64::from(member.weight());
+    member.state().in_flight() as f64 * per_weight / ask.share(member)
+}
+
 impl LeastConnections {
     pub(super) fn new(members: &[Arc<Member>], before: Option<&Self>) -> Self {
         let load = |member: &Arc<Member>| Load {
@@ -41,7 +48,11 @@ impl LeastConnections {
         allowed: Allowed<'_>,
         rng: &mut dyn RngCore,
     ) -> Option<usize> {
-        let start = self.turn.fetch_add(1, Relaxed) % members.len().max(1);
+        let turn = match ask.looks_ahead() {
+            Some(ahead) => self.turn.load(Relaxed).wrapping_add(ahead),
+            None => self.turn.fetch_add(1, Relaxed),
+        };
+        let start = turn % members.len().max(1);
         let least = self.least_loaded(members, start, ask, allowed)?;
         if accepts(&members[least], ask, rng) {
             return Some(least);

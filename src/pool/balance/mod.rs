@@ -12,7 +12,7 @@ mod p2c;
 mod random;
 mod round_robin;
 
-use super::{Member, Time, view::Ask};
+use super::{Member, Time, preview::Scoring, view::Ask};
 use crate::model::{Balance, BalancePolicy};
 use hash::Hashed;
 pub use hash::{hash, hash_address};
@@ -99,13 +99,43 @@ impl Balancer {
             return None;
         }
         match self {
-            Self::RoundRobin(policy) => propose(members, ask, allowed, rng, |_| policy.next()),
+            Self::RoundRobin(policy) => propose(members, ask, allowed, rng, |_| policy.next(ask)),
             Self::Random(policy) => propose(members, ask, allowed, rng, |rng| policy.next(rng)),
             Self::LeastConnections(policy) => policy.next(members, ask, allowed, rng),
             Self::TwoChoices(policy) => policy.next(members, ask, allowed, rng),
             Self::Hashed(policy) => policy.next(members, ask, allowed, rng),
         }
     }
+}
+
+impl Balancer {
+    /// What the scores of the members say.
+    pub(super) fn scoring(&self, ask: &Ask<'_>) -> Scoring {
+        match self {
+            Self::RoundRobin(_) | Self::Random(_) => Scoring::Share,
+            Self::LeastConnections(_) => Scoring::Load,
+            Self::TwoChoices(policy) => policy.scoring(),
+            Self::Hashed(policy) => policy.scoring(ask),
+        }
+    }
+
+    /// What the policy goes by with each of the members.
+    pub(super) fn scores(&self, members: &[Arc<Member>], ask: &Ask<'_>) -> Vec<f64> {
+        let each = |score: &dyn Fn(&Member) -> f64| members.iter().map(|it| score(it)).collect();
+        match self {
+            Self::RoundRobin(_) | Self::Random(_) => shares(members, ask),
+            Self::LeastConnections(_) => each(&|it| least_connections::load(it, ask)),
+            Self::TwoChoices(policy) => each(&|it| policy.score(it, ask)),
+            Self::Hashed(policy) => policy.scores(members, ask),
+        }
+    }
+}
+
+/// The share of the picks of each member, where they go by weight.
+fn shares(members: &[Arc<Member>], ask: &Ask<'_>) -> Vec<f64> {
+    let part = |member: &Arc<Member>| f64::from(member.weight()) * ask.share(member);
+    let all: f64 = members.iter().map(part).sum();
+    members.iter().map(|member| part(member) / all).collect()
 }
 
 /// Takes the first proposal that is allowed. A member in its slow start accepts only its share of
@@ -178,6 +208,9 @@ pub(super) mod tests {
             limit: None,
             slow_start: Duration::ZERO,
             in_flight: 0,
+            kept: None,
+            is_its_turn: true,
+            look: None,
         }
     }
 

@@ -4,7 +4,7 @@
 //! pool, and unlike a search for the very best do not send everybody to the same member while the
 //! news of its load is under way.
 
-use super::{ATTEMPTS, Allowed, Ask, Member, accepts, any_allowed, random::Random};
+use super::{ATTEMPTS, Allowed, Ask, Member, Scoring, accepts, any_allowed, random::Random};
 use rand::RngCore;
 use std::sync::Arc;
 
@@ -65,6 +65,23 @@ impl TwoChoices {
         });
         // A second choice is worth a few draws, not a search; a first one must be found.
         if drawn.is_none() && other.is_none() { any_allowed(members, allowed, rng) } else { drawn }
+    }
+
+    /// What the scores say.
+    pub(super) fn scoring(&self) -> Scoring {
+        match self.cost {
+            Cost::InFlight => Scoring::LoadOfTwo,
+            Cost::PeakEwma => Scoring::WaitOfTwo,
+        }
+    }
+
+    /// What is compared, in the unit that is shown.
+    pub(super) fn score(&self, member: &Member, ask: &Ask<'_>) -> f64 {
+        let nanos_per_milli = 1_000_000.0;
+        match self.cost {
+            Cost::InFlight => self.cost(member, ask),
+            Cost::PeakEwma => self.cost(member, ask) / nanos_per_milli,
+        }
     }
 
     fn cost(&self, member: &Member, ask: &Ask<'_>) -> f64 {

@@ -1,10 +1,10 @@
 //! Round robin: each member in turn, in proportion to weight.
 
-use super::Member;
+use super::{Ask, Member};
 use crate::model::common_divisor;
 use pingora_load_balancing::{
     Backend, Extensions,
-    selection::{BackendIter, BackendSelection, RoundRobin as PingoraRoundRobin},
+    selection::{BackendIter, BackendSelection, SelectionAlgorithm, weighted::Weighted},
 };
 use std::{
     cmp::Reverse,
@@ -23,11 +23,33 @@ const MAX_EXACT_STEPS: u64 = 1 << 22;
 
 /// Round robin over one set of members.
 pub(in crate::pool) enum RoundRobin {
-    /// Equal weights: Pingora's rotation.
-    Equal(Arc<PingoraRoundRobin>),
+    /// Equal weights: Pingora's selection, which `Turns` makes a rotation.
+    Equal(Arc<Weighted<Turns>>),
     /// Unequal weights: a rotation computed beforehand, walked by a shared counter. Pingora's
     /// repeats a backend `weight` times in a row, which sends bursts to the heavy ones.
     Weighted { rotation: Box<[u32]>, turn: AtomicUsize },
+}
+
+/// Whose turn it is. Pingora's own counter does the same, but cannot be looked at without taking a
+/// turn.
+pub(in crate::pool) struct Turns(AtomicUsize);
+
+/// What Pingora passes on to `Turns` of a pick that takes its turn. One that only looks passes on
+/// how many turns ahead.
+const TAKE: &[u8] = b"";
+
+impl SelectionAlgorithm for Turns {
+    fn new() -> Self {
+        Self(AtomicUsize::new(0))
+    }
+
+    fn next(&self, key: &[u8]) -> u64 {
+        let turn = match key.try_into() {
+            Ok(ahead) => self.0.load(Relaxed).wrapping_add(usize::from_le_bytes(ahead)),
+            Err(_) => self.0.fetch_add(1, Relaxed),
+        };
+        turn as u64
+    }
 }
 
 /// A member's index in the tier, carried through Pingora's selector in the backend's extensions.
@@ -69,14 +91,13 @@ impl RoundRobin {
             let due = had.get(index)?.id();
             members.iter().position(|member| member.id() == due)
         };
-        let Some(due) = had.iter().find_map(|_| place(before.next())) else { return };
+        let Some(due) = had.iter().find_map(|_| place(before.take())) else { return };
         match self {
             Self::Equal(_) => {
-                // Pingora's turns cannot be set, but taken: as many as are needed until the one before.
-                let next = (0..members.len()).position(|_| self.next() == due);
-                let rest = next.map_or(0, |_| members.len() - 1);
-                for _ in 0..rest {
-                    self.next();
+                // Whose turn it is cannot be set behind Pingora's selector: those before it are taken.
+                let ahead = (0..members.len()).position(|ahead| self.look(ahead) == due);
+                for _ in 0..ahead.unwrap_or(0) {
+                    self.take();
                 }
             }
             Self::Weighted { rotation, turn } => {
@@ -86,33 +107,50 @@ impl RoundRobin {
         }
     }
 
-    pub(super) fn next(&self) -> usize {
+    /// Whose turn is next: it is taken, unless `ask` only looks.
+    pub(super) fn next(&self, ask: &Ask<'_>) -> usize {
+        ask.looks_ahead().map_or_else(|| self.take(), |ahead| self.look(ahead))
+    }
+
+    /// Whose turn it is, which is taken.
+    fn take(&self) -> usize {
         match self {
-            Self::Equal(selector) => {
-                let mut turns = selector.iter(b"");
-                turns
-                    .next()
-                    .and_then(|backend| backend.ext.get::<Index>())
-                    .map_or(0, |index| index.0)
-            }
+            Self::Equal(selector) => propose(selector, TAKE),
+            Self::Weighted { rotation, turn } => nth(rotation, turn.fetch_add(1, Relaxed)),
+        }
+    }
+
+    /// Whose turn it is so many turns after the next. None is taken.
+    fn look(&self, ahead: usize) -> usize {
+        match self {
+            Self::Equal(selector) => propose(selector, &ahead.to_le_bytes()),
             Self::Weighted { rotation, turn } => {
-                let turn = turn.fetch_add(1, Relaxed) % rotation.len().max(1);
-                rotation.get(turn).map_or(0, |&index| index as usize)
+                nth(rotation, turn.load(Relaxed).wrapping_add(ahead))
             }
         }
     }
 }
 
+fn nth(rotation: &[u32], turn: usize) -> usize {
+    rotation.get(turn % rotation.len().max(1)).map_or(0, |&index| index as usize)
+}
+
+/// The index of what Pingora's selector proposes first.
+fn propose(selector: &Arc<Weighted<Turns>>, key: &[u8]) -> usize {
+    let mut turns = selector.iter(key);
+    turns.next().and_then(|backend| backend.ext.get::<Index>()).map_or(0, |index| index.0)
+}
+
 /// Pingora's selector over `members`. It orders backends by address, and two addresses of a pool
 /// are never equal, so it keeps every member.
-fn pingora_rotation(members: &[Arc<Member>]) -> PingoraRoundRobin {
+fn pingora_rotation(members: &[Arc<Member>]) -> Weighted<Turns> {
     let selectable = |(index, member): (usize, &Arc<Member>)| {
         let mut ext = Extensions::new();
         ext.insert(Index(index));
         Backend { addr: member.address().clone(), weight: 1, ext }
     };
     let backends: BTreeSet<Backend> = members.iter().enumerate().map(selectable).collect();
-    PingoraRoundRobin::build(&backends)
+    Weighted::build(&backends)
 }
 
 /// One round of turns in which each member occurs in proportion to its weight, spread as evenly as
@@ -185,20 +223,52 @@ fn strided(weights: &[u64], turns: u64) -> Box<[u32]> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::pool::balance::tests::{member, numbered};
+    use crate::pool::{
+        Tried,
+        balance::tests::{ask, member, numbered},
+    };
+    use std::cell::Cell;
 
     fn picks(members: &[Arc<Member>], count: usize) -> String {
         names(&RoundRobin::new(members, None), members, count)
     }
 
     fn names(policy: &RoundRobin, members: &[Arc<Member>], count: usize) -> String {
-        (0..count).map(|_| members[policy.next()].name().as_str().to_owned()).collect()
+        let tried = Tried::default();
+        let pick = |_| {
+            let seen = looked(policy, 1)[0];
+            let next = policy.next(&ask(&tried));
+            assert_eq!(seen, next, "what was looked at is what is picked");
+            members[next].name().as_str().to_owned()
+        };
+        (0..count).map(pick).collect()
+    }
+
+    /// Whose turns are next, without taking them.
+    fn looked(policy: &RoundRobin, count: usize) -> Vec<usize> {
+        let (tried, looked) = (Tried::default(), Cell::new(0));
+        let ask = Ask { look: Some(&looked), ..ask(&tried) };
+        (0..count).map(|_| policy.next(&ask)).collect()
     }
 
     #[test]
     fn equal_weights_rotate_strictly() {
         let members = [numbered("A", 1, 0), numbered("B", 1, 1), numbered("C", 1, 2)];
         assert_eq!(picks(&members, 9), "ABCABCABC");
+    }
+
+    #[test]
+    fn looking_ahead_sees_the_turns_to_come_and_takes_none() {
+        for weights in [[1, 1, 1], [5, 1, 1]] {
+            let members: Vec<_> =
+                weights.iter().zip(0..).map(|(w, at)| numbered("m", *w, at)).collect();
+            let (policy, tried) = (RoundRobin::new(&members, None), Tried::default());
+            policy.next(&ask(&tried));
+            let (seen, again) = (looked(&policy, 10), looked(&policy, 10));
+            assert_eq!(seen, again);
+            let picked: Vec<_> = (0..10).map(|_| policy.next(&ask(&tried))).collect();
+            assert_eq!(seen, picked);
+        }
     }
 
     #[test]

@@ -18,7 +18,7 @@ pub use address::{Address, FullBacklog, Reserved};
 pub use client::{Client, get, request};
 pub use filtered::{filter_error, filter_error_beside, filtered};
 pub use http::Response;
-pub use lb::{Config, Lb, Program};
+pub use lb::{Config, Files, Lb, Program};
 pub use load::Load;
 pub use origin::{Gate, Origin, Reply};
 pub use raw::Raw;

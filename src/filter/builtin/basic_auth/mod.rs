@@ -43,6 +43,7 @@ pub(super) struct BasicAuth {
 impl Filter for BasicAuth {
     const NAME: &'static str = "basic_auth";
     type Settings = Settings;
+    const HAS_SIDE_EFFECTS: bool = false;
 
     fn new(settings: Settings, _: &mut Setup<'_>) -> Result<Self, SettingsError> {
         let challenge = challenge(&settings.realm)?;

@@ -188,6 +188,7 @@ impl<'r> Preflight<'r> {
 impl Filter for Cors {
     const NAME: &'static str = "cors";
     type Settings = Settings;
+    const HAS_SIDE_EFFECTS: bool = false;
 
     fn new(settings: Settings, _: &mut Setup<'_>) -> Result<Self, SettingsError> {
         settings.check()?;
