@@ -28,6 +28,7 @@ mod blame;
 mod cli;
 mod ejection;
 mod examples;
+mod faults;
 mod filter_basic_auth;
 mod filter_bodies;
 mod filter_body_limit;
