@@ -53,6 +53,7 @@ mod layers;
 mod limits;
 mod listeners;
 mod metrics;
+mod overload;
 mod policies;
 mod proxy_protocol;
 mod proxying;
