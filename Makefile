@@ -5,7 +5,7 @@ CARGO ?= cargo
 LOCKED := --locked
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test interop tcp-proof tls-proof lint build sim bench-balance bench-filters fuzz clean prerequisites
+.PHONY: help demo test interop tcp-proof tls-proof soak lint build sim bench-balance bench-filters fuzz clean prerequisites
 
 help: ## say what can be made
 	@echo 'make TARGET, where TARGET is one of'
@@ -30,6 +30,10 @@ tcp-proof: prerequisites ## 10 GiB through one TCP connection, and 5,000 of them
 
 tls-proof: prerequisites ## swap certificates a hundred times under load, with no failed handshake
 	SWAPS=100 $(CARGO) test $(LOCKED) --test it -- --nocapture certificates_are_swapped_under_load
+
+MINUTES ?= 10
+soak: prerequisites ## all kinds of traffic, faults and reloads at once, for MINUTES (10); every request is accounted for
+	PINGORA_LB_SOAK_SECONDS=$$(( $(MINUTES) * 60 )) $(CARGO) test $(LOCKED) --test it -- --nocapture soak::
 
 lint: prerequisites ## check formatting, lints and documentation; a warning is an error
 	$(CARGO) fmt --check
