@@ -5,7 +5,7 @@ CARGO ?= cargo
 LOCKED := --locked
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test interop tcp-proof tls-proof soak lint build sim bench-balance bench-filters fuzz clean prerequisites
+.PHONY: help demo test interop tcp-proof tls-proof soak slow-proof lint build sim bench-balance bench-filters fuzz clean prerequisites
 
 help: ## say what can be made
 	@echo 'make TARGET, where TARGET is one of'
@@ -34,6 +34,9 @@ tls-proof: prerequisites ## swap certificates a hundred times under load, with n
 MINUTES ?= 10
 soak: prerequisites ## all kinds of traffic, faults and reloads at once, for MINUTES (10); every request is accounted for
 	PINGORA_LB_SOAK_SECONDS=$$(( $(MINUTES) * 60 )) $(CARGO) test $(LOCKED) --test it -- --nocapture soak::
+
+slow-proof: prerequisites ## 5,000 slow clients beside 64 normal ones, and what these notice; needs `ulimit -Hn` of 11,000
+	PINGORA_LB_SLOW_CONNECTIONS=5000 $(CARGO) test $(LOCKED) --test it -- --nocapture slow_clients::
 
 lint: prerequisites ## check formatting, lints and documentation; a warning is an error
 	$(CARGO) fmt --check

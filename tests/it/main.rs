@@ -64,6 +64,7 @@ mod routes;
 mod server;
 mod signals;
 mod sni;
+mod slow_clients;
 mod soak;
 mod states;
 mod sticky;
