@@ -5,7 +5,7 @@ CARGO ?= cargo
 LOCKED := --locked
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test interop tcp-proof tls-proof soak slow-proof lint build sim bench-balance bench-filters fuzz clean prerequisites
+.PHONY: help demo test interop tcp-proof tls-proof soak slow-proof lint deny build sim bench-balance bench-filters fuzz clean prerequisites
 
 help: ## say what can be made
 	@echo 'make TARGET, where TARGET is one of'
@@ -42,6 +42,13 @@ lint: prerequisites ## check formatting, lints and documentation; a warning is a
 	$(CARGO) fmt --check
 	$(CARGO) clippy $(LOCKED) --all-targets -- -D warnings
 	RUSTDOCFLAGS='-D warnings' $(CARGO) doc $(LOCKED) --no-deps
+
+# No part of `make lint`, nor of what continuous integration runs: what is known to be vulnerable changes
+# by the day, and a check that is made only where the tool happens to be is none.
+deny: prerequisites ## check licences, sources and known vulnerabilities of all dependencies; needs the network
+	@$(CARGO) deny --version >/dev/null 2>&1 || $(CARGO) install $(LOCKED) cargo-deny
+	$(CARGO) deny $(LOCKED) check licenses bans sources
+	$(CARGO) deny $(LOCKED) check advisories
 
 build: prerequisites ## build the release, target/release/pingora-lb, which takes its time
 	$(CARGO) build $(LOCKED) --release
