@@ -1,13 +1,11 @@
 //! What a file says otherwise than another, in lines for people.
 
-use super::diagnostic::quote;
+use super::{diagnostic::quote, secrets::MASK};
 use crate::model::{Settings, SettingsValue};
 use std::fmt::Write as _;
 
 /// What stands for a key that is not given.
 const ABSENT: &str = "default";
-/// Keys whose values are nobody's business.
-pub(super) const SECRETS: [&str; 2] = ["secret", "token"];
 /// The longest value that is shown, in characters.
 const LONGEST: usize = 80;
 
@@ -80,8 +78,27 @@ fn pairs<'s>(before: Value<'s>, after: Value<'s>) -> Vec<(&'s str, Value<'s>, Va
     first.chain(second.map(|(key, value)| (key.as_str(), None, Some(value)))).collect()
 }
 
+/// Whether both mean the same, secrets included.
 fn same(before: Value<'_>, after: Value<'_>) -> bool {
-    text("", before) == text("", after)
+    let (Some(before), Some(after)) = (before, after) else {
+        return before.is_none() && after.is_none();
+    };
+    match (&before.value, &after.value) {
+        (SettingsValue::Null, SettingsValue::Null) => true,
+        (SettingsValue::Text(before), SettingsValue::Text(after)) => before == after,
+        (SettingsValue::List(before), SettingsValue::List(after)) => {
+            let mut items = before.iter().zip(after);
+            before.len() == after.len() && items.all(|(a, b)| same(Some(a), Some(b)))
+        }
+        (SettingsValue::Map(before), SettingsValue::Map(after)) => {
+            let mut entries = before.iter().zip(after);
+            let is_same = |(a, b): (&(String, Settings), &(String, Settings))| {
+                a.0 == b.0 && same(Some(&a.1), Some(&b.1))
+            };
+            before.len() == after.len() && entries.all(is_same)
+        }
+        _ => false,
+    }
 }
 
 /// Each of what has names of the user's: a line for what came, went or changed.
@@ -127,7 +144,7 @@ fn pool(before: Value<'_>, after: Value<'_>) -> Vec<String> {
 /// A backend's name, or its address if it has no other.
 fn backend_name(backend: &Settings) -> String {
     let named = entry(Some(backend), "name").or_else(|| entry(Some(backend), "address"));
-    text("", Some(named.unwrap_or(backend)))
+    text(Some(named.unwrap_or(backend)))
 }
 
 fn backends(before: &[Settings], after: &[Settings], changes: &mut Vec<String>) {
@@ -153,8 +170,8 @@ fn backend(name: &str, before: &Settings, after: &Settings, changes: &mut Vec<St
     let value = |backend: &Settings, key: &str, default: &str| {
         let short = matches!(backend.value, SettingsValue::Text(_));
         match entry(Some(backend), key) {
-            Some(value) => text(key, Some(value)),
-            None if short && key == "address" => text(key, Some(backend)),
+            Some(value) => text(Some(value)),
+            None if short && key == "address" => text(Some(backend)),
             None => default.to_owned(),
         }
     };
@@ -171,7 +188,7 @@ fn backend(name: &str, before: &Settings, after: &Settings, changes: &mut Vec<St
 /// A route's name, or that of its place.
 fn route_name(route: &Settings, index: usize) -> String {
     entry(Some(route), "name")
-        .map_or_else(|| format!("route-{}", index + 1), |name| text("", Some(name)))
+        .map_or_else(|| format!("route-{}", index + 1), |name| text(Some(name)))
 }
 
 fn routes(before: Value<'_>, after: Value<'_>, lines: &mut Vec<String>) {
@@ -220,16 +237,18 @@ fn compare(path: &str, before: Value<'_>, after: Value<'_>, changes: &mut Vec<St
     if same(before, after) {
         return;
     }
-    let key = path.rsplit('.').next().unwrap_or(path);
-    changes.push(if SECRETS.contains(&key) {
+    let secret = |value: Value<'_>| value.is_some_and(|settings| settings.secret);
+    let (old, new) = (short(before), short(after));
+    // What differs may be a secret inside of a list, or behind the end of what is shown.
+    changes.push(if secret(before) || secret(after) || old == new {
         format!("{path} changed")
     } else {
-        format!("{path} {} -> {}", short(key, before), short(key, after))
+        format!("{path} {old} -> {new}")
     });
 }
 
-fn short(key: &str, value: Value<'_>) -> String {
-    let whole = text(key, value);
+fn short(value: Value<'_>) -> String {
+    let whole = text(value);
     match whole.char_indices().nth(LONGEST) {
         Some((end, _)) => format!("{}...", &whole[..end]),
         None => whole,
@@ -237,24 +256,24 @@ fn short(key: &str, value: Value<'_>) -> String {
 }
 
 /// A value as YAML in one line, without what is secret.
-fn text(key: &str, value: Value<'_>) -> String {
+fn text(value: Value<'_>) -> String {
     let Some(settings) = value else { return ABSENT.to_owned() };
     match &settings.value {
         SettingsValue::Null => "null".to_owned(),
-        SettingsValue::Text(_) if SECRETS.contains(&key) => "(secret)".to_owned(),
+        SettingsValue::Text(_) if settings.secret => MASK.to_owned(),
         SettingsValue::Text(text) => {
             let plain = !text.is_empty() && !text.contains([' ', ',', '"', '\n', '{', '[']);
             if plain { text.clone() } else { quote(text) }
         }
         SettingsValue::List(list) => {
-            let list: Vec<_> = list.iter().map(|item| text("", Some(item))).collect();
+            let list: Vec<_> = list.iter().map(|item| text(Some(item))).collect();
             format!("[{}]", list.join(", "))
         }
         SettingsValue::Map(map) => {
             let mut line = String::from("{");
             for (index, (key, value)) in map.iter().enumerate() {
                 let separator = if index == 0 { " " } else { ", " };
-                write!(line, "{separator}{key}: {}", text(key, Some(value)))
+                write!(line, "{separator}{key}: {}", text(Some(value)))
                     .expect("writing to a String cannot fail");
             }
             format!("{line} }}")
@@ -328,5 +347,24 @@ mod tests {
         };
         let changes = changes(&pool("0123456789abcdef"), &pool("fedcba9876543210"));
         assert_eq!(changes, ["pool app: sticky.secret changed"]);
+    }
+
+    #[test]
+    fn secrets_inside_of_lists_are_changes_that_are_not_shown() {
+        let route = |field: &str| {
+            format!(
+                "pools: {{ app: {{ backends: [a:1] }} }}\n\
+                 routes: [{{ name: a, pool: app, filters: [{{ request_headers: {{ set: {{ {field} }} }} }}] }}]"
+            )
+        };
+        let (one, two) = (route("Authorization: one"), route("Authorization: two"));
+        assert_eq!(changes(&one, &two), ["route a: filters changed"]);
+        assert_eq!(changes(&one, &one), [""; 0]);
+        let other = changes(&one, &route("X-Env: two"));
+        assert_eq!(
+            other,
+            ["route a: filters [{ request_headers: { set: { Authorization: (secret) } } }] -> \
+              [{ request_headers: { set: { X-Env: two } } }]"]
+        );
     }
 }

@@ -256,3 +256,15 @@ fn a_full_disk_costs_lines_and_no_request() {
     };
     assert!(within(Duration::from_secs(10), written), "{}", program.stderr.text());
 }
+
+#[test]
+fn a_101_that_nobody_asked_for_makes_no_tunnel() {
+    let switch =
+        b"HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: x\r\n\r\nhello";
+    let origin = Origin::scripted("a", |_| Reply::RawThenClose(switch.to_vec()));
+    let lb = in_front_of(&origin, "retry: { attempts: 0 }");
+    let response = lb.get("/");
+    assert_eq!(response.status, 502, "{}", response.text());
+    assert!(!response.text().contains("hello"));
+    assert_eq!(reason(&lb, 1), "upstream_reset");
+}
