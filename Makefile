@@ -5,7 +5,7 @@ CARGO ?= cargo
 LOCKED := --locked
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test interop tcp-proof tls-proof lint build release-pgo sim bench bench-balance bench-filters bench-guard fuzz clean prerequisites
+.PHONY: help demo test interop tcp-proof tls-proof soak slow-proof lint deny build release-pgo sim bench bench-balance bench-filters bench-guard fuzz clean prerequisites
 
 help: ## say what can be made
 	@echo 'make TARGET, where TARGET is one of'
@@ -31,10 +31,24 @@ tcp-proof: prerequisites ## 10 GiB through one TCP connection, and 5,000 of them
 tls-proof: prerequisites ## swap certificates a hundred times under load, with no failed handshake
 	SWAPS=100 $(CARGO) test $(LOCKED) --test it -- --nocapture certificates_are_swapped_under_load
 
+MINUTES ?= 10
+soak: prerequisites ## all kinds of traffic, faults and reloads at once, for MINUTES (10); every request is accounted for
+	PINGORA_LB_SOAK_SECONDS=$$(( $(MINUTES) * 60 )) $(CARGO) test $(LOCKED) --test it -- --nocapture soak::
+
+slow-proof: prerequisites ## 5,000 slow clients beside 64 normal ones, and what these notice; needs `ulimit -Hn` of 11,000
+	PINGORA_LB_SLOW_CONNECTIONS=5000 $(CARGO) test $(LOCKED) --test it -- --nocapture slow_clients::
+
 lint: prerequisites ## check formatting, lints and documentation; a warning is an error
 	$(CARGO) fmt --check
 	$(CARGO) clippy $(LOCKED) --all-targets -- -D warnings
 	RUSTDOCFLAGS='-D warnings' $(CARGO) doc $(LOCKED) --no-deps
+
+# No part of `make lint`, nor of what continuous integration runs: what is known to be vulnerable changes
+# by the day, and a check that is made only where the tool happens to be is none.
+deny: prerequisites ## check licences, sources and known vulnerabilities of all dependencies; needs the network
+	@$(CARGO) deny --version >/dev/null 2>&1 || $(CARGO) install $(LOCKED) cargo-deny
+	$(CARGO) deny $(LOCKED) check licenses bans sources
+	$(CARGO) deny $(LOCKED) check advisories
 
 build: prerequisites ## build the release, target/release/pingora-lb, which takes its time
 	$(CARGO) build $(LOCKED) --release

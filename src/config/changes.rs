@@ -1,15 +1,11 @@
 //! What a file says otherwise than another, in lines for people.
 
-use super::diagnostic::quote;
+use super::{diagnostic::quote, secrets::MASK};
 use crate::model::{Position, Settings, SettingsValue};
 use std::{collections::HashMap, fmt::Write as _};
 
 /// What stands for a key that is not given.
 const ABSENT: &str = "default";
-/// Keys whose values are nobody's business.
-pub(super) const SECRETS: [&str; 2] = ["secret", "token"];
-/// What stands in the place of a secret.
-pub(super) const MASK: &str = "(secret)";
 /// The longest value that is shown, in characters.
 const LONGEST: usize = 80;
 
@@ -59,7 +55,7 @@ impl Outline {
         let mut fixed = self.changed_keys(before, "server");
         let admin = |outline: &Self| {
             let address = entry(entry(Some(&outline.0), "admin"), "address");
-            address.map(|address| text("", Some(address)))
+            address.map(|address| text(Some(address)))
         };
         if admin(self) != admin(before) {
             fixed.push("admin.address".to_owned());
@@ -72,7 +68,7 @@ impl Outline {
                 continue;
             }
             let value = |listener, key, default: &str| {
-                entry(listener, key).map_or(default.to_owned(), |value| text("", Some(value)))
+                entry(listener, key).map_or(default.to_owned(), |value| text(Some(value)))
             };
             for (key, default) in [("address", ""), ("protocol", "http")] {
                 if value(before, key, default) != value(after, key, default) {
@@ -86,12 +82,12 @@ impl Outline {
     /// The same without what is secret.
     #[must_use]
     pub fn masked(&self) -> Self {
-        Self(masked("", &self.0))
+        Self(masked(&self.0))
     }
 
     /// What the file says as JSON, without what is secret.
     pub fn to_json(&self) -> serde_json::Value {
-        to_json(&masked("", &self.0))
+        to_json(&masked(&self.0))
     }
 
     /// What a file says according to [`Outline::to_json`].
@@ -101,19 +97,19 @@ impl Outline {
 }
 
 /// The settings with a word in the place of each secret.
-fn masked(key: &str, settings: &Settings) -> Settings {
+fn masked(settings: &Settings) -> Settings {
     let value = match &settings.value {
-        SettingsValue::Text(_) if SECRETS.contains(&key) => SettingsValue::Text(MASK.to_owned()),
+        SettingsValue::Text(_) if settings.secret => SettingsValue::Text(MASK.to_owned()),
         SettingsValue::List(items) => {
-            SettingsValue::List(items.iter().map(|item| masked("", item)).collect())
+            SettingsValue::List(items.iter().map(masked).collect())
         }
         SettingsValue::Map(entries) => {
-            let one = |(key, value): &(String, Settings)| (key.clone(), masked(key, value));
+            let one = |(key, value): &(String, Settings)| (key.clone(), masked(value));
             SettingsValue::Map(entries.iter().map(one).collect())
         }
         value => value.clone(),
     };
-    Settings { value, ..settings.clone() }
+    Settings { value, secret: false, ..settings.clone() }
 }
 
 /// JSON of texts, lists and maps. A map is a list of pairs, as the order of keys is to be kept.
@@ -180,8 +176,27 @@ fn pairs<'s>(before: Value<'s>, after: Value<'s>) -> Vec<(&'s str, Value<'s>, Va
     first.chain(second.map(|(key, value)| (key.as_str(), None, Some(value)))).collect()
 }
 
+/// Whether both mean the same, secrets included.
 fn same(before: Value<'_>, after: Value<'_>) -> bool {
-    text("", before) == text("", after)
+    let (Some(before), Some(after)) = (before, after) else {
+        return before.is_none() && after.is_none();
+    };
+    match (&before.value, &after.value) {
+        (SettingsValue::Null, SettingsValue::Null) => true,
+        (SettingsValue::Text(before), SettingsValue::Text(after)) => before == after,
+        (SettingsValue::List(before), SettingsValue::List(after)) => {
+            let mut items = before.iter().zip(after);
+            before.len() == after.len() && items.all(|(a, b)| same(Some(a), Some(b)))
+        }
+        (SettingsValue::Map(before), SettingsValue::Map(after)) => {
+            let mut entries = before.iter().zip(after);
+            let is_same = |(a, b): (&(String, Settings), &(String, Settings))| {
+                a.0 == b.0 && same(Some(&a.1), Some(&b.1))
+            };
+            before.len() == after.len() && entries.all(is_same)
+        }
+        _ => false,
+    }
 }
 
 /// Each of what has names of the user's: a line for what came, went or changed.
@@ -227,7 +242,7 @@ fn pool(before: Value<'_>, after: Value<'_>) -> Vec<String> {
 /// A backend's name, or its address if it has no other.
 fn backend_name(backend: &Settings) -> String {
     let named = entry(Some(backend), "name").or_else(|| entry(Some(backend), "address"));
-    text("", Some(named.unwrap_or(backend)))
+    text(Some(named.unwrap_or(backend)))
 }
 
 fn with_names(backends: &[Settings]) -> Vec<(String, &Settings)> {
@@ -256,8 +271,8 @@ fn backend(name: &str, before: &Settings, after: &Settings, changes: &mut Vec<St
     let value = |backend: &Settings, key: &str, default: &str| {
         let short = matches!(backend.value, SettingsValue::Text(_));
         match entry(Some(backend), key) {
-            Some(value) => text(key, Some(value)),
-            None if short && key == "address" => text(key, Some(backend)),
+            Some(value) => text(Some(value)),
+            None if short && key == "address" => text(Some(backend)),
             None => default.to_owned(),
         }
     };
@@ -274,7 +289,7 @@ fn backend(name: &str, before: &Settings, after: &Settings, changes: &mut Vec<St
 /// A route's name, or that of its place.
 fn route_name(route: &Settings, index: usize) -> String {
     entry(Some(route), "name")
-        .map_or_else(|| format!("route-{}", index + 1), |name| text("", Some(name)))
+        .map_or_else(|| format!("route-{}", index + 1), |name| text(Some(name)))
 }
 
 fn routes(before: Value<'_>, after: Value<'_>, lines: &mut Vec<String>) {
@@ -321,16 +336,18 @@ fn compare(path: &str, before: Value<'_>, after: Value<'_>, changes: &mut Vec<St
     if same(before, after) {
         return;
     }
-    let key = path.rsplit('.').next().unwrap_or(path);
-    changes.push(if SECRETS.contains(&key) {
+    let secret = |value: Value<'_>| value.is_some_and(|settings| settings.secret);
+    let (old, new) = (short(before), short(after));
+    // What differs may be a secret inside of a list, or behind the end of what is shown.
+    changes.push(if secret(before) || secret(after) || old == new {
         format!("{path} changed")
     } else {
-        format!("{path} {} -> {}", short(key, before), short(key, after))
+        format!("{path} {old} -> {new}")
     });
 }
 
-fn short(key: &str, value: Value<'_>) -> String {
-    let whole = text(key, value);
+fn short(value: Value<'_>) -> String {
+    let whole = text(value);
     match whole.char_indices().nth(LONGEST) {
         Some((end, _)) => format!("{}...", &whole[..end]),
         None => whole,
@@ -342,29 +359,29 @@ pub(super) fn line(settings: &Settings) -> String {
     match &settings.value {
         SettingsValue::Null => String::new(),
         SettingsValue::Map(entries) if entries.is_empty() => String::new(),
-        _ => text("", Some(settings)),
+        _ => text(Some(settings)),
     }
 }
 
 /// A value as YAML in one line, without what is secret.
-fn text(key: &str, value: Value<'_>) -> String {
+fn text(value: Value<'_>) -> String {
     let Some(settings) = value else { return ABSENT.to_owned() };
     match &settings.value {
         SettingsValue::Null => "null".to_owned(),
-        SettingsValue::Text(_) if SECRETS.contains(&key) => MASK.to_owned(),
+        SettingsValue::Text(_) if settings.secret => MASK.to_owned(),
         SettingsValue::Text(text) => {
             let plain = !text.is_empty() && !text.contains([' ', ',', '"', '\n', '{', '[']);
             if plain { text.clone() } else { quote(text) }
         }
         SettingsValue::List(list) => {
-            let list: Vec<_> = list.iter().map(|item| text("", Some(item))).collect();
+            let list: Vec<_> = list.iter().map(|item| text(Some(item))).collect();
             format!("[{}]", list.join(", "))
         }
         SettingsValue::Map(map) => {
             let mut line = String::from("{");
             for (index, (key, value)) in map.iter().enumerate() {
                 let separator = if index == 0 { " " } else { ", " };
-                write!(line, "{separator}{key}: {}", text(key, Some(value)))
+                write!(line, "{separator}{key}: {}", text(Some(value)))
                     .expect("writing to a String cannot fail");
             }
             format!("{line} }}")
@@ -475,5 +492,24 @@ mod tests {
         };
         let changes = changes(&pool("0123456789abcdef"), &pool("fedcba9876543210"));
         assert_eq!(changes, ["pool app: sticky.secret changed"]);
+    }
+
+    #[test]
+    fn secrets_inside_of_lists_are_changes_that_are_not_shown() {
+        let route = |field: &str| {
+            format!(
+                "pools: {{ app: {{ backends: [a:1] }} }}\n\
+                 routes: [{{ name: a, pool: app, filters: [{{ request_headers: {{ set: {{ {field} }} }} }}] }}]"
+            )
+        };
+        let (one, two) = (route("Authorization: one"), route("Authorization: two"));
+        assert_eq!(changes(&one, &two), ["route a: filters changed"]);
+        assert_eq!(changes(&one, &one), [""; 0]);
+        let other = changes(&one, &route("X-Env: two"));
+        assert_eq!(
+            other,
+            ["route a: filters [{ request_headers: { set: { Authorization: (secret) } } }] -> \
+              [{ request_headers: { set: { X-Env: two } } }]"]
+        );
     }
 }

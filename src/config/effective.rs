@@ -1,9 +1,6 @@
 //! The configuration as it is in force: what the file says, and what it leaves out.
 
-use super::{
-    changes::{MASK, Outline, SECRETS},
-    schema::sections,
-};
+use super::{changes::Outline, schema::sections, secrets::MASK};
 use crate::{
     filter::Registry,
     model::{Server, Settings, SettingsValue},
@@ -31,7 +28,7 @@ pub(super) fn json(outline: &Outline, server: &Server, filters: &Registry) -> Sc
 
 /// What is in force; `None` where there is no file.
 fn tree(outline: &Outline, server: &Server, filters: &Registry) -> Option<Value> {
-    let Value::Map(mut file) = fill("", &sections::file(filters), Some(outline.root())) else {
+    let Value::Map(mut file) = fill(&sections::file(filters), Some(outline.root())) else {
         return None;
     };
     complete_server(&mut file, server);
@@ -41,7 +38,7 @@ fn tree(outline: &Outline, server: &Server, filters: &Registry) -> Option<Value>
 
 /// A number of 48 bits that tells whether two files mean the same, secrets aside.
 pub(super) fn hash(outline: &Outline, filters: &Registry) -> u64 {
-    let tree = fill("", &sections::file(filters), Some(outline.root()));
+    let tree = fill(&sections::file(filters), Some(outline.root()));
     let digest = Sha256::digest(written(&tree));
     digest.iter().take(6).fold(0, |number, byte| number << 8 | u64::from(*byte))
 }
@@ -132,16 +129,16 @@ fn at<'s>(settings: &'s Settings, path: &[&str]) -> Option<&'s Settings> {
     })
 }
 
-/// The value of `key` with what its schema has for what is left out.
-fn fill(key: &str, schema: &Schema, value: Option<&Settings>) -> Value {
+/// A value with what its schema has for what is left out.
+fn fill(schema: &Schema, value: Option<&Settings>) -> Value {
     let Some(settings) = value else { return section(schema, &[]) };
     match &settings.value {
         SettingsValue::Null => Value::Text("null".to_owned()),
-        SettingsValue::Text(_) if SECRETS.contains(&key) => Value::Text(MASK.to_owned()),
+        SettingsValue::Text(_) if settings.secret => Value::Text(MASK.to_owned()),
         SettingsValue::Text(text) => Value::Text(text.clone()),
         SettingsValue::List(items) => {
             let schema = form(schema, "items").map_or(&Schema::Null, |form| &form["items"]);
-            Value::List(items.iter().map(|item| fill("", schema, Some(item))).collect())
+            Value::List(items.iter().map(|item| fill(schema, Some(item))).collect())
         }
         SettingsValue::Map(entries) => section(schema, entries),
     }
@@ -157,7 +154,7 @@ fn section(schema: &Schema, given: &[(String, Settings)]) -> Value {
         known.unwrap_or(&form["additionalProperties"])
     };
     let mut map: Vec<_> =
-        given.iter().map(|(key, value)| (key.clone(), fill(key, of(key), Some(value)))).collect();
+        given.iter().map(|(key, value)| (key.clone(), fill(of(key), Some(value)))).collect();
     let is_given = |key: &str| given.iter().any(|(name, _)| name == key);
     let follows =
         |key: &str| FOLLOWERS.iter().any(|(follower, leader)| *follower == key && is_given(leader));
@@ -168,7 +165,7 @@ fn section(schema: &Schema, given: &[(String, Settings)]) -> Value {
         match &schema["default"] {
             Schema::Null => {}
             Schema::Object(default) if default.is_empty() => {
-                map.push((key.clone(), fill(key, schema, None)));
+                map.push((key.clone(), fill(schema, None)));
             }
             default => map.push((key.clone(), literal(default))),
         }

@@ -1,9 +1,9 @@
 //! `filters:`, the steps of a route. Their settings are read by the filters themselves.
 
-use super::{changes, diagnostic::Fault, reader::Field};
+use super::{changes, diagnostic::Fault, reader::Field, secrets};
 use crate::{
     filter::{Instance, Setup},
-    model::{PoolName, Settings},
+    model::{PoolName, Settings, SettingsValue},
 };
 
 const FILTERS: &str = "a list of filters";
@@ -43,8 +43,17 @@ fn build(
         Ok(instance) => Some(Instance { settings: changes::line(settings), ..instance }),
         Err(error) => {
             let position = error.position.unwrap_or_else(|| field.key_position());
-            field.error_below(&error.path, position, &error.message);
+            let message = shown(error.message, settings.find(&error.path));
+            field.error_below(&error.path, position, &message);
             None
         }
+    }
+}
+
+/// What a filter says of a value, without the value should it be a secret.
+fn shown(message: String, about: &Settings) -> String {
+    match &about.value {
+        SettingsValue::Text(text) if about.secret => secrets::hide(&message, text),
+        _ => message,
     }
 }

@@ -35,6 +35,7 @@ mod reader;
 mod retry;
 mod route;
 mod schema;
+mod secrets;
 mod server;
 mod sticky;
 mod streams;

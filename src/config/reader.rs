@@ -9,6 +9,7 @@ use super::{
     diagnostic::{ConfigErrors, Diagnostic, Fault, Position, alternatives, nearest, quote},
     env::{self, Environment, RequestVariables},
     scalar::{self, Hint},
+    secrets,
     tree::{Entry, Node, Value},
 };
 use crate::{
@@ -145,8 +146,24 @@ impl<'a> Field<'a> {
     }
 
     fn error_at(&self, position: Position, fault: &Fault) {
-        let diagnostic = self.context.diagnostic(position, &self.path, fault);
+        let diagnostic = self.context.diagnostic(position, &self.path, &self.hidden(fault));
         self.context.errors.borrow_mut().push(diagnostic);
+    }
+
+    /// The fault without this value, should it be a secret.
+    fn hidden(&self, fault: &Fault) -> Fault {
+        let Some(secret) = self.secret() else { return fault.clone() };
+        Fault { found: secrets::hide(&fault.found, &secret), nearest: None, ..fault.clone() }
+    }
+
+    /// The value if it is a single one and a secret.
+    fn secret(&self) -> Option<String> {
+        let Value::Scalar(text) = &self.node.value else { return None };
+        if !secrets::is_named(&self.path) && !secrets::has_secret_variable(text) {
+            return None;
+        }
+        let value = env::expand(text, RequestVariables::Kept, self.context.env).ok()?;
+        secrets::hides(&value).then(|| value.into_owned())
     }
 
     /// Reports an error about what is at `path` below this value, in words that are put together
@@ -174,7 +191,8 @@ impl<'a> Field<'a> {
                 SettingsValue::Map(entries.into_iter().collect::<Option<_>>()?)
             }
         };
-        Some(Settings { at: self.node.position, key: self.key, value })
+        let secret = self.secret().is_some();
+        Some(Settings { at: self.node.position, key: self.key, secret, value })
     }
 
     /// Reports an error about the key of this value.
@@ -185,7 +203,7 @@ impl<'a> Field<'a> {
     /// Reports something that is legal but surely a mistake.
     pub(super) fn warning(&self, fault: &Fault) {
         let position = self.position();
-        let diagnostic = self.context.diagnostic(position, &self.path, fault);
+        let diagnostic = self.context.diagnostic(position, &self.path, &self.hidden(fault));
         self.context.warnings.borrow_mut().push(diagnostic);
     }
 

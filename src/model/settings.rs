@@ -10,6 +10,8 @@ pub struct Settings {
     pub at: Position,
     /// Where its key is, if it has one.
     pub key: Option<Position>,
+    /// Whether it is a secret, by its key or by the variable that it comes from. It must not be shown.
+    pub secret: bool,
     /// The value.
     pub value: SettingsValue,
 }
@@ -31,7 +33,7 @@ pub enum SettingsValue {
 impl Settings {
     /// An empty map.
     pub fn none(at: Position) -> Self {
-        Self { at, key: None, value: SettingsValue::Map(Vec::new()) }
+        Self { at, key: None, secret: false, value: SettingsValue::Map(Vec::new()) }
     }
 
     /// Where a message about this value points: to a scalar, else to the key if there is one.

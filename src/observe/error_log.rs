@@ -107,8 +107,14 @@ impl ErrorLog {
 fn builder(level: LevelFilter, shared: &Arc<Shared>) -> Builder {
     let detailed = level >= LevelFilter::Debug;
     let pingora = if detailed { level } else { level.min(LevelFilter::Error) };
-    let rustls = if detailed { level } else { LevelFilter::Off };
+    // At `trace` it writes handshakes.
+    let rustls = if detailed { LevelFilter::Debug } else { LevelFilter::Off };
     let mut builder = Builder::new();
+    // At `debug` and `trace` these write whole messages, with the credentials in them.
+    for module in ["pingora_proxy", "pingora_core::protocols", "h2", "hyper"] {
+        let quiet = if module.starts_with("pingora") { pingora } else { level };
+        builder.filter_module(module, quiet.min(LevelFilter::Info));
+    }
     builder
         .filter_level(level)
         // Rules go by the beginning of the module's name and the longest one counts: the first
@@ -309,6 +315,13 @@ mod tests {
             (LevelFilter::Info, "pingora::x", Info, false),
             (LevelFilter::Info, "hyper", Info, true),
             (LevelFilter::Debug, "pingora_core", Debug, true),
+            (LevelFilter::Debug, "pingora_proxy::proxy_h1", Debug, false),
+            (LevelFilter::Debug, "pingora_proxy::proxy_h1", Info, true),
+            (LevelFilter::Warn, "pingora_proxy::proxy_h1", Warn, false),
+            (LevelFilter::Trace, "pingora_core::protocols::http::v1::client", Debug, false),
+            (LevelFilter::Trace, "h2::codec", Debug, false),
+            (LevelFilter::Off, "h2::codec", Error, false),
+            (LevelFilter::Trace, "rustls::check", Level::Trace, false),
             (LevelFilter::Info, "rustls::check", Warn, false),
             (LevelFilter::Info, "rustls::common_state", Error, false),
             (LevelFilter::Debug, "rustls::check", Warn, true),

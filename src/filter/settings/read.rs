@@ -63,9 +63,9 @@ pub(crate) fn read<T: DeserializeOwned>(
 pub(crate) fn takes_unknown_keys<T: DeserializeOwned>() -> bool {
     const NOBODYS: &str = "a key of nobody's";
     let at = Position { line: 1, column: 1 };
-    let value = Settings { at, key: Some(at), value: SettingsValue::Text(String::new()) };
-    let node =
-        Settings { at, key: None, value: SettingsValue::Map(vec![(NOBODYS.to_owned(), value)]) };
+    let value = Settings { key: Some(at), value: SettingsValue::Null, ..Settings::none(at) };
+    let map = SettingsValue::Map(vec![(NOBODYS.to_owned(), value)]);
+    let node = Settings { value: map, ..Settings::none(at) };
     // Whoever refuses unknown keys does so before anything that is missing.
     match read::<T>(&node, Path::new("/"), &RefCell::default()) {
         Ok(_) => true,

@@ -16,11 +16,11 @@ const UNCHECKED: &str = "health_check: off";
 
 /// The values of all series at one moment.
 #[derive(Clone, Debug, Default, PartialEq)]
-struct Scrape(BTreeMap<String, f64>);
+pub struct Scrape(BTreeMap<String, f64>);
 
 impl Scrape {
     #[track_caller]
-    fn of(lb: &Lb) -> Self {
+    pub fn of(lb: &Lb) -> Self {
         let response = get(&lb.extra(2), "/metrics");
         assert_eq!(response.status, 200);
         Self::parse(&response.text())
@@ -38,12 +38,12 @@ impl Scrape {
     }
 
     /// A series whose name is given without the prefix that all of ours have.
-    fn get(&self, series: &str) -> Option<f64> {
+    pub fn get(&self, series: &str) -> Option<f64> {
         self.0.get(&format!("pingora_lb_{series}")).copied()
     }
 
     /// The sum of all series of a metric of ours whose labels contain these.
-    fn sum(&self, name: &str, labels: &[&str]) -> f64 {
+    pub fn sum(&self, name: &str, labels: &[&str]) -> f64 {
         let name = format!("pingora_lb_{name}{{");
         let fits = |series: &str| {
             let rest = series.strip_prefix(&name);

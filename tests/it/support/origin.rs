@@ -289,6 +289,11 @@ impl Origin {
         self.memory.requests.lock().unwrap().clone()
     }
 
+    /// Forgets the requests that reached it, for tests that send more than memory should hold.
+    pub fn forget(&self) {
+        self.memory.requests.lock().unwrap().clear();
+    }
+
     /// The requests that are no health checks to `/health`.
     pub fn traffic(&self) -> Vec<Request> {
         let mut requests = self.requests();
