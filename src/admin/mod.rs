@@ -9,7 +9,9 @@
 
 mod answer;
 mod body;
+mod dashboard;
 mod decide;
+mod events;
 mod guard;
 mod log_level;
 mod metrics;
@@ -19,6 +21,7 @@ mod request;
 mod resource;
 mod server;
 mod status;
+mod wall_clock;
 
 pub use server::start;
 
