@@ -5,7 +5,7 @@ CARGO ?= cargo
 LOCKED := --locked
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test interop tcp-proof tls-proof soak slow-proof lint deny build release-pgo sim bench bench-balance bench-filters bench-guard fuzz clean prerequisites
+.PHONY: help demo test dashboard-test interop tcp-proof tls-proof soak slow-proof lint deny build release-pgo sim bench bench-balance bench-filters bench-guard fuzz clean prerequisites
 
 help: ## say what can be made
 	@echo 'make TARGET, where TARGET is one of'
@@ -23,6 +23,13 @@ test: prerequisites ## run all tests, those in the documentation included
 interop: prerequisites ## curl, h2load, nghttp, openssl and Python clients through the binary, a minute
 	$(CARGO) build $(LOCKED)
 	tests/interop/run.sh target/debug/pingora-lb
+
+# Elsewhere, without the browser, `make test` says that the dashboard was not checked.
+dashboard-test: prerequisites ## the dashboard in a browser without a screen; pictures in target/screenshots
+	@command -v chromedriver >/dev/null && command -v chromium >/dev/null || { \
+	    [ "$$(id -u)" = 0 ] || { echo 'Missing: chromium. Install it: sudo apt-get install chromium chromium-driver' >&2; exit 1; }; \
+	    apt-get install -y -q --no-install-recommends chromium chromium-driver </dev/null || exit 1; }
+	$(CARGO) test $(LOCKED) --test it -- --nocapture admin::dashboard
 
 # The long forms of tests that `make test` has in short.
 tcp-proof: prerequisites ## 10 GiB through one TCP connection, and 5,000 of them at once, in little memory

@@ -25,6 +25,11 @@ pub(super) fn text(status: StatusCode, text: &str) -> Answer {
     answer(status, "text/plain; charset=utf-8", format!("{text}\n"))
 }
 
+/// A page for people.
+pub(super) fn page(body: String) -> Answer {
+    answer(StatusCode::OK, "text/html; charset=utf-8", body)
+}
+
 /// Metrics in Prometheus's text format.
 pub(super) fn metrics(text: String) -> Answer {
     answer(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", text)

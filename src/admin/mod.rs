@@ -9,7 +9,9 @@
 
 mod answer;
 mod body;
+mod dashboard;
 mod decide;
+mod events;
 mod explain;
 mod guard;
 mod log_level;
@@ -20,6 +22,7 @@ mod request;
 mod resource;
 mod server;
 mod status;
+mod wall_clock;
 
 pub use server::start;
 

@@ -1,12 +1,14 @@
 //! `GET /api/v1/pools`: the pools and their backends.
 
-use super::answer::{self, Answer};
+use super::{
+    answer::{self, Answer},
+    wall_clock,
+};
 use crate::{
     model::BackendState,
     pool::{Health, Member, Pool, Time},
     runtime::Snapshot,
 };
-use jiff::{SignedDuration, Timestamp, Unit};
 use serde_json::{Value, json};
 use std::{sync::Arc, time::Duration};
 
@@ -34,8 +36,25 @@ pub(super) fn describe(pool: &Pool) -> Value {
         "usable": usable,
         "in_flight": pool.core().in_flight(),
         "queued": pool.core().queued(),
+        "retries": retries(pool),
+        "first_byte": first_byte(pool),
         "backends": backends(&members, now),
     })
+}
+
+/// The tries after the first, by what became of them.
+fn retries(pool: &Pool) -> Value {
+    let counted = pool.core().traffic().retries();
+    counted.map(|(what, count)| (what.to_owned(), Value::from(count))).collect()
+}
+
+/// How the times to the first byte are spread: how many took at most so many seconds, and all.
+fn first_byte(pool: &Pool) -> Value {
+    let histogram = pool.core().traffic().first_byte();
+    let buckets = histogram.buckets().into_iter();
+    let buckets: Vec<Value> =
+        buckets.map(|(le, count)| json!({ "le": le, "count": count })).collect();
+    json!({ "buckets": buckets, "count": histogram.count() })
 }
 
 pub(super) fn backends(members: &[Arc<Member>], now: Time) -> Value {
@@ -61,12 +80,14 @@ fn backend(member: &Member, now: Time) -> Value {
         "leaving": state.is_leaving(),
         "added": member.is_added(),
         "health": health,
+        "since": wall_clock::moment(state.since(), now),
         "usable": member.is_usable(now),
         "in_flight": state.in_flight(),
         "requests": state.requests(),
+        "ejections": state.traffic().ejections(),
         "errors": state.traffic().failures(),
         "ewma_ms": milliseconds(state.speed(now)),
-        "ejected_until": until.map(|until| moment(until.since(now))),
+        "ejected_until": until.map(|until| wall_clock::moment(until, now)),
         "override": overridden(member),
     })
 }
@@ -83,11 +104,4 @@ fn overridden(member: &Member) -> Value {
 /// To the microsecond.
 fn milliseconds(duration: Duration) -> f64 {
     duration.as_micros() as f64 / 1000.0
-}
-
-/// The moment that is so far away, to the second.
-fn moment(away: Duration) -> String {
-    let away = SignedDuration::try_from(away).unwrap_or(SignedDuration::MAX);
-    let moment = Timestamp::now().saturating_add(away).unwrap_or(Timestamp::MAX);
-    moment.round(Unit::Second).unwrap_or(moment).to_string()
 }

@@ -3,7 +3,7 @@
 use super::{
     Admin,
     answer::{self, Answer, refusal},
-    decide, explain, guard, log_level, metrics, pools, reload,
+    dashboard, decide, events, explain, guard, log_level, metrics, pools, reload,
     resource::Resource,
     status,
 };
@@ -33,7 +33,12 @@ fn admit(admin: &Admin, local: Option<IpAddr>, head: &Parts) -> Result<Resource,
     guard::check_host(head, local, settings)?;
     let resource = Resource::at(head.uri.path());
     if !resource.as_ref().is_some_and(Resource::is_open) {
-        guard::check_token(&head.headers, settings.token.as_ref())?;
+        let allowed = guard::check_token(&head.headers, settings.token.as_ref());
+        // A browser cannot send the token before a page has asked for it. That page is the dashboard
+        // itself: it holds nothing but what is in the program.
+        let wants_page = resource == Some(Resource::Dashboard) && dashboard::is_wanted(head);
+        allowed
+            .map_err(|refusal| if wants_page { dashboard::locked(&refusal) } else { refusal })?;
     }
     let Some(resource) = resource else {
         let message = format!("there is nothing at {}", head.uri.path());
@@ -56,11 +61,13 @@ async fn respond(
 ) -> Answer {
     let snapshot = admin.live.load();
     match resource {
+        Resource::Dashboard => dashboard::page(),
         Resource::Health => answer::text(StatusCode::OK, "ok"),
         Resource::Readiness if admin.is_ready() => answer::text(StatusCode::OK, "ready"),
         Resource::Readiness => answer::text(StatusCode::SERVICE_UNAVAILABLE, "not ready"),
         Resource::Metrics => answer::metrics(metrics::text(admin)),
         Resource::Status => answer::json(StatusCode::OK, &status::describe(admin)),
+        Resource::Events => answer::json(StatusCode::OK, &events::describe(&snapshot)),
         Resource::Pools => answer::json(StatusCode::OK, &pools::describe_all(&snapshot)),
         Resource::Pool(name) => match pools::find(&snapshot, &name) {
             Some(pool) => answer::json(StatusCode::OK, &pools::describe(pool)),

@@ -6,10 +6,13 @@ use percent_encoding::percent_decode_str;
 /// What a path stands for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Resource {
+    /// The page for people.
+    Dashboard,
     Health,
     Readiness,
     Metrics,
     Status,
+    Events,
     Pools,
     /// A pool, by its name.
     Pool(String),
@@ -34,10 +37,12 @@ impl Resource {
             Some(name.into_owned()).filter(|name| !name.is_empty())
         };
         Some(match parts[..] {
+            [""] => Self::Dashboard,
             ["healthz"] => Self::Health,
             ["readyz"] => Self::Readiness,
             ["metrics"] => Self::Metrics,
             ["api", "v1", "status"] => Self::Status,
+            ["api", "v1", "events"] => Self::Events,
             ["api", "v1", "pools"] => Self::Pools,
             ["api", "v1", "pools", pool] => Self::Pool(name(pool)?),
             ["api", "v1", "pools", pool, "backends"] => Self::Backends(name(pool)?),

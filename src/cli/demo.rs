@@ -91,6 +91,7 @@ fn introduction(port: u16, admin: u16, backends: &[SocketAddr], configuration: &
         text,
         "
 The balancer in front of them: {url}
+Its dashboard: http://127.0.0.1:{admin}/
 Its admin API: {api}
 
 Try, in another terminal:

@@ -73,6 +73,9 @@ pub struct BackendState {
     weight: AtomicU32,
     /// Whether it is on its way out of the pool.
     leaving: AtomicBool,
+    /// When its health, its ejection or what the operator decided of its state last changed, in
+    /// nanoseconds.
+    since: AtomicU64,
     traffic: BackendTraffic,
 }
 
@@ -92,6 +95,7 @@ impl Default for BackendState {
             admission: AtomicU8::new(0),
             weight: AtomicU32::new(AS_CONFIGURED),
             leaving: AtomicBool::new(false),
+            since: AtomicU64::new(0),
             traffic: BackendTraffic::default(),
         }
     }
@@ -102,6 +106,20 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl BackendState {
+    /// The state of a backend that is known from this moment on.
+    pub(super) fn known_since(now: Time) -> Self {
+        Self { since: AtomicU64::new(now.as_nanos()), ..Self::default() }
+    }
+
+    /// Since when its state and its health are what they are.
+    pub fn since(&self) -> Time {
+        Time::from_nanos(self.since.load(Relaxed))
+    }
+
+    pub(super) fn set_since(&self, now: Time) {
+        self.since.store(now.as_nanos(), Relaxed);
+    }
+
     /// Requests in flight at this moment.
     pub fn in_flight(&self) -> usize {
         self.in_flight.load(Relaxed)
@@ -209,7 +227,11 @@ impl BackendState {
         let until = self.ejected_until.load(Relaxed);
         let over = until != 0 && Time::from_nanos(until) <= now;
         let zero = || self.ejected_until.compare_exchange(until, 0, Relaxed, Relaxed).is_ok();
-        over && zero()
+        let ended = over && zero();
+        if ended {
+            self.set_since(now);
+        }
+        ended
     }
 
     pub(super) fn set_came_back(&self, at: Time) {

@@ -9,6 +9,7 @@ use super::{
     BackendState, Lease, Member, PoolTraffic, Time, Tried,
     budget::RetryBudget,
     ejection::most_ejected,
+    events::{Event, Happening},
     ewma,
     health::Change,
     lease::Ledger,
@@ -171,6 +172,15 @@ impl Core {
         &self.shared.ledger.traffic
     }
 
+    /// What has happened to its backends lately, oldest first. It outlives a configuration.
+    pub fn events(&self) -> Vec<Event> {
+        self.shared.ledger.events.all()
+    }
+
+    pub(super) fn record(&self, member: &Member, what: Happening, now: Time) {
+        self.shared.ledger.events.record(member, what, now);
+    }
+
     /// Picks a backend.
     pub fn pick(&self, wanted: &Wanted<'_>, now: Time, rng: &mut dyn RngCore) -> Picked {
         let ask = self.ask(wanted, now, None);
@@ -312,6 +322,7 @@ impl Core {
         let check = self.spec.health_check.as_ref()?;
         let (rise, fall) = (check.rise, check.fall);
         let change = member.state().with_probing(|state| state.observe(ok, rise, fall))?;
+        member.state().set_since(now);
         if change == Change::Up {
             // Its checks saw it go down and come back, which explains its failures. One whose checks
             // never failed stays out for its time: they do not see what is wrong with it.
@@ -364,9 +375,11 @@ impl Core {
             state.with_standing(|standing| (standing.failures(), standing.eject(policy, now)));
         state.set_ejected(until);
         state.set_came_back(until);
+        state.set_since(now);
         state.traffic().count_ejection();
-        let (name, address, pool) = (member.name(), member.key(), &self.spec.name);
         let time = until.since(now);
+        self.record(member, Happening::Ejected { time, failures }, now);
+        let (name, address, pool) = (member.name(), member.key(), &self.spec.name);
         log::warn!(
             "backend {name} ({address}) of pool {pool} is EJECTED for {time:?}: {failures} failures in a row"
         );
@@ -379,6 +392,7 @@ impl Core {
         for member in members.iter().filter(|member| member.state().end_ejection(now)) {
             let (name, address, pool) = (member.name(), member.key(), &self.spec.name);
             log::info!("backend {name} ({address}) of pool {pool} is back from its ejection");
+            self.record(member, Happening::Returned, now);
         }
         self.rebuild(now, None);
         self.view.load().valid_until()

@@ -1,6 +1,6 @@
 //! What a request holds while it is on a backend, and what it remembers of the ones it tried.
 
-use super::{Member, PoolTraffic, Queue};
+use super::{Member, PoolTraffic, Queue, events::Events};
 use std::{
     ops::Deref,
     sync::{
@@ -18,12 +18,17 @@ pub(super) struct Ledger {
     /// Those who wait for one to end.
     pub(super) queue: Arc<Queue>,
     pub(super) traffic: PoolTraffic,
+    pub(super) events: Events,
 }
 
 impl Ledger {
     pub(super) fn new(queue: Queue) -> Self {
-        let traffic = PoolTraffic::default();
-        Self { in_flight: AtomicUsize::new(0), queue: Arc::new(queue), traffic }
+        Self {
+            in_flight: AtomicUsize::new(0),
+            queue: Arc::new(queue),
+            traffic: PoolTraffic::default(),
+            events: Events::default(),
+        }
     }
 
     pub(super) fn in_flight(&self) -> usize {

@@ -19,6 +19,7 @@ mod core;
 mod dial;
 mod discovery;
 mod ejection;
+mod events;
 mod ewma;
 mod health;
 mod lease;
@@ -37,6 +38,7 @@ pub use self::core::{Core, Kept, Outcome, Picked, Wanted};
 pub use backend::{BackendState, Health, Member, MemberSpec};
 pub use balance::{hash, hash_address};
 pub use dial::{Dialed, Dialer};
+pub use events::{Event, Happening};
 pub use health::{Change, ProbeReport};
 pub use lease::{Lease, Tried};
 pub use operator::Taken;
@@ -105,7 +107,8 @@ impl Interner {
     /// The state of the backend at `address` of `pool`, made on first use.
     fn state(&self, pool: &model::PoolName, address: &str) -> Arc<BackendState> {
         let mut states = self.states.lock().unwrap_or_else(PoisonError::into_inner);
-        states.entry((pool.clone(), address.to_owned())).or_default().clone()
+        let new = || Arc::new(BackendState::known_since(self.clock.now()));
+        states.entry((pool.clone(), address.to_owned())).or_insert_with(new).clone()
     }
 
     /// What the pool keeps across configurations, made on first use.

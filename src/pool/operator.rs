@@ -1,6 +1,6 @@
 //! What an operator decides of a pool's members while it runs.
 
-use super::{Departure, Member, Pool};
+use super::{Departure, Happening, Member, Pool};
 use crate::model::{Amendment, Backend};
 use std::sync::Arc;
 
@@ -50,7 +50,14 @@ impl Pool {
         roster.amend(name, meant.iter().map(|member| member.name().as_str()), amendment);
         for member in &meant {
             let decided = roster.amendment(member.name().as_str(), member.entry.as_str());
+            let before = member.admission();
             member.state().decide(decided);
+            if member.admission() != before {
+                member.state().set_since(self.now());
+            }
+        }
+        for what in happenings(amendment) {
+            self.record(&meant, &what);
         }
         self.decided();
         Some(meant)
@@ -69,7 +76,16 @@ impl Pool {
         self.refresh().await;
         roster.tell();
         let members = self.members();
-        Ok(members.iter().filter(|member| member.entry == name).cloned().collect())
+        let added: Vec<_> = members.iter().filter(|it| it.entry == name).cloned().collect();
+        self.record(&added, &Happening::Added);
+        Ok(added)
+    }
+
+    fn record(&self, members: &[Arc<Member>], what: &Happening) {
+        let now = self.now();
+        for member in members {
+            self.core().record(member, what.clone(), now);
+        }
     }
 
     fn check_free(&self, backend: &Backend) -> Result<(), Taken> {
@@ -105,6 +121,10 @@ impl Pool {
         let members = self.members();
         let departure = self.roster().dismiss(&self.spec().backends, &members, name)?;
         for member in departure.members() {
+            if !member.state().is_leaving() {
+                member.state().set_since(self.now());
+                self.record(std::slice::from_ref(member), &Happening::Leaving);
+            }
             member.state().set_leaving(true);
         }
         self.decided();
@@ -115,8 +135,13 @@ impl Pool {
     pub async fn remove(&self, departure: &Departure) {
         let roster = self.roster();
         let _one_at_a_time = roster.moving.lock().await;
+        let present = self.members();
         roster.remove(&self.spec().backends, departure);
         self.refresh().await;
+        let left = self.members();
+        let is_gone = |it: &&Arc<Member>| !left.iter().any(|other| other.id() == it.id());
+        let gone: Vec<_> = present.iter().filter(is_gone).cloned().collect();
+        self.record(&gone, &Happening::Removed);
         roster.tell();
     }
 
@@ -126,6 +151,11 @@ impl Pool {
         self.report_availability();
         self.roster().tell();
     }
+}
+
+fn happenings(amendment: Amendment) -> impl Iterator<Item = Happening> {
+    let weight = amendment.weight.map(|weight| Happening::Weight(weight.get()));
+    amendment.state.map(Happening::State).into_iter().chain(weight)
 }
 
 #[cfg(test)]

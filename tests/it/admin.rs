@@ -8,6 +8,7 @@ use rustix::process::Signal;
 use std::{ffi::OsStr, fs, os::unix::fs::MetadataExt};
 
 mod commands;
+mod dashboard;
 mod decisions;
 mod guard;
 mod pools;
@@ -121,7 +122,7 @@ fn readiness_ends_with_term_and_the_rest_goes_on() {
 fn what_is_not_there_is_said_in_json() {
     let a = Origin::named("a");
     let lb = with_admin(&[&a], "").start();
-    for path in ["/", "/api", "/api/v2", "/healthz/", "/api/v1/status/x", "/%68ealthz"] {
+    for path in ["/api", "/api/v2", "/healthz/", "/api/v1/status/x", "/%68ealthz"] {
         let response = lb.ask(path);
         let body = response.json();
         assert_eq!((response.status, &body["error"]), (404, &"not_found".into()), "{path}");

@@ -276,6 +276,7 @@ fn the_demo_starts_by_itself_and_says_what_to_try() {
     assert_eq!(tally(&names).len(), 3, "{names:?}");
     program.stdout.wait_for(&number);
     // Its admin API is on.
+    program.stdout.wait_for("Its dashboard: http://127.0.0.1:");
     let line = program.stdout.wait_for("Its admin API: http://");
     let api = line.split("http://").nth(1).unwrap().strip_suffix("/api/v1/pools").unwrap();
     let api = crate::support::Address::Tcp(api.parse().unwrap());

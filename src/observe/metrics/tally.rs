@@ -1,6 +1,6 @@
 //! Counters, and how durations are spread.
 
-use prometheus::HistogramOpts;
+use prometheus::{HistogramOpts, core::Metric as _};
 use std::{
     sync::atomic::{AtomicU64, Ordering::Relaxed},
     time::Duration,
@@ -62,6 +62,18 @@ impl Histogram {
     /// Takes in a duration.
     pub fn observe(&self, duration: Duration) {
         self.0.observe(duration.as_secs_f64());
+    }
+
+    /// For each bound in seconds, how many durations were at most that long.
+    pub fn buckets(&self) -> Vec<(f64, u64)> {
+        let shown = self.0.metric();
+        let buckets = shown.get_histogram().get_bucket().iter();
+        buckets.map(|bucket| (bucket.upper_bound(), bucket.cumulative_count())).collect()
+    }
+
+    /// How many durations there were.
+    pub fn count(&self) -> u64 {
+        self.0.get_sample_count()
     }
 
     pub(super) fn inner(&self) -> &prometheus::Histogram {

@@ -10,7 +10,7 @@ mod state;
 pub use state::Change;
 pub(super) use state::HealthState;
 
-use super::{Member, Pool};
+use super::{Happening, Member, Pool};
 use crate::model::HealthCheck;
 pub(super) use probe::Connectors;
 use probe::Prober;
@@ -85,9 +85,13 @@ impl Pool {
         let (name, address, pool) = (member.name(), member.address(), &self.spec().name);
         match (change, report.0) {
             (Change::Down, Err(reason)) => {
+                self.core.record(member, Happening::Down(reason.clone()), self.now());
                 log::warn!("backend {name} ({address}) of pool {pool} is DOWN: {reason}");
             }
-            (Change::Up, _) => log::info!("backend {name} ({address}) of pool {pool} is UP"),
+            (Change::Up, _) => {
+                self.core.record(member, Happening::Up, self.now());
+                log::info!("backend {name} ({address}) of pool {pool} is UP");
+            }
             (Change::FirstUp | Change::Down, _) => {
                 log::debug!("backend {name} ({address}) of pool {pool} answers its first check");
             }

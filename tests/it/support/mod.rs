@@ -1,6 +1,7 @@
 //! What the tests stand on: scripted origins, raw clients, and the balancer as a child process.
 
 pub mod address;
+pub mod browser;
 pub mod client;
 pub mod filtered;
 pub mod h2;
@@ -15,6 +16,7 @@ pub mod raw;
 pub mod tls;
 
 pub use address::{Address, FullBacklog, Reserved};
+pub use browser::Browser;
 pub use client::{Client, get, request};
 pub use filtered::{filter_error, filter_error_beside, filtered};
 pub use http::Response;
