@@ -152,9 +152,9 @@ fn the_pool_its_backends_and_the_retry_plan_are_shown() {
     assert_eq!(each(backends, "health"), ["healthy"; 4]);
     let scores: Vec<_> = (0..4).map(|at| backends[at]["score"].as_f64()).collect();
     assert_eq!(scores, [Some(0.25), Some(0.75), Some(1.0), None]);
-    // The first turn of three to one is that of the heavier, and the backup is the last resort.
-    assert_eq!((&get["pick"], &get["way"]), (&"app-2".into(), &"policy".into()));
-    assert_eq!(get["retry"]["order"], serde_json::json!(["app-2", "app-1", "spare"]));
+    // The turns begin with who is found healthy first, and the backup is the last resort.
+    assert_eq!((&get["pick"], &get["way"]), (&"app-1".into(), &"policy".into()));
+    assert_eq!(get["retry"]["order"], serde_json::json!(["app-1", "app-2", "spare"]));
     let retried = |explanation: &Value| {
         let on = explanation["retry"]["on"].as_array().unwrap();
         on.iter().map(|it| it["retried"].as_bool().unwrap()).collect::<Vec<_>>()
