@@ -100,9 +100,7 @@ impl Outline {
 fn masked(settings: &Settings) -> Settings {
     let value = match &settings.value {
         SettingsValue::Text(_) if settings.secret => SettingsValue::Text(MASK.to_owned()),
-        SettingsValue::List(items) => {
-            SettingsValue::List(items.iter().map(masked).collect())
-        }
+        SettingsValue::List(items) => SettingsValue::List(items.iter().map(masked).collect()),
         SettingsValue::Map(entries) => {
             let one = |(key, value): &(String, Settings)| (key.clone(), masked(value));
             SettingsValue::Map(entries.iter().map(one).collect())
