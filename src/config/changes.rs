@@ -2,7 +2,10 @@
 
 use super::diagnostic::quote;
 use crate::model::{Settings, SettingsValue};
-use std::fmt::Write as _;
+use std::{
+    collections::{HashMap, HashSet},
+    fmt::Write as _,
+};
 
 /// What stands for a key that is not given.
 const ABSENT: &str = "default";
@@ -131,22 +134,20 @@ fn backend_name(backend: &Settings) -> String {
 }
 
 fn backends(before: &[Settings], after: &[Settings], changes: &mut Vec<String>) {
-    let find = |among: &[Settings], name: &str| {
-        among.iter().position(|backend| backend_name(backend) == name)
-    };
-    for old in before {
-        let name = backend_name(old);
-        match find(after, &name) {
+    // There may be thousands of them, so they are looked up.
+    let named = |list: &'_ [Settings]| list.iter().map(backend_name).collect::<Vec<_>>();
+    let (old_names, new_names) = (named(before), named(after));
+    let after_by_name: HashMap<&str, &Settings> =
+        new_names.iter().map(String::as_str).zip(after).collect();
+    for (name, old) in old_names.iter().zip(before) {
+        match after_by_name.get(name.as_str()) {
             None => changes.push(format!("-{name}")),
-            Some(index) => backend(&name, old, &after[index], changes),
+            Some(new) => backend(name, old, new, changes),
         }
     }
-    for new in after {
-        let name = backend_name(new);
-        if find(before, &name).is_none() {
-            changes.push(format!("+{name}"));
-        }
-    }
+    let was: HashSet<&str> = old_names.iter().map(String::as_str).collect();
+    let come = new_names.iter().filter(|name| !was.contains(name.as_str()));
+    changes.extend(come.map(|name| format!("+{name}")));
 }
 
 fn backend(name: &str, before: &Settings, after: &Settings, changes: &mut Vec<String>) {
