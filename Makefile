@@ -31,6 +31,15 @@ tcp-proof: prerequisites ## 10 GiB through one TCP connection, and 5,000 of them
 tls-proof: prerequisites ## swap certificates a hundred times under load, with no failed handshake
 	SWAPS=100 $(CARGO) test $(LOCKED) --test it -- --nocapture certificates_are_swapped_under_load
 
+# How much of it; see docs/operations.md.
+RELOADS ?= 100
+HAND_OVERS ?= 20
+SLOW_SECONDS ?= 30
+upgrade-proof: prerequisites ## reloads and hand-overs under clients of every kind, none of whom notices, some minutes
+	RELOADS=$(RELOADS) HAND_OVERS=$(HAND_OVERS) SLOW_SECONDS=$(SLOW_SECONDS) \
+	    $(CARGO) test $(LOCKED) --test it -- --nocapture nothing_is_lost
+	RELOADS_FOR_MEMORY=1000 RELOADS_OF_MANY=10 $(CARGO) test $(LOCKED) --test it -- --nocapture --test-threads 1 reload_cost::
+
 lint: prerequisites ## check formatting, lints and documentation; a warning is an error
 	$(CARGO) fmt --check
 	$(CARGO) clippy $(LOCKED) --all-targets -- -D warnings

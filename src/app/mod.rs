@@ -9,6 +9,7 @@
 mod files;
 mod in_process;
 mod instance;
+mod notify;
 mod reload;
 mod service;
 mod signals;

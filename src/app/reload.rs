@@ -86,7 +86,9 @@ impl Reloader {
     pub(super) async fn run(mut self) -> Infallible {
         loop {
             let askers = self.control.reload_wanted().await;
+            self.control.notifier().reloading();
             let outcome = self.reload().await;
+            self.control.notifier().reloaded();
             let result = if outcome.is_ok() { Reload::Success } else { Reload::Failure };
             self.live.load().metrics.count_reload(result);
             for asker in askers {
