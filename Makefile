@@ -5,7 +5,7 @@ CARGO ?= cargo
 LOCKED := --locked
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test dashboard-test interop tcp-proof tls-proof soak slow-proof lint deny build release-pgo sim bench bench-balance bench-filters bench-guard fuzz clean prerequisites
+.PHONY: help demo test dashboard-test interop tcp-proof tls-proof upgrade-proof soak slow-proof lint deny build release-pgo sim bench bench-balance bench-filters bench-guard fuzz clean prerequisites
 
 help: ## say what can be made
 	@echo 'make TARGET, where TARGET is one of'
@@ -44,6 +44,15 @@ soak: prerequisites ## all kinds of traffic, faults and reloads at once, for MIN
 
 slow-proof: prerequisites ## 5,000 slow clients beside 64 normal ones, and what these notice; needs `ulimit -Hn` of 11,000
 	PINGORA_LB_SLOW_CONNECTIONS=5000 $(CARGO) test $(LOCKED) --test it -- --nocapture slow_clients::
+
+# How much of it; see docs/operations.md.
+RELOADS ?= 100
+HAND_OVERS ?= 20
+SLOW_SECONDS ?= 30
+upgrade-proof: prerequisites ## reloads and hand-overs under clients of every kind, none of whom notices, some minutes
+	RELOADS=$(RELOADS) HAND_OVERS=$(HAND_OVERS) SLOW_SECONDS=$(SLOW_SECONDS) \
+	    $(CARGO) test $(LOCKED) --test it -- --nocapture nothing_is_lost
+	RELOADS_FOR_MEMORY=1000 RELOADS_OF_MANY=10 $(CARGO) test $(LOCKED) --test it -- --nocapture --test-threads 1 reload_cost::
 
 lint: prerequisites ## check formatting, lints and documentation; a warning is an error
 	$(CARGO) fmt --check

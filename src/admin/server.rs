@@ -2,6 +2,7 @@
 
 use super::{Admin, request};
 use crate::model::ListenAddress;
+use http::{HeaderValue, header};
 use hyper::{Request, body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use rustix::net::sockopt::set_tcp_user_timeout;
@@ -11,7 +12,7 @@ use std::{
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream, UnixListener, UnixStream},
-    sync::{OwnedSemaphorePermit, Semaphore, watch},
+    sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch},
 };
 
 /// Connections at a time; more wait until one ends.
@@ -22,11 +23,14 @@ const HEADER_TIMEOUT: Duration = Duration::from_secs(30);
 const MAX_HEAD: usize = 16 * 1024;
 /// How long a client may leave what we send unread.
 const SEND_TIMEOUT_MS: u32 = 30_000;
+/// How long a connection has for a request that is already on its way, once a successor accepts.
+const LAST_REQUEST: Duration = Duration::from_secs(5);
 /// How long accepting rests after an error, which is a lack of descriptors almost always.
 const REST: Duration = Duration::from_millis(100);
 
 /// Serves the API on `socket`, which listens at `address`, on a thread of its own: it accepts until
-/// `end` resolves, and then lets the connections that there are end.
+/// `end` resolves, and then answers each connection once more at most. What it returns resolves when the
+/// last of them has ended.
 ///
 /// # Errors
 /// When the thread or its runtime cannot be made.
@@ -35,14 +39,20 @@ pub fn start(
     address: &ListenAddress,
     socket: OwnedFd,
     end: impl Future + Send + 'static,
-) -> io::Result<()> {
+) -> io::Result<oneshot::Receiver<()>> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let listening = {
         let _entered = runtime.enter();
         Listening::new(address, socket)?
     };
-    let work = move || runtime.block_on(serve(listening, Arc::new(admin), end));
-    thread::Builder::new().name("admin".to_owned()).spawn(work).map(drop)
+    let (gone, ended) = oneshot::channel();
+    let work = move || {
+        runtime.block_on(serve(listening, Arc::new(admin), end));
+        // Only an end that is waited for is told.
+        let _ = gone.send(());
+    };
+    thread::Builder::new().name("admin".to_owned()).spawn(work)?;
+    Ok(ended)
 }
 
 enum Listening {
@@ -140,9 +150,17 @@ where
     S: AsyncRead + AsyncWrite + Unpin,
 {
     let Presence { admin, mut closing, _place } = presence;
+    let closes = closing.clone();
     let service = service_fn(|request: Request<Incoming>| {
-        let admin = &admin;
-        async move { Ok::<_, Infallible>(request::answer(admin, local, request).await) }
+        let (admin, closes) = (&admin, &closes);
+        async move {
+            let mut answer = request::answer(admin, local, request).await;
+            if *closes.borrow() {
+                let close = HeaderValue::from_static("close");
+                answer.headers_mut().insert(header::CONNECTION, close);
+            }
+            Ok::<_, Infallible>(answer)
+        }
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
@@ -155,6 +173,11 @@ where
         // However it ends, nobody is left who could be told.
         _ = connection.as_mut() => return,
         _ = closing.wait_for(|closing| *closing) => {}
+    }
+    tokio::select! {
+        // The answer to the next request closes it.
+        _ = connection.as_mut() => return,
+        () = tokio::time::sleep(LAST_REQUEST) => {}
     }
     connection.as_mut().graceful_shutdown();
     let _ = connection.await;

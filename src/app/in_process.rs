@@ -98,14 +98,15 @@ async fn serve(
         drain: Drain::default(),
         conf: Arc::new(server_conf(config, false)),
     };
-    // Whoever connects from here on is in the queue of a socket that will be accepted from.
+    let serving = listener::serve(sockets, accepting)
+        .map_err(|error| StartError::Failed(error.to_string()))?;
     let _ = ready.send(Ok(Handle::current()));
-    let served = tokio::select! {
-        served = listener::serve(sockets, accepting) => served,
-        _ = stopped => Ok(()),
-    };
+    tokio::select! {
+        () = serving => {}
+        _ = stopped => {}
+    }
     drop(supervisor);
-    served.map_err(|error| StartError::Failed(error.to_string()))
+    Ok(())
 }
 
 fn end(runtime: Runtime, access_log: Option<&AccessLog>) {

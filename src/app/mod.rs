@@ -11,6 +11,7 @@ mod explain;
 mod files;
 mod in_process;
 mod instance;
+mod notify;
 mod reload;
 mod service;
 mod signals;

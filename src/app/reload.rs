@@ -96,7 +96,9 @@ impl Reloader {
                     Vec::new()
                 }
             };
+            self.control.notifier().reloading();
             let outcome = self.reload().await;
+            self.control.notifier().reloaded();
             let result = if outcome.is_ok() { Reload::Success } else { Reload::Failure };
             self.live.load().metrics.count_reload(result);
             if let Err(refused) = &outcome {

@@ -130,7 +130,11 @@ async fn run(start: Start) -> Result<(), StartError> {
     }
     let drain = control.drain().clone();
     let accepting = Accepting { live: live.clone(), drain, conf };
-    let serving = listener::serve(places.listeners, accepting);
+    let serving = listener::serve(places.listeners, accepting)
+        .map_err(|error| StartError::Failed(error.to_string()))?;
+    // First, as a predecessor that has nothing left to do is gone the moment it hears that we serve,
+    // and with it, as far as its service manager knows, the service.
+    control.notifier().ready();
     if let Some(predecessor) = predecessor {
         // From here on both accept; the predecessor stops when it has read this.
         let ready = tokio::task::spawn_blocking(move || predecessor.ready()).await;
@@ -146,11 +150,8 @@ async fn run(start: Start) -> Result<(), StartError> {
     let files = FileWatch::default();
     let reloader =
         Reloader { checked, filters, live, interner, supervisor, control, running, files };
-    let serving = async { serving.await.map_err(|error| StartError::Failed(error.to_string())) };
-    match tokio::join!(serving, reloader.run()) {
-        (Err(error), _) => Err(error),
-        (Ok(()), never) => match never {},
-    }
+    let ((), never) = tokio::join!(serving, reloader.run());
+    match never {}
 }
 
 /// Has the admin API answer, if there is one.
@@ -162,7 +163,8 @@ fn open_admin(places: &Places, live: &Arc<Live>, running: &Arc<Running>) -> Resu
     let opened = socket
         .duplicate()
         .and_then(|duplicate| admin::start(admin, &socket.address, duplicate, end));
-    opened.map_err(|error| StartError::Failed(format!("admin: {error}")))?;
+    let ended = opened.map_err(|error| StartError::Failed(format!("admin: {error}")))?;
+    running.control().set_admin(ended);
     log::info!("admin: listening on {}", socket.local_address());
     Ok(())
 }

@@ -1,7 +1,7 @@
 //! Signals, and what they set in motion: draining, handing over, reopening logs, reading certificates
 //! again.
 
-use super::{StartError, files, service};
+use super::{StartError, files, notify::Notifier, service};
 use crate::{
     admin::NotReloaded,
     listener::{BoundSocket, Drain, Phase, SocketFile, hand_over},
@@ -75,6 +75,10 @@ pub(super) struct Control {
     askers: Mutex<Vec<Asker>>,
     /// Why the service could not start.
     failure: watch::Sender<Option<String>>,
+    /// Resolves when the admin API has ended, which it does when a successor accepts.
+    admin: Mutex<Option<oneshot::Receiver<()>>>,
+    /// Who is told where the process stands.
+    notifier: Notifier,
 }
 
 /// The time between TERM and draining.
@@ -130,6 +134,8 @@ impl Control {
             reload: Notify::new(),
             askers: Mutex::default(),
             failure: watch::Sender::new(None),
+            admin: Mutex::new(None),
+            notifier: Notifier::from_environment(),
         }
     }
 
@@ -174,6 +180,16 @@ impl Control {
         Ok(())
     }
 
+    /// From here on there is an admin API; `ended` resolves when there is none any more.
+    pub(super) fn set_admin(&self, ended: oneshot::Receiver<()>) {
+        *locked(&self.admin) = Some(ended);
+    }
+
+    /// Who is told where the process stands.
+    pub(super) fn notifier(&self) -> &Notifier {
+        &self.notifier
+    }
+
     /// Ends the process with an error.
     pub(super) fn fail(&self, why: String) {
         self.failure.send_replace(Some(why));
@@ -216,10 +232,18 @@ impl Control {
     async fn drain_out(&self, idle_grace: Duration, successor: bool) {
         locked(&self.sockets).clear();
         let connections = self.drain.connections();
-        log::info!("draining: {connections} connections are open");
+        // First, as whoever reads the line may act on it.
         self.drain.begin(idle_grace, successor);
-        let drained = tokio::time::timeout(self.drain_timeout, self.drain.wait_until_empty()).await;
-        if drained.is_ok() {
+        log::info!("draining: {connections} connections are open");
+        // Without a successor, the admin API answers to the end.
+        let admin = locked(&self.admin).take().filter(|_| successor);
+        let empty = async {
+            self.drain.wait_until_empty().await;
+            if let Some(ended) = admin {
+                let _ = ended.await;
+            }
+        };
+        if tokio::time::timeout(self.drain_timeout, empty).await.is_ok() {
             log::info!("drained");
         } else {
             let left = self.drain.connections();
@@ -420,6 +444,9 @@ impl Signals {
             // stay: what they still send is answered, and only then closed. The rest of the time is
             // for those who use theirs.
             let idle_grace = if handed_over { control.drain_timeout / 10 * 9 } else { IDLE_GRACE };
+            if !handed_over {
+                control.notifier.stopping();
+            }
             return control.drain_out(idle_grace, handed_over).await;
         }
     }

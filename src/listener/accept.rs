@@ -44,11 +44,15 @@ pub struct Accepting {
 }
 
 /// Accepts on every socket until draining begins, and serves what comes. The position of a socket
-/// is its listener's index in the snapshot.
+/// is its listener's index in the snapshot. All of them accept from here on; the future resolves when
+/// none does any more.
 ///
 /// # Errors
 /// When a socket cannot be registered with the runtime.
-pub async fn serve(sockets: Vec<Bound>, accepting: Accepting) -> io::Result<()> {
+pub fn serve(
+    sockets: Vec<Bound>,
+    accepting: Accepting,
+) -> io::Result<impl Future<Output = ()> + Send> {
     let Accepting { live, drain, conf } = accepting;
     let gateway = http_proxy(&conf, Gateway::new(drain.draining()));
     let http1 = Arc::new(Http1::new(gateway, live.clone(), drain.clone()));
@@ -68,12 +72,13 @@ pub async fn serve(sockets: Vec<Bound>, accepting: Accepting) -> io::Result<()> 
         let socket = Listening::new(bound.place.socket)?;
         listeners.spawn(listener.accept_all(socket, drain.listen()));
     }
-    while let Some(ended) = listeners.join_next().await {
-        if let Err(error) = ended {
-            log::error!("a listener failed: {error}");
+    Ok(async move {
+        while let Some(ended) = listeners.join_next().await {
+            if let Err(error) = ended {
+                log::error!("a listener failed: {error}");
+            }
         }
-    }
-    Ok(())
+    })
 }
 
 enum Listening {

@@ -14,6 +14,10 @@ use tokio::sync::{Notify, watch};
 /// How long a handshake or a head that has begun may take once draining has begun.
 const BEGUN_GRACE: Duration = Duration::from_secs(1);
 
+/// How long to linger once draining has begun, when somebody waits for us to be gone. After a hand-over,
+/// nobody does.
+const LINGER_DRAINING: Duration = Duration::from_millis(50);
+
 /// What the process is doing with its connections.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Phase {
@@ -95,6 +99,11 @@ impl Drain {
     /// Whether we are draining.
     pub fn is_draining(&self) -> bool {
         *self.0.draining.borrow()
+    }
+
+    /// Whether we are draining and a successor accepts.
+    pub fn has_successor(&self) -> bool {
+        matches!(*self.0.phase.borrow(), Phase::Draining { successor: true, .. })
     }
 
     /// Counts a connection until the guard is dropped.
@@ -195,8 +204,21 @@ pub(super) async fn overdue(phase: watch::Receiver<Phase>) {
     .await;
 }
 
+/// Resolves when what a client still sends after the last word was thrown away for as long as `linger`
+/// says, or for less where that would hold up the end of the process.
+pub(super) async fn lingered(phase: watch::Receiver<Phase>, linger: Duration) {
+    let sooner = draining_for(phase, |phase| match phase {
+        Phase::Draining { successor: false, .. } => Some(LINGER_DRAINING),
+        Phase::Draining { successor: true, .. } | Phase::Serving => None,
+    });
+    tokio::select! {
+        () = tokio::time::sleep(linger) => {}
+        () = sooner => {}
+    }
+}
+
 /// Resolves when draining has gone on for as long as `grace` says; never if that is `None`.
-pub(super) async fn draining_for(
+async fn draining_for(
     mut phase: watch::Receiver<Phase>,
     grace: impl FnOnce(Phase) -> Option<Duration>,
 ) {

@@ -433,3 +433,67 @@ fn what_is_spoken_on_either_side_changes_with_the_next_connection_and_request() 
     assert_eq!(late.response().status, 505);
     assert_eq!(lb.get("/").text(), "a");
 }
+
+#[test]
+fn a_request_on_a_pool_that_a_reload_removes_is_answered() {
+    let gate = Gate::default();
+    let held = gate.clone();
+    let (a, b) = (
+        Origin::named("a"),
+        Origin::scripted("b", move |_| Reply::text("the last of b").behind(&held)),
+    );
+    let old = format!("  old:\n    backends: [{}]\n    health_check: off\n", b.entry());
+    let route = "  - { match: { path: /old }, pool: old }\n";
+    let lb = Config::pool(&[a.entry()], "")
+        .and(&old)
+        .and(&format!("routes:\n{route}  - pool: app"))
+        .start();
+    let mut client = lb.client();
+    client.send(request("GET", "/old", &[], b""));
+    eventually("the request is on its backend", || b.working() == 1);
+    lb.edit(&old, "");
+    lb.edit(route, "");
+    let told = lb.reload();
+    assert!(told.contains("reloaded: -pool old"), "{told}");
+    assert_eq!(lb.get("/old").backend(), "a");
+    gate.open();
+    let response = client.response();
+    assert_eq!((response.status, response.text().as_str()), (200, "the last of b"));
+    assert_eq!(client.get("/old").backend(), "a");
+    assert_eq!(b.count(), 1);
+}
+
+#[test]
+fn least_connections_counts_what_was_in_flight_before_a_reload() {
+    let gate = Gate::default();
+    let origin = |name: &'static str| {
+        let held = gate.clone();
+        Origin::scripted(name, move |request| match request.path() {
+            "/held" => Reply::text(name).behind(&held),
+            _ => Reply::text(name),
+        })
+    };
+    let origins = [origin("a"), origin("b")];
+    let entries: Vec<_> = origins.iter().map(Origin::entry).collect();
+    let keys = "balance: least_connections\nhealth_check: off\ntimeouts: { idle: 60s }";
+    let lb = Config::pool(&entries, keys).start();
+    let mut busy = lb.client();
+    busy.send(request("GET", "/held", &[], b""));
+    let working = || origins.iter().position(|origin| origin.working() == 1);
+    eventually("one backend has a request", || working().is_some());
+    let other = origins[1 - working().unwrap()].name();
+    let mut client = lb.client();
+    for (from, to) in [("idle: 60s", "idle: 61s"), ("idle: 61s", "idle: 62s")] {
+        lb.edit(from, to);
+        let told = lb.reload();
+        assert!(told.contains("timeouts.idle"), "{told}");
+        for _ in 0..10 {
+            assert_eq!(client.get("/").backend(), other);
+        }
+    }
+    gate.open();
+    busy.response();
+    // With nothing in flight, they take turns again.
+    let mut seen = || client.get("/").backend();
+    eventually("the other one has its share", || seen() != other);
+}

@@ -8,7 +8,7 @@ use crate::{
     filter::Answer,
     listener::{
         Drain,
-        drain::{Drained, drained, draining_for, overdue},
+        drain::{Drained, drained, lingered, overdue},
         http2::{self, Http2},
         pace::Paces,
         transport::Transport,
@@ -48,8 +48,6 @@ const READ: usize = 4 * 1024;
 const LINGER: Duration = Duration::from_secs(2);
 /// The same for a connection that was never served: a crowd of them should not pile up.
 const LINGER_REFUSED: Duration = Duration::from_millis(200);
-/// The same once draining has begun, when somebody waits for us to be gone.
-const LINGER_DRAINING: Duration = Duration::from_millis(50);
 
 /// What every HTTP/1 connection needs.
 pub(in crate::listener) struct Http1 {
@@ -435,7 +433,9 @@ impl Connection<'_> {
             return After::Another;
         }
         let may_be_sending = !socket.is_body_done() || !socket.inbound.is_empty();
-        self.close(may_be_sending).await;
+        // A client that did not ask for the end has perhaps sent more before it read that it comes.
+        let unaware = self.http1.drain.has_successor() && !link.is_upgraded();
+        self.close(may_be_sending || unaware).await;
         After::Closed
     }
 
@@ -497,8 +497,7 @@ impl Connection<'_> {
         tokio::select! {
             biased;
             () = take_leave(&mut socket.transport, waits) => {}
-            () = tokio::time::sleep(linger) => {}
-            () = draining_for(phase, |_| Some(LINGER_DRAINING)) => {}
+            () = lingered(phase, linger) => {}
         }
     }
 }

@@ -5,7 +5,7 @@ use super::{
     wire::{Home, Seen, Wire},
 };
 use crate::{
-    listener::{Drain, Phase, pace::Paces, transport::Transport},
+    listener::{Drain, Phase, drain::lingered, pace::Paces, transport::Transport},
     model::{Listener, ListenerTimeouts},
     observe::Unused,
     proxy::{Gateway, Link},
@@ -27,7 +27,7 @@ use std::{
     time::Duration,
 };
 use tokio::{
-    io::AsyncReadExt,
+    io::{AsyncReadExt, AsyncWriteExt},
     sync::watch,
     task::{JoinError, JoinSet},
     time::{Instant, Sleep},
@@ -52,8 +52,6 @@ const PREMATURE: usize = 100;
 /// How long the last frames may take, and how long what the client still sends is thrown away after
 /// them: closing at once would reset the connection and could take them with it.
 const LINGER: Duration = Duration::from_secs(2);
-/// The same once draining has begun, when somebody waits for us to be gone.
-const LINGER_DRAINING: Duration = Duration::from_millis(50);
 
 /// What every HTTP/2 connection needs.
 pub(in crate::listener) struct Http2 {
@@ -210,14 +208,26 @@ impl Connection<'_> {
         if let Some(reason) = reason {
             log::debug!("closing an HTTP/2 connection: {close:?}");
             h2.abrupt_shutdown(reason);
-            let _ = tokio::time::timeout(self.linger(), poll_fn(|cx| h2.poll_closed(cx))).await;
+            tokio::select! {
+                _ = poll_fn(|cx| h2.poll_closed(cx)) => {}
+                () = self.lingered() => {}
+            }
         }
         // What is left of its streams learns by this that the client is gone.
         drop(h2);
         while self.streams.join_next().await.is_some() {}
         let transport = home.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if let (Some(transport), Close::Slow | Close::Flood) = (transport, close) {
-            let _ = tokio::time::timeout(self.linger(), discard(transport)).await;
+        // A client that was told to go may have more to say about what it is still reading.
+        let says_more = match close {
+            Close::Done => self.leaving,
+            Close::Idle | Close::Slow | Close::Flood => true,
+            Close::Broken => false,
+        };
+        if let Some(transport) = transport.filter(|_| says_more) {
+            tokio::select! {
+                () = discard(transport) => {}
+                () = self.lingered() => {}
+            }
         }
     }
 
@@ -234,8 +244,8 @@ impl Connection<'_> {
         }
     }
 
-    fn linger(&self) -> Duration {
-        if *self.http2.draining.borrow() { LINGER_DRAINING } else { LINGER }
+    async fn lingered(&self) {
+        lingered(self.http2.drain.phase(), LINGER).await;
     }
 
     async fn accept_all(&mut self, h2: &mut server::Connection<Wire, Bytes>) -> Close {
@@ -393,6 +403,8 @@ fn poll_due(timer: &mut Pin<Box<Sleep>>, due: Option<Instant>, cx: &mut Context<
 
 /// Says that nothing more comes, then reads and throws away what a client still sends.
 async fn discard(mut transport: Transport) {
+    // Where that was said already, there is nothing to do.
+    let _ = transport.shutdown().await;
     let mut piece = [0; 4096];
     while let Ok(1..) = transport.read(&mut piece).await {}
 }

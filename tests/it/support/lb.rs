@@ -450,6 +450,26 @@ impl Lb {
     }
 }
 
+impl Lb {
+    /// Starts a successor, and returns it once it waits to take over.
+    #[track_caller]
+    pub fn successor(&self) -> Program {
+        let program = Program::start([OsStr::new("-c"), self.path().as_os_str(), OsStr::new("-u")]);
+        program.stderr.wait_for("waiting for the running instance");
+        program
+    }
+
+    /// Has the process hand over to a new one, and returns it: it drains.
+    #[track_caller]
+    pub fn hand_over(&mut self) -> Program {
+        let successor = self.successor();
+        self.signal(Signal::QUIT);
+        successor.stderr.wait_for("took over");
+        self.wait_for_line("the successor serves");
+        std::mem::replace(&mut self.program, successor)
+    }
+}
+
 /// Whether something there answers HTTP. The request lacks its Host, so that the balancer
 /// answers by itself.
 pub fn answers(address: &Address) -> bool {

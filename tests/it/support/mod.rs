@@ -3,6 +3,7 @@
 pub mod address;
 pub mod browser;
 pub mod client;
+pub mod crowd;
 pub mod filtered;
 pub mod h2;
 pub mod h2_origin;
