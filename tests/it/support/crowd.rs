@@ -227,7 +227,7 @@ fn check(response: &Response, id: &str) -> io::Result<()> {
 
 /// A GET or, every other turn, a POST of its id.
 fn ordinary(turn: usize, id: &str, fields: &[&str]) -> Vec<u8> {
-    let (method, body) = if turn % 2 == 0 { ("GET", "") } else { ("POST", id) };
+    let (method, body) = if turn.is_multiple_of(2) { ("GET", "") } else { ("POST", id) };
     request(method, &format!("/id/{id}"), fields, body.as_bytes())
 }
 
@@ -301,9 +301,10 @@ fn download(shared: &Shared, who: &str) {
         client.try_send(&request("GET", &format!("/down/{id}"), &[], b""))?;
         let response = client.try_response()?;
         let length = (beats(shared.slow) * PIECE.len() + id.len()) as u64;
-        match response.body_length == length {
-            true => check(&response, id),
-            false => Err(io::Error::other(format!("{} of {length} bytes", response.body_length))),
+        if response.body_length == length {
+            check(&response, id)
+        } else {
+            Err(io::Error::other(format!("{} of {length} bytes", response.body_length)))
         }
     };
     one_by_one(shared, who, &receive);
@@ -327,9 +328,10 @@ fn tunnel(shared: &Shared, who: &str, to: &Address) {
             }
         }
         client.half_close();
-        match client.until_the_end()?.is_empty() {
-            true => Ok(()),
-            false => Err(io::Error::other("more came than was sent")),
+        if client.until_the_end()?.is_empty() {
+            Ok(())
+        } else {
+            Err(io::Error::other("more came than was sent"))
         }
     };
     one_by_one(shared, who, &converse);
