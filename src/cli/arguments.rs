@@ -1,7 +1,9 @@
 //! What may stand on the command line. The comments on the arguments are their help texts.
 #![allow(clippy::doc_markdown, reason = "help texts are not Markdown")]
 
-use super::{backend::BackendArguments, demo::DemoArguments, operate::BackendChoice};
+use super::{
+    backend::BackendArguments, demo::DemoArguments, operate::BackendChoice, top::TopArguments,
+};
 use crate::{
     config::{Quick, parse_duration},
     model::{BackendAddress, BalancePolicy, ListenAddress},
@@ -18,6 +20,7 @@ Examples:
   pingora-lb -c conf/lb.yaml                        run in the foreground
   pingora-lb -c conf/lb.yaml -d                     run in the background
   pingora-lb drain app app-2                        take a backend of the running instance out
+  pingora-lb top                                    watch the running instance
   pingora-lb -c conf/lb.yaml -d -u                  start a successor, then send QUIT to the old one
 
 Signals:
@@ -109,6 +112,8 @@ pub(super) enum Command {
     Enable(BackendChoice),
     /// Give a backend of the running instance no requests at all
     Disable(BackendChoice),
+    /// Show the pools and backends of the running instance, live
+    Top(TopArguments),
 }
 
 impl Arguments {

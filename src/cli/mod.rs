@@ -5,6 +5,7 @@ pub mod backend;
 mod client;
 mod demo;
 mod operate;
+mod top;
 
 use crate::{App, Mode, config, config::Checked, model::BackendState};
 use arguments::{Arguments, Command};
@@ -29,6 +30,7 @@ impl App {
             Some(Command::Drain(choice)) => change(choice, BackendState::Draining),
             Some(Command::Enable(choice)) => change(choice, BackendState::Active),
             Some(Command::Disable(choice)) => change(choice, BackendState::Disabled),
+            Some(Command::Top(top)) => top.run(),
             None => self.run_server(&arguments),
         };
         match done {
