@@ -3,7 +3,7 @@
 
 use super::{
     backend::BackendArguments, demo::DemoArguments, diff::DiffArguments, explain::ExplainArguments,
-    operate::BackendChoice,
+    operate::BackendChoice, top::TopArguments,
 };
 use crate::{
     config::{Quick, parse_duration},
@@ -24,6 +24,7 @@ Examples:
   pingora-lb -c conf/lb.yaml                        run in the foreground
   pingora-lb -c conf/lb.yaml -d                     run in the background
   pingora-lb drain app app-2                        take a backend of the running instance out
+  pingora-lb top                                    watch the running instance
   pingora-lb -c conf/lb.yaml -d -u                  start a successor, then send QUIT to the old one
 
 Signals:
@@ -119,6 +120,8 @@ pub(super) enum Command {
     Enable(BackendChoice),
     /// Give a backend of the running instance no requests at all
     Disable(BackendChoice),
+    /// Show the pools and backends of the running instance, live
+    Top(TopArguments),
 }
 
 impl Arguments {

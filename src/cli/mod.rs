@@ -7,6 +7,7 @@ mod demo;
 mod diff;
 mod explain;
 mod operate;
+mod top;
 
 use crate::{App, Mode, config, config::Checked, model::BackendState};
 use arguments::{Arguments, Command};
@@ -35,6 +36,7 @@ impl App {
             Some(Command::Drain(choice)) => change(choice, BackendState::Draining),
             Some(Command::Enable(choice)) => change(choice, BackendState::Active),
             Some(Command::Disable(choice)) => change(choice, BackendState::Disabled),
+            Some(Command::Top(top)) => top.run(),
             None => self.run_server(&arguments),
         };
         match done {

@@ -13,6 +13,7 @@ mod decisions;
 mod guard;
 mod pools;
 mod reload;
+mod top;
 
 /// Has the admin API on `@2@`.
 const ADMIN: &str = "admin: { address: \"@2@\", hosts: [test.example] }\n";
