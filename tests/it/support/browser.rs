@@ -1,4 +1,4 @@
-//! A browser without a screen, driven over the WebDriver protocol.
+//! A browser without a screen, driven over the `WebDriver` protocol.
 
 use super::{Client, Reserved, SOON, address::Address, request, within};
 use base64::{Engine as _, engine::general_purpose::STANDARD};
@@ -32,7 +32,8 @@ pub struct Browser {
     address: Address,
     session: String,
     _port: Reserved,
-    _profile: TempDir,
+    /// Removed with this.
+    profile: TempDir,
 }
 
 fn program(name: &str) -> Option<PathBuf> {
@@ -55,10 +56,10 @@ impl Browser {
         let driver = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
         let address = port.address();
         let session = String::new();
-        let mut it = Self { driver, address, session, _port: port, _profile: profile };
+        let mut it = Self { driver, address, session, _port: port, profile };
         let up = || Client::try_connect(&it.address).is_ok();
         assert!(within(PATIENCE, up), "chromedriver does not listen");
-        let data = format!("--user-data-dir={}", it._profile.path().display());
+        let data = format!("--user-data-dir={}", it.profile.path().display());
         let flags: Vec<_> = FLAGS.into_iter().chain([data.as_str()]).collect();
         let wanted = json!({ "capabilities": { "alwaysMatch": {
             "goog:loggingPrefs": { "browser": "ALL" },
