@@ -107,6 +107,7 @@ impl Column {
 
 /// All that is shown.
 #[derive(Debug, Default)]
+#[allow(clippy::struct_excessive_bools, reason = "each is a state of its own")]
 pub(super) struct Board {
     pools: Vec<PoolLine>,
     /// The instance in a line.

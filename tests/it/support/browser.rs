@@ -32,6 +32,7 @@ pub struct Browser {
     address: Address,
     session: String,
     _port: Reserved,
+    /// Removed with this.
     profile: TempDir,
 }
 
