@@ -30,11 +30,11 @@ install_missing() {
 }
 
 install_missing
-venv=${INTEROP_VENV:-$here/../../target/interop-websocket}
-if ! [ -e "$venv/ready" ] || [ "$here/websocket-requirements.txt" -nt "$venv/ready" ]; then
+venv=${INTEROP_VENV:-$here/../../target/interop-python}
+if ! [ -e "$venv/ready" ] || [ "$here/requirements.txt" -nt "$venv/ready" ]; then
     python3 -m venv "$venv"
-    "$venv/bin/pip" install -q --disable-pip-version-check -r "$here/websocket-requirements.txt" || {
-        echo "The Python packages in $here/websocket-requirements.txt could not be installed." >&2
+    "$venv/bin/pip" install -q --disable-pip-version-check -r "$here/requirements.txt" || {
+        echo "The Python packages in $here/requirements.txt could not be installed." >&2
         exit 1
     }
     touch "$venv/ready"
@@ -278,10 +278,6 @@ check "TLS taken off, s_client" "New, TLSv1.3, Cipher is" "Verify return code: 0
     "${asks[@]}" "$tcp_tls" -servername a.example -verify_return_error
 check "TLS put on" "x-backend-server: app-1" "$hello" -- "${curl[@]}" -i "http://127.0.0.1:$chain/page"
 
-if [ -x "$here/grpc.sh" ]; then
-    echo "gRPC"
-    "$here/grpc.sh" "$binary" || fail "grpc.sh"
-else
-    echo "gRPC: there is no grpc.sh"
-fi
+echo gRPC
+PYTHON="$venv/bin/python" "$here/grpc.sh" "$binary" || fail "grpc.sh"
 echo "All of them work."
