@@ -53,6 +53,11 @@ pub(super) fn invalid(error: &str, message: &str, problems: &[Problem]) -> Answe
     json(status, &refusal)
 }
 
+/// What was to be changed has errors.
+pub(super) fn unchanged(problems: &[Problem]) -> Box<Answer> {
+    Box::new(invalid("invalid", "nothing has changed", problems))
+}
+
 /// A request that was refused: a code for programs, and what is wrong for people.
 pub(super) fn refusal(status: StatusCode, error: &str, message: &str) -> Answer {
     json(status, &json!({ "status": status.as_u16(), "error": error, "message": message }))

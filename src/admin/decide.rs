@@ -3,11 +3,10 @@
 use super::{
     Admin,
     answer::{self, Answer, refusal},
-    body, pools,
+    pools,
 };
 use crate::pool::{Departure, Pool};
 use http::StatusCode;
-use hyper::body::Incoming;
 use serde_json::json;
 use std::{sync::Arc, time::Duration};
 use tokio::time::Instant;
@@ -21,32 +20,31 @@ fn pool(admin: &Admin, name: &str) -> Result<Arc<Pool>, Box<Answer>> {
     pools::find(&snapshot, name).cloned().ok_or_else(|| Box::new(pools::unknown(name)))
 }
 
-fn unknown(pool: &str, name: &str) -> Answer {
-    answer::not_found(&format!("there is no backend {name} in pool {pool}"))
+fn unknown(pool: &str, name: &str) -> Box<Answer> {
+    Box::new(answer::not_found(&format!("there is no backend {name} in pool {pool}")))
+}
+
+fn conflict(message: &str) -> Box<Answer> {
+    Box::new(refusal(StatusCode::CONFLICT, "conflict", message))
 }
 
 /// `PUT`: another state, another weight.
-pub(super) async fn amend(admin: &Admin, of: &str, name: &str, text: Incoming) -> Answer {
-    let text = match body::read(text).await {
-        Ok(text) => text,
-        Err(refusal) => return *refusal,
-    };
-    let pool = match pool(admin, of) {
-        Ok(pool) => pool,
-        Err(refusal) => return *refusal,
-    };
+pub(super) fn amend(
+    admin: &Admin,
+    of: &str,
+    name: &str,
+    text: &str,
+) -> Result<Answer, Box<Answer>> {
+    let pool = pool(admin, of)?;
     if !pool.has(name) {
-        return unknown(of, name);
+        return Err(unknown(of, name));
     }
     if pool.is_leaving(name) {
-        let message = format!("backend {name} is being removed");
-        return refusal(StatusCode::CONFLICT, "conflict", &message);
+        return Err(conflict(&format!("backend {name} is being removed")));
     }
-    let amendment = match admin.instance.read_amendment(&text) {
-        Ok(amendment) => amendment,
-        Err(problems) => return answer::invalid("invalid", "nothing has changed", &problems),
-    };
-    let Some(members) = pool.amend(name, amendment) else { return unknown(of, name) };
+    let amendment =
+        admin.instance.read_amendment(text).map_err(|problems| answer::unchanged(&problems))?;
+    let members = pool.amend(name, amendment).ok_or_else(|| unknown(of, name))?;
     if let Some(state) = amendment.state {
         log::info!("admin: backend {name} of pool {of} is {} now", state.as_str());
     }
@@ -54,41 +52,30 @@ pub(super) async fn amend(admin: &Admin, of: &str, name: &str, text: Incoming) -
         log::info!("admin: backend {name} of pool {of} has weight {} now", weight.get());
     }
     let backends = pools::backends(&members, pool.now());
-    answer::json(StatusCode::OK, &json!({ "backends": backends }))
+    Ok(answer::json(StatusCode::OK, &json!({ "backends": backends })))
 }
 
 /// `POST`: another backend.
-pub(super) async fn add(admin: &Admin, of: &str, text: Incoming) -> Answer {
-    let text = match body::read(text).await {
-        Ok(text) => text,
-        Err(refusal) => return *refusal,
-    };
-    let pool = match pool(admin, of) {
-        Ok(pool) => pool,
-        Err(refusal) => return *refusal,
-    };
-    let backend = match admin.instance.read_backend(&text) {
-        Ok(backend) => backend,
-        Err(problems) => return answer::invalid("invalid", "nothing has changed", &problems),
-    };
+pub(super) async fn add(admin: &Admin, of: &str, text: &str) -> Result<Answer, Box<Answer>> {
+    let pool = pool(admin, of)?;
+    let backend =
+        admin.instance.read_backend(text).map_err(|problems| answer::unchanged(&problems))?;
     let (name, address) = (backend.name.clone(), backend.address.to_string());
-    match pool.add(backend).await {
-        Ok(members) => {
-            log::info!("admin: backend {name} ({address}) is in pool {of} now");
-            let backends = pools::backends(&members, pool.now());
-            answer::json(StatusCode::CREATED, &json!({ "backends": backends }))
-        }
-        Err(taken) => refusal(StatusCode::CONFLICT, "conflict", &taken.to_string()),
-    }
+    let added = pool.add(backend).await;
+    let members = added.map_err(|taken| conflict(&taken.to_string()))?;
+    log::info!("admin: backend {name} ({address}) is in pool {of} now");
+    let backends = pools::backends(&members, pool.now());
+    Ok(answer::json(StatusCode::CREATED, &json!({ "backends": backends })))
 }
 
 /// `DELETE`: the backend gets no requests, and goes when its last one is over.
-pub(super) async fn remove(admin: &Arc<Admin>, of: &str, name: &str) -> Answer {
-    let pool = match pool(admin, of) {
-        Ok(pool) => pool,
-        Err(refusal) => return *refusal,
-    };
-    let Some(departure) = pool.dismiss(name) else { return unknown(of, name) };
+pub(super) async fn remove(
+    admin: &Arc<Admin>,
+    of: &str,
+    name: &str,
+) -> Result<Answer, Box<Answer>> {
+    let pool = pool(admin, of)?;
+    let departure = pool.dismiss(name).ok_or_else(|| unknown(of, name))?;
     let in_flight = departure.in_flight();
     log::info!("admin: backend {name} leaves pool {of}, with {in_flight} requests in flight");
     let (status, removed) = if in_flight == 0 {
@@ -98,7 +85,7 @@ pub(super) async fn remove(admin: &Arc<Admin>, of: &str, name: &str) -> Answer {
         tokio::spawn(see_out(admin.clone(), pool, departure));
         (StatusCode::ACCEPTED, false)
     };
-    answer::json(status, &json!({ "removed": removed, "in_flight": in_flight }))
+    Ok(answer::json(status, &json!({ "removed": removed, "in_flight": in_flight })))
 }
 
 /// Waits for the last request, but no longer than work may take that is to end.

@@ -4,19 +4,13 @@
 use super::{
     Admin,
     answer::{self, Answer, refusal},
-    body,
 };
 use crate::explain::{Description, NotExplained, State, explain};
 use http::StatusCode;
-use hyper::body::Incoming;
 
-pub(super) async fn perform(admin: &Admin, text: Incoming) -> Answer {
-    let text = match body::read(text).await {
-        Ok(text) => text,
-        Err(refusal) => return *refusal,
-    };
+pub(super) async fn perform(admin: &Admin, text: &str) -> Answer {
     let invalid = |message: &str| refusal(StatusCode::UNPROCESSABLE_ENTITY, "invalid", message);
-    let description: Description = match serde_json::from_str(&text) {
+    let description: Description = match serde_json::from_str(text) {
         Ok(description) => description,
         Err(error) => return invalid(&error.to_string()),
     };

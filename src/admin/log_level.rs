@@ -3,10 +3,8 @@
 use super::{
     Admin,
     answer::{self, Answer},
-    body,
 };
 use http::StatusCode;
-use hyper::body::Incoming;
 use serde_json::json;
 
 pub(super) fn describe() -> Answer {
@@ -14,18 +12,11 @@ pub(super) fn describe() -> Answer {
     answer::json(StatusCode::OK, &json!({ "level": level }))
 }
 
-pub(super) async fn set(admin: &Admin, text: Incoming) -> Answer {
-    let text = match body::read(text).await {
-        Ok(text) => text,
-        Err(refusal) => return *refusal,
-    };
-    match admin.instance.read_log_level(&text) {
-        Ok(level) => {
-            // Said while it is still heard.
-            log::info!("admin: the log level is {} from here on", level.as_str());
-            admin.instance.set_log_level(level);
-            describe()
-        }
-        Err(problems) => answer::invalid("invalid", "nothing has changed", &problems),
-    }
+pub(super) fn set(admin: &Admin, text: &str) -> Result<Answer, Box<Answer>> {
+    let level =
+        admin.instance.read_log_level(text).map_err(|problems| answer::unchanged(&problems))?;
+    // Said while it is still heard.
+    log::info!("admin: the log level is {} from here on", level.as_str());
+    admin.instance.set_log_level(level);
+    Ok(describe())
 }

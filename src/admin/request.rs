@@ -3,7 +3,7 @@
 use super::{
     Admin,
     answer::{self, Answer, refusal},
-    dashboard, decide, events, explain, guard, log_level, metrics, pools, reload,
+    body, dashboard, decide, events, explain, guard, log_level, metrics, pools, reload,
     resource::Resource,
     status,
 };
@@ -18,10 +18,9 @@ pub(super) async fn answer(
     request: Request<Incoming>,
 ) -> Answer {
     let (head, body) = request.into_parts();
-    match admit(admin, local, &head) {
-        Ok(resource) => respond(admin, resource, &head.method, body).await,
-        Err(refusal) => *refusal,
-    }
+    let responding =
+        async { respond(admin, admit(admin, local, &head)?, &head.method, body).await };
+    responding.await.unwrap_or_else(|refusal| *refusal)
 }
 
 /// What a request wants, if it may have it.
@@ -58,9 +57,9 @@ async fn respond(
     resource: Resource,
     method: &Method,
     body: Incoming,
-) -> Answer {
+) -> Result<Answer, Box<Answer>> {
     let snapshot = admin.live.load();
-    match resource {
+    Ok(match resource {
         Resource::Dashboard => dashboard::page(),
         Resource::Health => answer::text(StatusCode::OK, "ok"),
         Resource::Readiness if admin.is_ready() => answer::text(StatusCode::OK, "ready"),
@@ -73,18 +72,22 @@ async fn respond(
             Some(pool) => answer::json(StatusCode::OK, &pools::describe(pool)),
             None => pools::unknown(&name),
         },
-        Resource::Backends(pool) => decide::add(admin, &pool, body).await,
+        Resource::Backends(pool) => decide::add(admin, &pool, &body::read(body).await?).await?,
         Resource::Backend(pool, backend) if *method == Method::DELETE => {
-            decide::remove(admin, &pool, &backend).await
+            decide::remove(admin, &pool, &backend).await?
         }
-        Resource::Backend(pool, backend) => decide::amend(admin, &pool, &backend, body).await,
+        Resource::Backend(pool, backend) => {
+            decide::amend(admin, &pool, &backend, &body::read(body).await?)?
+        }
         Resource::Config => answer::json(StatusCode::OK, &admin.instance.in_force().effective),
         Resource::File => answer::json(StatusCode::OK, &admin.instance.in_force().file),
-        Resource::Explain => explain::perform(admin, body).await,
-        Resource::LogLevel if *method == Method::PUT => log_level::set(admin, body).await,
+        Resource::Explain => explain::perform(admin, &body::read(body).await?).await,
+        Resource::LogLevel if *method == Method::PUT => {
+            log_level::set(admin, &body::read(body).await?)?
+        }
         Resource::LogLevel => log_level::describe(),
         Resource::Reload => reload::perform(admin).await,
-    }
+    })
 }
 
 fn wrong_method(resource: &Resource, method: &Method) -> Answer {

@@ -129,14 +129,6 @@ impl BoundSocket {
             Socket::Unix(listener) => listener.try_clone().map(OwnedFd::from),
         }
     }
-
-    /// The socket itself, for somebody else to accept on.
-    pub fn into_fd(self) -> OwnedFd {
-        match self.socket {
-            Socket::Tcp(listener) => listener.into(),
-            Socket::Unix(listener) => listener.into(),
-        }
-    }
 }
 
 impl Socket {

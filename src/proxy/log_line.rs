@@ -3,7 +3,7 @@
 use super::{Exchange, Link, Reason, client::new_request_id, filters::Ending};
 use crate::filter::host_of;
 use crate::{
-    observe::{AccessLog, AccessRecord},
+    observe::AccessRecord,
     runtime::{EndedRequest, Snapshot},
 };
 use http::{HeaderName, HeaderValue, StatusCode, header};
@@ -183,28 +183,19 @@ pub fn log_refused(snapshot: &Snapshot, refused: &Refused<'_>) -> HeaderValue {
         bytes_out: 0,
     });
     if let Some(access_log) = &snapshot.access_log {
-        log_refused_as(&id, snapshot, access_log, refused);
+        let listener = snapshot.listeners[refused.listener].name.as_str();
+        access_log.log(&AccessRecord {
+            time: SystemTime::now().checked_sub(duration).unwrap_or(SystemTime::UNIX_EPOCH),
+            method: refused.method,
+            path: refused.target,
+            duration,
+            client_ip: refused.client,
+            tls: refused.tls,
+            protocol: refused.protocol,
+            ..blank(listener, refused.status, refused.reason, &id)
+        });
     }
     id
-}
-
-fn log_refused_as(id: &HeaderValue, snapshot: &Snapshot, log: &AccessLog, refused: &Refused<'_>) {
-    let duration = refused.began.elapsed();
-    log.log(&AccessRecord {
-        time: SystemTime::now().checked_sub(duration).unwrap_or(SystemTime::UNIX_EPOCH),
-        method: refused.method,
-        path: refused.target,
-        duration,
-        client_ip: refused.client,
-        tls: refused.tls,
-        protocol: refused.protocol,
-        ..blank(
-            snapshot.listeners[refused.listener].name.as_str(),
-            refused.status,
-            refused.reason,
-            id,
-        )
-    });
 }
 
 /// A record of which nothing more is known.
