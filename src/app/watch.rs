@@ -40,7 +40,7 @@ impl FileWatch {
         }
         loop {
             tokio::time::sleep(LOOK_EVERY).await;
-            let stamps = look(checked.files.clone()).await;
+            let Some(stamps) = look(checked.files.clone()).await else { continue };
             let before = self.seen.replace(stamps.clone());
             let as_read = checked.files.iter().map(|file| Some(file.stamp)).eq(stamps.clone());
             if as_read {
@@ -63,10 +63,11 @@ impl FileWatch {
     }
 }
 
-/// Looks at the files, on a thread that may wait for the file system.
-async fn look(files: Vec<Source>) -> Stamps {
+/// Looks at the files, on a thread that may wait for the file system; `None` where the runtime shuts
+/// down before.
+async fn look(files: Vec<Source>) -> Option<Stamps> {
     let looking = tokio::task::spawn_blocking(move || files.iter().map(present_stamp).collect());
-    looking.await.unwrap_or_default()
+    looking.await.ok()
 }
 
 /// Whether a file that had errors has none any more.

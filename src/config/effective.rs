@@ -22,8 +22,9 @@ pub(super) fn yaml(outline: &Outline, server: &Server, filters: &Registry) -> St
 
 /// The same as JSON; `null` where there is no file.
 pub(super) fn json(outline: &Outline, server: &Server, filters: &Registry) -> Schema {
-    let tree = tree(outline, server, filters);
-    tree.and_then(|tree| serde_json::to_value(tree).ok()).unwrap_or_default()
+    tree(outline, server, filters).map_or(Schema::Null, |tree| {
+        serde_json::to_value(tree).expect("a tree of texts, lists and maps can always be written")
+    })
 }
 
 /// What is in force; `None` where there is no file.

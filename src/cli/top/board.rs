@@ -87,8 +87,8 @@ impl Column {
     }
 
     fn next(self) -> Self {
-        let at = Self::ALL.iter().position(|column| *column == self).unwrap_or_default();
-        Self::ALL[(at + 1) % Self::ALL.len()]
+        let at = Self::ALL.iter().position(|column| *column == self);
+        Self::ALL[(at.expect("it lists all of them") + 1) % Self::ALL.len()]
     }
 
     /// What there is most of comes first; names and health go by the alphabet.
