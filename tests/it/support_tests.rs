@@ -23,13 +23,7 @@ fn an_origin_answers_and_remembers() {
 #[test]
 fn an_origin_reads_chunks_and_streams_them_back() {
     let origin = Origin::scripted("app-1", |_| Reply::EchoStream);
-    let mut client = Client::connect(origin.address());
-    client.send(request("POST", "/", &["Transfer-Encoding: chunked"], b"3\r\none\r\n"));
-    assert_eq!(client.head().status, 200);
-    assert_eq!(client.chunk(), b"one");
-    client.send("3\r\ntwo\r\n0\r\n\r\n");
-    assert_eq!(client.chunk(), b"two");
-    assert_eq!(client.chunk(), b"");
+    Client::connect(origin.address()).has_pieces_echoed();
 }
 
 #[test]

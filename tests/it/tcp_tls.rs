@@ -1,8 +1,8 @@
 //! Clients that speak TLS where connections are passed on: it is taken off.
 
 use crate::support::{
-    Authority, Certificate, Client, Config, Lb, Origin, Program, Raw, SOON, TlsClient, eventually,
-    lb::server,
+    Authority, Certificate, Client, Config, Lb, Origin, Program, Raw, SOON, TlsClient,
+    each_side_ends_first, eventually, lb::server,
 };
 use rustix::process::Signal;
 use rustls::version::{TLS12, TLS13};
@@ -116,23 +116,7 @@ fn a_backend_may_speak_first() {
 #[test]
 fn each_side_may_end_before_the_other() {
     let running = Decrypting::new().start();
-    let (mut client, mut served) = running.pair();
-    client.send("question");
-    client.say_end();
-    assert_eq!(served.until_the_end().unwrap(), b"question");
-    served.send("answer");
-    assert_eq!(client.exactly(6), b"answer");
-    drop(served);
-    assert_eq!(client.until_the_end().unwrap(), b"", "the end is said");
-
-    let (mut client, mut served) = running.pair();
-    served.send("that is all");
-    served.half_close();
-    assert_eq!(client.until_the_end().unwrap(), b"that is all", "the end is said");
-    client.send("understood");
-    assert_eq!(served.exactly(10), b"understood");
-    client.say_end();
-    assert_eq!(served.until_the_end().unwrap(), b"");
+    each_side_ends_first(|| running.pair(), Client::say_end);
     let entries = running.lb.wait_for_entries(2);
     assert!(entries.iter().all(|entry| entry["reason"] == "ok"), "{entries:?}");
 }

@@ -1,7 +1,8 @@
 //! Backends that speak TLS, where connections are passed on.
 
 use crate::support::{
-    Authority, Certificate, Client, Config, Lb, Raw, TlsClient, TlsFront, eventually,
+    Authority, Certificate, Client, Config, Lb, Raw, TlsClient, TlsFront, each_side_ends_first,
+    eventually,
 };
 use rustix::process::Signal;
 use serde_json::Value;
@@ -182,23 +183,7 @@ fn backends_may_ask_who_we_are() {
 fn each_side_may_end_before_the_other() {
     let secured = Secured::new(&["db.internal"]);
     let lb = secured.start("ca: ca.pem, sni: db.internal");
-    let (mut client, mut served) = secured.pair(&lb);
-    client.send("question");
-    client.half_close();
-    assert_eq!(served.until_the_end().unwrap(), b"question");
-    served.send("answer");
-    assert_eq!(client.exactly(6), b"answer");
-    drop(served);
-    assert_eq!(client.until_the_end().unwrap(), b"");
-
-    let (mut client, mut served) = secured.pair(&lb);
-    served.send("that is all");
-    served.half_close();
-    assert_eq!(client.until_the_end().unwrap(), b"that is all");
-    client.send("understood");
-    assert_eq!(served.exactly(10), b"understood");
-    client.half_close();
-    assert_eq!(served.until_the_end().unwrap(), b"");
+    each_side_ends_first(|| secured.pair(&lb), |client| client.half_close());
     let entries = lb.wait_for_entries(2);
     assert!(entries.iter().all(|entry| entry["reason"] == "ok"), "{entries:?}");
 }

@@ -46,23 +46,40 @@ fn only(name: &str) -> BTreeMap<String, usize> {
     [(name.to_owned(), 60)].into()
 }
 
+/// Two backends, and a client that stays with `a`, which holds its request until the gate opens.
+struct Busy {
+    a: Origin,
+    b: Origin,
+    lb: Lb,
+    gate: Gate,
+    client: Client,
+    cookie: String,
+}
+
+impl Busy {
+    fn new(keys: &str) -> Self {
+        let gate = Gate::default();
+        let held = gate.clone();
+        let a = Origin::scripted("a", move |request| match request.path() {
+            "/held" => Reply::text("held").behind(&held),
+            _ => Reply::text("a"),
+        });
+        let b = Origin::named("b");
+        let lb = with_admin(&[&a, &b], &format!("sticky: {{ cookie: c }}\n{keys}")).start();
+        lb.put("b", json!({ "state": "disabled" }));
+        let mut client = lb.client();
+        let cookie = client.get("/").headers.get("set-cookie").unwrap().to_owned();
+        let cookie = format!("Cookie: {}", cookie.split(';').next().unwrap());
+        client.send(request("GET", "/held", &[], b""));
+        eventually("the request is on its backend", || a.working() == 1);
+        lb.put("b", json!({ "state": "active" }));
+        Self { a, b, lb, gate, client, cookie }
+    }
+}
+
 #[test]
 fn a_draining_backend_finishes_what_it_has_and_keeps_its_clients() {
-    let gate = Gate::default();
-    let held = gate.clone();
-    let a = Origin::scripted("a", move |request| match request.path() {
-        "/held" => Reply::text("held").behind(&held),
-        _ => Reply::text("a"),
-    });
-    let b = Origin::named("b");
-    let lb = with_admin(&[&a, &b], "sticky: { cookie: c }\nbalance: random").start();
-    lb.put("b", json!({ "state": "disabled" }));
-    let mut client = lb.client();
-    let cookie = client.get("/").headers.get("set-cookie").unwrap().to_owned();
-    let cookie = format!("Cookie: {}", cookie.split(';').next().unwrap());
-    client.send(request("GET", "/held", &[], b""));
-    eventually("the request is on its backend", || a.working() == 1);
-    lb.put("b", json!({ "state": "active" }));
+    let Busy { a: _a, b: _b, lb, gate, mut client, cookie } = Busy::new("balance: random");
 
     let shown = lb.put("a", json!({ "state": "draining" }));
     assert_eq!((&shown["name"], &shown["state"]), (&"a".into(), &"draining".into()));
@@ -220,21 +237,7 @@ fn one_that_is_added_and_down_gets_nothing() {
 
 #[test]
 fn a_deleted_backend_goes_when_its_last_request_is_over_and_stays_away() {
-    let gate = Gate::default();
-    let held = gate.clone();
-    let a = Origin::scripted("a", move |request| match request.path() {
-        "/held" => Reply::text("held").behind(&held),
-        _ => Reply::text("a"),
-    });
-    let b = Origin::named("b");
-    let lb = with_admin(&[&a, &b], "slow_start: 0s\nsticky: { cookie: c }").start();
-    lb.put("b", json!({ "state": "disabled" }));
-    let mut client = lb.client();
-    let cookie = client.get("/").headers.get("set-cookie").unwrap().to_owned();
-    let cookie = format!("Cookie: {}", cookie.split(';').next().unwrap());
-    client.send(request("GET", "/held", &[], b""));
-    eventually("the request is on its backend", || a.working() == 1);
-    lb.put("b", json!({ "state": "active" }));
+    let Busy { a, b: _b, lb, gate, mut client, cookie } = Busy::new("slow_start: 0s");
 
     let response = lb.delete("a");
     assert_eq!(response.status, 202, "{}", response.text());

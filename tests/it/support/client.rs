@@ -193,6 +193,17 @@ impl Client {
         self.incoming.exactly(length)
     }
 
+    /// Sends a body in pieces to somebody who sends each back, and waits for it before the next.
+    #[track_caller]
+    pub fn has_pieces_echoed(&mut self) {
+        self.send(request("POST", "/", &["Transfer-Encoding: chunked"], b"3\r\none\r\n"));
+        assert_eq!(self.head().status, 200);
+        assert_eq!(self.chunk(), b"one");
+        self.send("3\r\ntwo\r\n0\r\n\r\n");
+        assert_eq!(self.chunk(), b"two");
+        assert_eq!(self.chunk(), b"");
+    }
+
     /// One chunk of a chunked body, which must be in one piece.
     #[track_caller]
     pub fn chunk(&mut self) -> Vec<u8> {
@@ -294,4 +305,27 @@ pub fn request(method: &str, target: &str, fields: &[&str], body: &[u8]) -> Vec<
 #[track_caller]
 pub fn get(address: &Address, path: &str) -> Response {
     Client::connect(address).get(path)
+}
+
+/// Two connections of a client and a backend, through a proxy: what is sent before an end arrives, and
+/// so does what the other side says after it. `end` is how the client says that it is done.
+#[track_caller]
+pub fn each_side_ends_first(pair: impl Fn() -> (Client, Client), end: fn(&mut Client)) {
+    let (mut client, mut served) = pair();
+    client.send("question");
+    end(&mut client);
+    assert_eq!(served.until_the_end().unwrap(), b"question");
+    served.send("answer");
+    assert_eq!(client.exactly(6), b"answer");
+    drop(served);
+    assert_eq!(client.until_the_end().unwrap(), b"", "the end is said");
+
+    let (mut client, mut served) = pair();
+    served.send("that is all");
+    served.half_close();
+    assert_eq!(client.until_the_end().unwrap(), b"that is all", "the end is said");
+    client.send("understood");
+    assert_eq!(served.exactly(10), b"understood");
+    end(&mut client);
+    assert_eq!(served.until_the_end().unwrap(), b"");
 }

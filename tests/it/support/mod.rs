@@ -18,7 +18,7 @@ pub mod tls;
 
 pub use address::{Address, FullBacklog, Reserved};
 pub use browser::Browser;
-pub use client::{Client, get, request};
+pub use client::{Client, each_side_ends_first, get, request};
 pub use filtered::{filter_error, filter_error_beside, filtered};
 pub use http::Response;
 pub use lb::{Config, Files, Lb, Program};
