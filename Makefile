@@ -5,7 +5,7 @@ CARGO ?= cargo
 LOCKED := --locked
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test dashboard-test interop tcp-proof tls-proof upgrade-proof soak slow-proof lint deny build release-pgo sim bench bench-balance bench-filters bench-guard fuzz clean prerequisites
+.PHONY: help demo test dashboard-test interop tcp-proof tls-proof upgrade-proof systemd-proof soak slow-proof lint deny build release-pgo sim bench bench-balance bench-filters bench-guard fuzz clean prerequisites
 
 help: ## say what can be made
 	@echo 'make TARGET, where TARGET is one of'
@@ -53,6 +53,11 @@ upgrade-proof: prerequisites ## reloads and hand-overs under clients of every ki
 	RELOADS=$(RELOADS) HAND_OVERS=$(HAND_OVERS) SLOW_SECONDS=$(SLOW_SECONDS) \
 	    $(CARGO) test $(LOCKED) --test it -- --nocapture nothing_is_lost
 	RELOADS_FOR_MEMORY=1000 RELOADS_OF_MANY=10 $(CARGO) test $(LOCKED) --test it -- --nocapture --test-threads 1 reload_cost::
+
+systemd-proof: prerequisites ## the systemd unit under a systemd, in a container, as root; two minutes
+	$(call need,debootstrap:debootstrap systemd-nspawn:systemd-container)
+	$(CARGO) build $(LOCKED)
+	tests/systemd/run.sh target/debug/pingora-lb
 
 lint: prerequisites ## check formatting, lints and documentation; a warning is an error
 	$(CARGO) fmt --check
