@@ -1,4 +1,5 @@
-//! What counting a request costs it, alone and while another thread counts the same.
+//! What counting a request costs it, and taking what is in force, alone and while another thread does
+//! the same.
 //!
 //! `cargo bench --bench metrics`. Nothing here reads a clock: that is the access log's cost, or was
 //! paid before.
@@ -11,7 +12,7 @@ use pingora_lb::{
     filter::Registry,
     model::Reason,
     observe::Page,
-    runtime::{EndedRequest, Snapshot},
+    runtime::{EndedRequest, Live, Snapshot},
 };
 use std::{fmt::Write as _, path::Path, sync::Arc, time::Duration};
 
@@ -65,6 +66,13 @@ fn answered(bencher: Bencher<'_, '_>) {
         bytes_out: 100,
     };
     bencher.bench(|| snapshot.count_request(black_box(&ended)));
+}
+
+/// The snapshot in force, which every request takes and gives back.
+#[divan::bench(threads = [1, 2], sample_size = 4096)]
+fn in_force(bencher: Bencher<'_, '_>) {
+    let live = Live::new(snapshot(1));
+    bencher.bench(|| black_box(live.load()).pools.len());
 }
 
 /// Reading everything, with this many routes that each have answered.

@@ -14,7 +14,7 @@ use pingora_lb::{
     pool::{BackendState, Core, Member, MemberSpec, Outcome, Picked, Time, Tried, Wanted, hash},
 };
 use rand::{SeedableRng, rngs::SmallRng};
-use std::{num::NonZeroU32, sync::Arc, time::Duration};
+use std::{cell::RefCell, num::NonZeroU32, sync::Arc, time::Duration};
 
 const SIZES: [usize; 4] = [10, 100, 1_000, 10_000];
 const CHANGING: usize = 1_000;
@@ -133,6 +133,27 @@ fn ring_hash(bencher: Bencher<'_, '_>, size: usize) {
 #[divan::bench(args = SIZES, sample_size = 4096)]
 fn maglev(bencher: Bencher<'_, '_>, size: usize) {
     pick(bencher, BalancePolicy::Maglev, size);
+}
+
+thread_local! {
+    /// What each thread has for itself: how often it has picked, and its random numbers.
+    static OWN: RefCell<(u64, SmallRng)> = RefCell::new((0, SmallRng::seed_from_u64(3)));
+}
+
+/// From a pool of ten, alone and while another thread picks from the same pool.
+#[divan::bench(args = BalancePolicy::ALL, threads = [1, 2], sample_size = 4096)]
+fn beside_another_thread(bencher: Bencher<'_, '_>, policy: BalancePolicy) {
+    let (core, _held) = busy(policy, 10);
+    let tried = Tried::default();
+    bencher.bench(|| {
+        OWN.with_borrow_mut(|(number, rng)| {
+            *number += 1;
+            let key = Some(number.wrapping_mul(0x9e37_79b9_7f4a_7c15));
+            let wanted = Wanted { key, kept: None, tried: &tried, place: None };
+            let now = Time::from_nanos(*number * 1_000);
+            matches!(core.pick(black_box(&wanted), now, rng), Picked::Lease(_))
+        })
+    });
 }
 
 /// One of a thousand backends leaves, and is back the next time.
