@@ -7,15 +7,17 @@
 //! each candidate are tested as written. So the index can make the answer faster but not different.
 
 mod decode;
+#[cfg(any(test, fuzzing))]
+mod fuzz;
 mod index;
 mod rule;
-#[cfg(any(test, fuzzing))]
+#[cfg(test)]
 mod tests;
 
 pub use crate::model::{PathError, normal_path, single_slashes};
-pub use rule::Condition;
 #[cfg(any(test, fuzzing))]
-pub(crate) use tests::fuzz;
+pub(crate) use fuzz::fuzz;
+pub use rule::Condition;
 
 use crate::model::{self, HostPattern};
 use http::{HeaderMap, Method};
