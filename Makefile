@@ -5,7 +5,7 @@ CARGO ?= cargo
 LOCKED := --locked
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test dashboard-test interop tcp-proof tls-proof upgrade-proof systemd-proof soak slow-proof lint deny build release-pgo sim bench bench-balance bench-filters bench-guard fuzz clean prerequisites
+.PHONY: help demo test dashboard-test interop tcp-proof tls-proof upgrade-proof systemd-proof soak slow-proof clock-proof lint deny build release-pgo sim bench bench-balance bench-filters bench-guard fuzz clean prerequisites
 
 help: ## say what can be made
 	@echo 'make TARGET, where TARGET is one of'
@@ -58,6 +58,12 @@ systemd-proof: prerequisites ## the systemd unit under a systemd, in a container
 	$(call need,debootstrap:debootstrap systemd-nspawn:systemd-container)
 	$(CARGO) build $(LOCKED)
 	tests/systemd/run.sh target/debug/pingora-lb
+
+# A file to preload, of Debian's package.
+FAKETIME := /usr/lib/$(shell cc -print-multiarch 2>/dev/null)/faketime/libfaketimeMT.so.1
+clock-proof: prerequisites ## a wall clock that jumps by years, of one process alone; some seconds
+	$(call need,$(FAKETIME):libfaketime)
+	PINGORA_LB_FAKETIME=$(FAKETIME) $(CARGO) test $(LOCKED) --test it -- --nocapture clock::
 
 lint: prerequisites ## check formatting, lints and documentation; a warning is an error
 	$(CARGO) fmt --check

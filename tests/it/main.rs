@@ -26,6 +26,7 @@ mod admin;
 mod balancing;
 mod blame;
 mod cli;
+mod clock;
 mod diff;
 mod ejection;
 mod examples;
