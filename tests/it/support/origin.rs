@@ -415,8 +415,10 @@ impl Running {
 }
 
 fn accept(listener: &Socket, memory: &Arc<Memory>, stop: &Arc<Stop>, live: &Live) {
-    let mut threads = Vec::new();
+    let mut threads: Vec<JoinHandle<()>> = Vec::new();
     while let Ok((socket, _)) = listener.accept() {
+        // Those that are over keep their stacks until they are joined, and a long run has very many.
+        threads.extract_if(.., |thread| thread.is_finished()).for_each(join);
         if stop.is_set() {
             let _ = socket.set_linger(Some(Duration::ZERO));
             break;
@@ -439,9 +441,11 @@ fn accept(listener: &Socket, memory: &Arc<Memory>, stop: &Arc<Stop>, live: &Live
             memory.open.fetch_sub(1, Ordering::Relaxed);
         }));
     }
-    for thread in threads {
-        thread.join().expect("an origin's script does not panic");
-    }
+    threads.into_iter().for_each(join);
+}
+
+fn join(thread: JoinHandle<()>) {
+    thread.join().expect("an origin's script does not panic");
 }
 
 struct Connection<'a> {
