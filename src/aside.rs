@@ -8,8 +8,8 @@ use std::{
 use tokio::{runtime::Handle, sync::oneshot};
 
 /// How much the threads that serve come before such work, on the scale of nice(1). Where all processors
-/// are busy it gets about a tenth of what one of them gets.
-const NICE: i32 = 10;
+/// are busy it gets about a third of what one of them gets: it is to come to an end there, too.
+const NICE: i32 = 5;
 
 /// Does `work` on a thread of its own that is in nobody's way: where there is no processor left, those that
 /// serve come first. If there is no thread to be had it is done here, as it has to be done.
