@@ -33,7 +33,8 @@ fn backends(count: usize) -> String {
 /// The same where every other backend has this weight.
 fn weighted(count: usize, weight: u32) -> String {
     let backend = |at: usize| {
-        let (high, low, weight) = (at / 250, at % 250 + 1, if at % 2 == 0 { 1 } else { weight });
+        let weight = if at.is_multiple_of(2) { 1 } else { weight };
+        let (high, low) = (at / 250, at % 250 + 1);
         format!("{{ address: \"10.0.{high}.{low}:80\", weight: {weight} }}")
     };
     let backends = (0..count).map(backend).collect::<Vec<_>>().join(", ");
