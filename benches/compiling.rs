@@ -1,5 +1,5 @@
-//! What making a configuration ready costs as it grows, and what a reload of it costs: reading runs
-//! beside the traffic, the rest on a thread that serves.
+//! What making a configuration ready costs as it grows, and what a reload of it costs, step by step. None
+//! of it runs on a thread that serves.
 //!
 //! `cargo bench --bench compiling`.
 
@@ -9,7 +9,7 @@ use divan::{Bencher, black_box};
 use pingora_lb::{
     config::{self, Checked},
     filter::Registry,
-    pool::Interner,
+    pool::{Interner, Pool},
     runtime::Snapshot,
 };
 use std::{path::Path, sync::Arc};
@@ -27,7 +27,16 @@ fn read(text: &str) -> Checked {
 
 /// One pool with so many backends.
 fn backends(count: usize) -> String {
-    let backend = |at: usize| format!("10.0.{}.{}:80", at / 250, at % 250 + 1);
+    weighted(count, 1)
+}
+
+/// The same where every other backend has this weight.
+fn weighted(count: usize, weight: u32) -> String {
+    let backend = |at: usize| {
+        let weight = if at.is_multiple_of(2) { 1 } else { weight };
+        let (high, low) = (at / 250, at % 250 + 1);
+        format!("{{ address: \"10.0.{high}.{low}:80\", weight: {weight} }}")
+    };
     let backends = (0..count).map(backend).collect::<Vec<_>>().join(", ");
     format!(
         "listeners: {{ web: {{ address: 127.0.0.1:80 }} }}\n\
@@ -56,12 +65,12 @@ fn compiling(bencher: Bencher<'_, '_>, text: &str) {
 }
 
 /// The snapshot that follows, and what is said of the changes.
-fn reloading(bencher: Bencher<'_, '_>, text: &str) {
-    let (checked, interner) = (read(text), Arc::new(Interner::default()));
+fn reloading(bencher: Bencher<'_, '_>, before: &str, after: &str) {
+    let (checked, next, interner) = (read(before), read(after), Arc::new(Interner::default()));
     let before = compile(&checked, &interner);
     bencher.bench_local(|| {
-        let changes = checked.outline.changes_from(black_box(&checked.outline));
-        (before.succeed(&checked.config, Vec::new(), &interner, None), changes)
+        let changes = next.outline.changes_from(black_box(&checked.outline));
+        (before.succeed(&next.config, Vec::new(), &interner, None), changes)
     });
 }
 
@@ -85,12 +94,32 @@ fn compiling_routes(bencher: Bencher<'_, '_>, count: usize) {
     compiling(bencher, &routes(count));
 }
 
+/// Half of the backends have another weight.
 #[divan::bench(args = SIZES)]
 fn reloading_backends(bencher: Bencher<'_, '_>, count: usize) {
-    reloading(bencher, &backends(count));
+    reloading(bencher, &backends(count), &weighted(count, 2));
 }
 
 #[divan::bench(args = SIZES)]
 fn reloading_routes(bencher: Bencher<'_, '_>, count: usize) {
-    reloading(bencher, &routes(count));
+    reloading(bencher, &routes(count), &routes(count));
+}
+
+/// What tells two configurations apart.
+#[divan::bench(args = SIZES)]
+fn hashing_backends(bencher: Bencher<'_, '_>, count: usize) {
+    let (checked, filters) = (read(&backends(count)), Registry::default());
+    bencher.bench_local(|| black_box(&checked).hash(&filters));
+}
+
+/// From addresses to what is picked from, with half of the weights another.
+#[divan::bench(args = SIZES)]
+fn finding_backends(bencher: Bencher<'_, '_>, count: usize) {
+    let (checked, interner) = (read(&weighted(count, 2)), Arc::new(Interner::default()));
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.expect("a runtime can be made");
+    let spec = &checked.config.pools[0];
+    bencher
+        .with_inputs(|| Pool::new(spec.clone(), interner.clone()))
+        .bench_local_refs(|pool| runtime.block_on(pool.discover()));
 }

@@ -36,6 +36,7 @@
 
 pub mod admin;
 mod app;
+mod aside;
 pub mod cli;
 pub mod config;
 pub mod explain;

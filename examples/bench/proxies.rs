@@ -139,7 +139,7 @@ fn write(
     address: SocketAddr,
     generation: u32,
 ) -> Outcome<()> {
-    let backends = backends(row, machine);
+    let backends = backends(row, machine, generation);
     let task = Task { row, machine, folder, address, backends, generation };
     let text = match kind {
         Kind::Ours => ours::configuration(&task)?,
@@ -149,13 +149,14 @@ fn write(
     Ok(fs::write(folder.join(file(kind)), text)?)
 }
 
-fn backends(row: &Row, machine: &Machine) -> Vec<String> {
+fn backends(row: &Row, machine: &Machine, generation: u32) -> Vec<String> {
     let origins = &machine.origins;
     if row.extras == Extras::Reload {
-        // One server that is to be found at many addresses.
+        // One server that is to be found at many addresses. Half of them are others in the next
+        // configuration: one that says the same of its backends could keep them.
         let port = origins.http1.port();
-        let address = |at: usize| format!("127.0.{}.{}:{port}", at / 250, at % 250 + 1);
-        return (0..10_000).map(address).collect();
+        let address = |at: u32| format!("127.0.{}.{}:{port}", at / 250, at % 250 + 1);
+        return (0..10_000).map(|at| address(at + 5_000 * (generation - 1))).collect();
     }
     let origin = match row.back {
         Back::Http1 => origins.http1,

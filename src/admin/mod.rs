@@ -120,16 +120,22 @@ pub struct Problem {
 }
 
 /// What is told of the configuration in force.
-#[derive(Clone, Debug)]
 pub struct InForce {
     /// A number of 48 bits that differs where the configuration does, secrets aside.
     pub hash: u64,
     /// Since when it is in force.
     pub loaded_at: Timestamp,
+    /// The whole of it.
+    pub text: Box<dyn Text>,
+}
+
+/// A configuration as text. It is made when somebody asks, as few do and it is large.
+pub trait Text: Send + Sync {
     /// The whole of it, with its defaults and without its secrets.
-    pub effective: Value,
+    fn effective(&self) -> Value;
+
     /// What the file says, without its secrets, for a comparison with another.
-    pub file: Value,
+    fn file(&self) -> Value;
 }
 
 impl Admin {

@@ -79,8 +79,10 @@ async fn respond(
         Resource::Backend(pool, backend) => {
             decide::amend(admin, &pool, &backend, &body::read(body).await?)?
         }
-        Resource::Config => answer::json(StatusCode::OK, &admin.instance.in_force().effective),
-        Resource::File => answer::json(StatusCode::OK, &admin.instance.in_force().file),
+        Resource::Config => {
+            answer::json(StatusCode::OK, &admin.instance.in_force().text.effective())
+        }
+        Resource::File => answer::json(StatusCode::OK, &admin.instance.in_force().text.file()),
         Resource::Explain => explain::perform(admin, &body::read(body).await?).await,
         Resource::LogLevel if *method == Method::PUT => {
             log_level::set(admin, &body::read(body).await?)?

@@ -2,7 +2,7 @@
 
 use super::{reload::problems, signals::Control};
 use crate::{
-    admin::{InForce, Instance, NotReloaded, Problem},
+    admin::{InForce, Instance, NotReloaded, Problem, Text},
     config::{self, Checked},
     filter::Registry,
     model::{Amendment, Backend},
@@ -11,6 +11,7 @@ use arc_swap::ArcSwap;
 use async_trait::async_trait;
 use jiff::Timestamp;
 use log::LevelFilter;
+use serde_json::Value;
 use std::{
     path::{Path, PathBuf},
     sync::Arc,
@@ -25,17 +26,33 @@ pub(super) struct Running {
     base: PathBuf,
 }
 
-fn in_force(checked: &Checked, filters: &Registry) -> InForce {
+/// What is told of a configuration that comes into force now.
+pub(super) fn in_force(checked: &Arc<Checked>, filters: &Registry) -> InForce {
     InForce {
         hash: checked.hash(filters),
         loaded_at: Timestamp::now(),
-        effective: checked.effective_json(filters),
-        file: checked.outline.to_json(),
+        text: Box::new(Described { checked: checked.clone(), filters: filters.clone() }),
+    }
+}
+
+/// A configuration, and what its filters are read with.
+struct Described {
+    checked: Arc<Checked>,
+    filters: Registry,
+}
+
+impl Text for Described {
+    fn effective(&self) -> Value {
+        self.checked.effective_json(&self.filters)
+    }
+
+    fn file(&self) -> Value {
+        self.checked.outline.to_json()
     }
 }
 
 impl Running {
-    pub(super) fn new(control: Arc<Control>, checked: &Checked, filters: &Registry) -> Self {
+    pub(super) fn new(control: Arc<Control>, checked: &Arc<Checked>, filters: &Registry) -> Self {
         let folder = checked.source.as_deref().and_then(Path::parent);
         Self {
             control,
@@ -48,9 +65,9 @@ impl Running {
         &self.control
     }
 
-    /// Another configuration is in force from now on.
-    pub(super) fn put_in_force(&self, checked: &Checked, filters: &Registry) {
-        self.in_force.store(Arc::new(in_force(checked, filters)));
+    /// Another configuration is in force from now on. Returns what was told of the one before.
+    pub(super) fn put_in_force(&self, told: InForce) -> Arc<InForce> {
+        self.in_force.swap(Arc::new(InForce { loaded_at: Timestamp::now(), ..told }))
     }
 }
 

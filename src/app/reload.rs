@@ -4,23 +4,31 @@
 //! with the key that it is about; a hand-over to a new process can change that.
 
 use super::{
-    StartError, difference::fixed_keys, instance::Running, open_access_log, signals::Control,
+    StartError,
+    difference::fixed_keys,
+    instance::{self, Running},
+    open_access_log,
+    signals::Control,
     watch::FileWatch,
 };
 use crate::{
-    admin::{NotReloaded, Problem},
+    admin::{InForce, NotReloaded, Problem},
+    aside::aside,
     config::{self, Checked, ConfigErrors, Diagnostic},
     filter::Registry,
-    observe::Reload,
+    observe::{AccessLog, Reload},
     pool::Interner,
-    runtime::{Live, Supervisor},
+    runtime::{Live, Retired, Snapshot, Supervisor},
 };
-use std::{convert::Infallible, path::PathBuf, sync::Arc};
+use std::{convert::Infallible, path::PathBuf, sync::Arc, time::Duration};
+
+/// How often it is looked whether the last who uses an earlier configuration is gone.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// Reads the configuration again when it is told to.
 pub(super) struct Reloader {
     /// What is in force.
-    pub(super) checked: Checked,
+    pub(super) checked: Arc<Checked>,
     pub(super) filters: Registry,
     pub(super) live: Arc<Live>,
     pub(super) interner: Arc<Interner>,
@@ -30,6 +38,35 @@ pub(super) struct Reloader {
     pub(super) running: Arc<Running>,
     /// Follows the files of what is in force.
     pub(super) files: FileWatch,
+    /// What was in force, as long as somebody uses it.
+    pub(super) retired: Arc<Retired>,
+}
+
+/// What the next configuration is made from.
+struct Sources {
+    file: PathBuf,
+    filters: Registry,
+    /// What is in force.
+    checked: Arc<Checked>,
+    before: Arc<Snapshot>,
+    interner: Arc<Interner>,
+}
+
+/// A configuration that has only to be put in force.
+struct Successor {
+    checked: Arc<Checked>,
+    snapshot: Arc<Snapshot>,
+    access_log: Option<Arc<AccessLog>>,
+    /// What is told of it.
+    told: InForce,
+    changes: Vec<String>,
+}
+
+/// What there is to do when a configuration is in force, and nobody waits for.
+struct Aftermath {
+    checked: Arc<Checked>,
+    /// Dropped with it.
+    _before: (Arc<Checked>, Arc<InForce>),
 }
 
 /// Why a reload changed nothing.
@@ -85,9 +122,43 @@ fn fixed(key: &str) -> Problem {
     }
 }
 
+impl Sources {
+    /// Everything that takes longer the larger the configurations are.
+    fn make(self) -> Result<Successor, Refused> {
+        let mut checked = config::load(&self.file, &self.filters).map_err(Refused::Invalid)?;
+        let fixed = fixed_keys(&self.checked, &checked);
+        if !fixed.is_empty() {
+            return Err(Refused::Fixed(fixed));
+        }
+        let access_log = self.access_log(&checked)?;
+        let changes = checked.outline.changes_from(&self.checked.outline);
+        let chains = std::mem::take(&mut checked.filters);
+        let checked = Arc::new(checked);
+        let told = instance::in_force(&checked, &self.filters);
+        let log = access_log.clone();
+        let snapshot = self.before.succeed(&checked.config, chains, &self.interner, log);
+        Ok(Successor { checked, snapshot: Arc::new(snapshot), access_log, told, changes })
+    }
+
+    /// The access log that there is, or another if it is to be another.
+    fn access_log(&self, checked: &Checked) -> Result<Option<Arc<AccessLog>>, Refused> {
+        let kept = self.checked.config.access_log == checked.config.access_log;
+        match self.before.access_log.clone().filter(|_| kept) {
+            Some(log) => Ok(Some(log)),
+            None => open_access_log(&checked.config).map_err(Refused::AccessLog),
+        }
+    }
+}
+
 impl Reloader {
     /// Reloads whenever the control asks for it or a file has changed, one at a time.
-    pub(super) async fn run(mut self) -> Infallible {
+    pub(super) async fn run(self) -> Infallible {
+        let freeing = free(self.retired.clone(), self.interner.clone());
+        let (never, _) = tokio::join!(self.reload_when_wanted(), freeing);
+        never
+    }
+
+    async fn reload_when_wanted(mut self) -> Infallible {
         loop {
             let askers = tokio::select! {
                 askers = self.control.reload_wanted() => askers,
@@ -104,46 +175,30 @@ impl Reloader {
             if let Err(refused) = &outcome {
                 self.files.refused(matches!(refused, Refused::Invalid(_)));
             }
+            let told = outcome.as_ref().map(|(changes, _)| changes.clone());
+            let told = told.map_err(Refused::told);
             for asker in askers {
                 // Whoever asked may be gone.
-                let _ = asker.send(outcome.as_ref().map(Clone::clone).map_err(Refused::told));
+                let _ = asker.send(told.clone());
             }
-            match outcome {
-                Ok(changes) if changes.is_empty() => log::info!("reloaded: nothing has changed"),
-                Ok(changes) => {
-                    log::info!("reloaded with {} changes", changes.len());
-                    for change in changes {
-                        log::info!("reloaded: {change}");
-                    }
-                }
-                Err(refused) => {
-                    for line in refused.to_string().lines() {
-                        log::error!("not reloaded: {line}");
-                    }
-                }
-            }
+            self.end(outcome).await;
         }
     }
 
-    async fn reload(&mut self) -> Result<Vec<String>, Refused> {
-        let source = self.checked.source.clone().ok_or(Refused::NoFile)?;
+    async fn reload(&mut self) -> Result<(Vec<String>, Aftermath), Refused> {
+        let file = self.checked.source.clone().ok_or(Refused::NoFile)?;
         if !self.control.is_serving() {
             return Err(Refused::NotServing);
         }
-        let mut checked = self.read(source).await?;
-        let fixed = fixed_keys(&self.checked, &checked);
-        if !fixed.is_empty() {
-            return Err(Refused::Fixed(fixed));
-        }
-        let config = &checked.config;
-        let before = self.live.load();
-        let kept = self.checked.config.access_log == config.access_log;
-        let access_log = match before.access_log.clone().filter(|_| kept) {
-            Some(log) => Some(log),
-            None => open_access_log(config).map_err(Refused::AccessLog)?,
+        let sources = Sources {
+            file,
+            filters: self.filters.clone(),
+            checked: self.checked.clone(),
+            before: self.live.load(),
+            interner: self.interner.clone(),
         };
-        let chains = std::mem::take(&mut checked.filters);
-        let snapshot = before.succeed(config, chains, &self.interner, access_log.clone());
+        let made = aside(move || sources.make()).await.map_err(Refused::Failed)?;
+        let Successor { checked, snapshot, access_log, told, changes } = made?;
         // Backends that are new are not usable before they were checked.
         self.supervisor.watch(&snapshot);
         self.supervisor.wait_until_checked().await;
@@ -151,24 +206,61 @@ impl Reloader {
             pool.put_in_force();
         }
         self.supervisor.retain(&snapshot);
+        self.retired.add(self.live.load(), &snapshot);
         self.live.store(snapshot);
         self.control.set_access_log(access_log);
-        drop(before);
-        self.interner.forget_unused();
-        for warning in &checked.warnings {
-            log::warn!("{warning}");
-        }
-        let changes = checked.outline.changes_from(&self.checked.outline);
-        self.running.put_in_force(&checked, &self.filters);
-        self.checked = checked;
-        Ok(changes)
+        let told = self.running.put_in_force(told);
+        let before = std::mem::replace(&mut self.checked, checked.clone());
+        Ok((changes, Aftermath { checked, _before: (before, told) }))
     }
 
-    /// Reads the file off the threads that serve.
-    async fn read(&self, source: PathBuf) -> Result<Checked, Refused> {
-        let filters = self.filters.clone();
-        let reading = tokio::task::spawn_blocking(move || config::load(&source, &filters));
-        let read = reading.await.map_err(|error| Refused::Failed(error.to_string()))?;
-        read.map_err(Refused::Invalid)
+    /// Says what came of a reload, and frees what was in force before.
+    async fn end(&self, outcome: Result<(Vec<String>, Aftermath), Refused>) {
+        let (retired, interner) = (self.retired.clone(), self.interner.clone());
+        let ended = aside(move || {
+            match outcome {
+                Ok((changes, aftermath)) => say(&changes, &aftermath.checked),
+                Err(refused) => {
+                    for line in refused.to_string().lines() {
+                        log::error!("not reloaded: {line}");
+                    }
+                }
+            }
+            sweep(&retired, &interner);
+        });
+        if let Err(error) = ended.await {
+            log::error!("after a reload: {error}");
+        }
     }
+}
+
+/// Says what a reload has changed.
+fn say(changes: &[String], checked: &Checked) {
+    for warning in &checked.warnings {
+        log::warn!("{warning}");
+    }
+    if changes.is_empty() {
+        return log::info!("reloaded: nothing has changed");
+    }
+    log::info!("reloaded with {} changes", changes.len());
+    for change in changes {
+        log::info!("reloaded: {change}");
+    }
+}
+
+/// Frees earlier configurations when the last who used them is gone.
+async fn free(retired: Arc<Retired>, interner: Arc<Interner>) -> Infallible {
+    loop {
+        tokio::time::sleep(LOOK_EVERY).await;
+        if retired.has_free() {
+            let (retired, interner) = (retired.clone(), interner.clone());
+            // If there is no thread for it now, there is at another look.
+            let _ = aside(move || sweep(&retired, &interner)).await;
+        }
+    }
+}
+
+fn sweep(retired: &Retired, interner: &Interner) {
+    retired.sweep();
+    interner.forget_unused();
 }

@@ -107,6 +107,7 @@ async fn run(start: Start) -> Result<(), StartError> {
     control.set_access_log(access_log.clone());
     let interner = Arc::new(Interner::default());
     let chains = std::mem::take(&mut checked.filters);
+    let checked = Arc::new(checked);
     let snapshot = Snapshot::compile(&config, chains, &interner, access_log, Arc::default());
     let live = Arc::new(Live::new(snapshot));
     let running = Arc::new(Running::new(control.clone(), &checked, &filters));
@@ -148,8 +149,9 @@ async fn run(start: Start) -> Result<(), StartError> {
     }
     // Connections go on after their listeners have closed; so do the health checks that they need.
     let files = FileWatch::default();
+    let retired = Arc::default();
     let reloader =
-        Reloader { checked, filters, live, interner, supervisor, control, running, files };
+        Reloader { checked, filters, live, interner, supervisor, control, running, files, retired };
     let ((), never) = tokio::join!(serving, reloader.run());
     match never {}
 }

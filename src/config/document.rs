@@ -52,12 +52,8 @@ pub(super) fn read(root: &Field<'_>) -> Option<(Config, Vec<Chain>)> {
     if catches_all {
         check_only_pool(&file, names.pool_count());
     }
-    let users = Users {
-        listeners: listeners.as_deref(),
-        routes: routes.as_deref(),
-        filters: &filters,
-        only: names.only_pool().filter(|_| catches_all),
-    };
+    let only = names.only_pool().filter(|_| catches_all);
+    let users = Users::new(listeners.as_deref(), routes.as_deref(), &filters, only);
     let read_pools = |field: &Field<'_>| pool::read_all(field, |name| users.of(name));
     let pools = pools_field.as_ref().map_or(Some(Vec::new()), read_pools);
 
@@ -74,25 +70,33 @@ pub(super) fn read(root: &Field<'_>) -> Option<(Config, Vec<Chain>)> {
 
 /// Who uses the pools, as far as that could be read.
 struct Users<'a> {
-    listeners: Option<&'a [Listener]>,
-    routes: Option<&'a [Route]>,
-    /// The filters of the routes, which may send requests to pools, too.
-    filters: &'a [Chain],
-    /// The pool that gets every request where there are no routes.
-    only: Option<&'a str>,
+    /// The pools that requests and that connections are passed on to; `None` if that is not known.
+    used: Option<(HashSet<&'a str>, HashSet<&'a str>)>,
 }
 
-impl Users<'_> {
+impl<'a> Users<'a> {
+    /// `filters` are those of the routes, which may send requests to pools, too, and `only` is the pool
+    /// that gets every request where there are no routes.
+    fn new(
+        listeners: Option<&'a [Listener]>,
+        routes: Option<&'a [Route]>,
+        filters: &'a [Chain],
+        only: Option<&'a str>,
+    ) -> Self {
+        let used = |(listeners, routes)| {
+            let requested =
+                warnings::routed_pools(routes).chain(filters.iter().flat_map(Chain::pools));
+            let requested = requested.map(PoolName::as_str).chain(only).collect();
+            (requested, warnings::forwarded_pools(listeners).map(PoolName::as_str).collect())
+        };
+        Self { used: listeners.zip(routes).map(used) }
+    }
+
     fn of(&self, pool: &str) -> pool::Users {
-        let (Some(listeners), Some(routes)) = (self.listeners, self.routes) else {
+        let Some((requested, streamed)) = &self.used else {
             return pool::Users { streams: false, alone: false };
         };
-        let is_it = |name: &&PoolName| name.as_str() == pool;
-        let mut requested =
-            warnings::routed_pools(routes).chain(self.filters.iter().flat_map(Chain::pools));
-        let by_requests = self.only == Some(pool) || requested.any(|it| is_it(&it));
-        let streams = warnings::forwarded_pools(listeners).any(|it| is_it(&it));
-        pool::Users { streams, alone: !by_requests }
+        pool::Users { streams: streamed.contains(pool), alone: !requested.contains(pool) }
     }
 }
 

@@ -19,6 +19,8 @@ pub(super) struct Names<'a> {
     /// The listeners that know no requests.
     tcp: HashSet<ListenerName>,
     pools: Known<'a>,
+    /// Those of the pools, in file order, that are valid.
+    valid_pools: Vec<PoolName>,
 }
 
 struct Known<'a> {
@@ -49,8 +51,9 @@ impl<'a> Known<'a> {
 
 impl<'a> Names<'a> {
     pub(super) fn of(listeners: Option<&Field<'a>>, pools: Option<&Field<'a>>) -> Self {
-        let tcp = HashSet::new();
-        Self { listeners: Known::of(listeners), tcp, pools: Known::of(pools) }
+        let (listeners, pools) = (Known::of(listeners), Known::of(pools));
+        let valid_pools = pools.in_order.iter().filter_map(|name| PoolName::try_new(name).ok());
+        Self { listeners, tcp: HashSet::new(), valid_pools: valid_pools.collect(), pools }
     }
 
     /// Learns which of the listeners speak no HTTP.
@@ -73,8 +76,8 @@ impl<'a> Names<'a> {
     }
 
     /// The pools, in file order.
-    pub(super) fn pools(&self) -> Vec<PoolName> {
-        self.pools.in_order.iter().filter_map(|name| PoolName::try_new(name).ok()).collect()
+    pub(super) fn pools(&self) -> &[PoolName] {
+        &self.valid_pools
     }
 
     /// The pool called `text`.

@@ -408,17 +408,21 @@ impl<'a> Field<'a> {
 
     /// A map with known keys. Unknown ones are reported here.
     pub(super) fn section(&self, keys: &'static Keys) -> Option<Section<'a>> {
-        self.section_where(keys, &expected_section(keys))
+        self.section_where(keys, || expected_section(keys))
     }
 
     /// A map with known keys in a place where `off` may stand too, which the caller has looked for.
     pub(super) fn section_if_on(&self, keys: &'static Keys) -> Option<Section<'a>> {
-        self.section_where(keys, &format!("off, or {}", expected_section(keys)))
+        self.section_where(keys, || format!("off, or {}", expected_section(keys)))
     }
 
-    fn section_where(&self, keys: &'static Keys, expected: &str) -> Option<Section<'a>> {
+    fn section_where(
+        &self,
+        keys: &'static Keys,
+        expected: impl FnOnce() -> String,
+    ) -> Option<Section<'a>> {
         let Value::Map(entries) = &self.node.value else {
-            self.wrong_type(expected);
+            self.wrong_type(&expected());
             return None;
         };
         for entry in entries.iter().filter(|entry| !keys.names.contains(&entry.key.as_str())) {

@@ -68,7 +68,7 @@ fn read(
     let name = name(&section, index, once);
     let listeners = section.or("listeners", RouteListeners::All, |field| listeners(field, names));
     let matches = section.or("match", Match::default(), matches::read);
-    let chain = |field: &Field<'_>| filters::read(field, &names.pools()).map(Chain::new);
+    let chain = |field: &Field<'_>| filters::read(field, names.pools()).map(Chain::new);
     let filters = section.or("filters", Chain::default(), chain);
     let action = action(&section, names);
     let timeout = section.optional("timeout", Field::positive_duration);

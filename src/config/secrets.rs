@@ -47,7 +47,7 @@ pub(super) fn is_named(path: &str) -> bool {
 
 fn is_of(map: &str, key: &str) -> bool {
     if FIELD_MAPS.contains(&map) {
-        return has_word(key, &[&OF_KEYS[..], &OF_FIELDS].concat());
+        return has_word(key, &OF_KEYS) || has_word(key, &OF_FIELDS);
     }
     !NAMING_MAPS.contains(&map) && (has_word(key, &OF_KEYS) || is_pair(key))
 }
@@ -57,8 +57,8 @@ pub(super) fn has_secret_variable(text: &str) -> bool {
     let references = text.split("${").skip(1).filter_map(|rest| rest.split('}').next());
     let mut names = references.map(|it| it.split(":-").next().unwrap_or(it));
     names.any(|name| {
-        let place = words(name).last().is_some_and(|last| is_one(&last, &PLACES));
-        !place && has_word(name, &[&OF_KEYS[..], &OF_FIELDS].concat())
+        let place = words(name).last().is_some_and(|last| is_one(last, &PLACES));
+        !place && (has_word(name, &OF_KEYS) || has_word(name, &OF_FIELDS))
     })
 }
 
@@ -75,24 +75,23 @@ pub(super) fn hide(message: &str, secret: &str) -> String {
 }
 
 fn has_word(name: &str, among: &[&str]) -> bool {
-    words(name).any(|word| is_one(&word, among))
+    words(name).any(|word| is_one(word, among))
 }
 
 /// Keys of an API, which are no files: `api_key`, `access-keys`.
 fn is_pair(name: &str) -> bool {
-    let words: Vec<_> = words(name).collect();
-    words.windows(2).any(|pair| {
-        is_one(&pair[0], &["api", "access", "signing", "encryption"])
-            && is_one(&pair[1], &["key", "keys"])
+    words(name).zip(words(name).skip(1)).any(|(first, second)| {
+        is_one(first, &["api", "access", "signing", "encryption"])
+            && is_one(second, &["key", "keys"])
     })
 }
 
 fn is_one(word: &str, among: &[&str]) -> bool {
-    among.contains(&word)
+    among.iter().any(|other| other.eq_ignore_ascii_case(word))
 }
 
-fn words(name: &str) -> impl Iterator<Item = String> {
-    name.split(['-', '_']).map(str::to_ascii_lowercase)
+fn words(name: &str) -> impl Iterator<Item = &str> {
+    name.split(['-', '_'])
 }
 
 #[cfg(test)]

@@ -81,6 +81,9 @@ pub struct Core {
     /// Serializes ejections, so that two at a time cannot exceed the share together.
     ejecting: Mutex<()>,
     shared: Arc<Shared>,
+    /// How many views were made, each in a time that grows with the members.
+    #[cfg(test)]
+    pub(super) views: std::sync::atomic::AtomicUsize,
 }
 
 /// What outlives a configuration of the pool: a request waits or counts in the same place, whichever
@@ -127,6 +130,8 @@ impl Core {
             ejecting: Mutex::default(),
             shared,
             spec,
+            #[cfg(test)]
+            views: std::sync::atomic::AtomicUsize::default(),
         }
     }
 
@@ -312,13 +317,20 @@ impl Core {
         true
     }
 
-    /// Something was decided at run time of the members.
-    pub(super) fn decided(&self, now: Time) {
+    /// Something was decided at run time of the members, or learned of them.
+    pub(super) fn renew_view(&self, now: Time) {
         self.rebuild(now, None);
     }
 
     /// Takes in what a probe of `member` found, and says what that changed.
     pub fn observe_probe(&self, member: &Member, ok: bool, now: Time) -> Option<Change> {
+        let change = self.learn_of_probe(member, ok, now)?;
+        self.rebuild(now, None);
+        Some(change)
+    }
+
+    /// The same, but for the view that picks are made from, which is to be renewed after a change.
+    pub(super) fn learn_of_probe(&self, member: &Member, ok: bool, now: Time) -> Option<Change> {
         let check = self.spec.health_check.as_ref()?;
         let (rise, fall) = (check.rise, check.fall);
         let change = member.state().with_probing(|state| state.observe(ok, rise, fall))?;
@@ -329,7 +341,6 @@ impl Core {
             member.state().forgive();
             member.state().set_came_back(now);
         }
-        self.rebuild(now, None);
         Some(change)
     }
 
@@ -394,13 +405,18 @@ impl Core {
             log::info!("backend {name} ({address}) of pool {pool} is back from its ejection");
             self.record(member, Happening::Returned, now);
         }
-        self.rebuild(now, None);
+        // Making a view takes longer the more members there are.
+        if !self.view.load().knows_ejections(now) {
+            self.rebuild(now, None);
+        }
         self.view.load().valid_until()
     }
 
     /// Makes a new view from the present members and what is known of them.
     fn rebuild(&self, now: Time, members: Option<Vec<Arc<Member>>>) {
         let _one_at_a_time = locked(&self.rebuilding);
+        #[cfg(test)]
+        self.views.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
         let before = self.view.load_full();
         let members = members.unwrap_or_else(|| before.members().to_vec());
         self.view.store(Arc::new(View::new(&self.spec, members, now, Some(&before))));

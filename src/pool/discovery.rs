@@ -82,16 +82,19 @@ impl Discovery {
         }
     }
 
-    /// The members that there should be as far as is known now, in file order, those that were added last.
-    /// Names that have an answer are looked up `anew`, or not. Of `before`, those that are as they were are
-    /// the same.
-    pub(super) async fn discover(
-        &mut self,
-        before: &[Arc<Member>],
-        anew: bool,
-    ) -> Vec<Arc<Member>> {
+    /// What the pool should have, and the host names that are to be looked up for that: those that have no
+    /// answer, or all of them `anew`.
+    pub(super) fn wanted(&mut self, anew: bool) -> (Vec<Entry>, Vec<String>) {
         let entries = self.roster.entries(&self.backends);
-        self.resolve(&entries, anew).await;
+        let open = self.unresolved(&entries, anew);
+        (entries, open)
+    }
+
+    /// The members that there should be as far as is known now, in file order, those that were added last.
+    /// Of `before`, those that are as they were are the same.
+    pub(super) fn members(&self, entries: &[Entry], before: &[Arc<Member>]) -> Vec<Arc<Member>> {
+        let known: HashMap<usize, &Arc<Member>> =
+            before.iter().map(|member| (member.id(), member)).collect();
         let mut seen = HashSet::new();
         let mut members = Vec::new();
         for (order, entry) in entries.iter().enumerate() {
@@ -106,18 +109,18 @@ impl Discovery {
                     continue;
                 }
                 let member = self.member(order, entry, address, name);
-                let same = before.iter().find(|known| known.is_like(&member));
-                members.push(same.cloned().unwrap_or_else(|| Arc::new(member)));
+                let same = known.get(&member.id()).filter(|known| known.is_like(&member));
+                members.push(same.map_or_else(|| Arc::new(member), |same| Arc::clone(same)));
             }
         }
         members
     }
 
-    /// Looks up the host names of `entries`, at the same time: one that hangs holds up no other for
-    /// longer than it may take itself.
-    async fn resolve(&mut self, entries: &[Entry], anew: bool) {
+    /// Looks up host names, at the same time: one that hangs holds up no other for longer than it may take
+    /// itself.
+    pub(super) async fn resolve(&self, hosts: Vec<String>) {
         let mut lookups = JoinSet::new();
-        for host in self.unresolved(entries, anew) {
+        for host in hosts {
             let resolver = self.interner.resolver.clone();
             lookups.spawn(async move {
                 let found = look_up(&*resolver, &host).await;

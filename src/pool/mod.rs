@@ -51,7 +51,7 @@ pub use time::{Clock, Time};
 pub use traffic::{BackendTraffic, PoolTraffic};
 pub use waiting::{NoRetry, Waited};
 
-use crate::{model, tls::PeerTls};
+use crate::{aside::aside, model, tls::PeerTls};
 use discovery::{Answer, Discovery, Resolver};
 use roster::Roster;
 use std::{
@@ -59,6 +59,10 @@ use std::{
     sync::{Arc, Mutex, PoisonError, Weak},
 };
 use tokio::sync::{Notify, watch};
+
+/// From how many backends on work on all of them is no work for a thread that serves: it takes some
+/// microseconds a backend.
+const MANY: usize = 200;
 
 /// What pools share, with those of other configurations too: above all the states of backends. A backend
 /// keeps its counters and its health when a new configuration mentions it again.
@@ -167,7 +171,7 @@ pub struct Pool {
     clock: Clock,
     interner: Arc<Interner>,
     /// Run by one at a time.
-    discovery: tokio::sync::Mutex<Discovery>,
+    discovery: Arc<tokio::sync::Mutex<Discovery>>,
     roster: Arc<Roster>,
     tickets: Tickets,
     /// How its backends are met in TLS; `None` is clear text.
@@ -200,7 +204,7 @@ impl Pool {
             core: Core::with(spec, shared),
             clock,
             interner,
-            discovery: tokio::sync::Mutex::new(discovery),
+            discovery: Arc::new(tokio::sync::Mutex::new(discovery)),
             roster,
             tickets,
             tls,
@@ -273,12 +277,12 @@ impl Pool {
     }
 
     /// Finds the pool's members: once at the start, and again for pools with host names.
-    pub async fn discover(&self) {
+    pub async fn discover(self: &Arc<Self>) {
         self.find_members(true).await;
     }
 
     /// Goes by what was decided of the members since. Only names without an answer are looked up.
-    pub async fn refresh(&self) {
+    pub async fn refresh(self: &Arc<Self>) {
         self.find_members(false).await;
     }
 
@@ -291,13 +295,28 @@ impl Pool {
         &self.roster
     }
 
-    async fn find_members(&self, anew: bool) {
-        let mut discovery = self.discovery.lock().await;
-        let members = discovery.discover(&self.members(), anew).await;
+    async fn find_members(self: &Arc<Self>, anew: bool) {
+        let mut discovery = self.discovery.clone().lock_owned().await;
+        let wanted = move || {
+            let (entries, open) = discovery.wanted(anew);
+            (discovery, entries, open)
+        };
+        let (discovery, entries, open) = self.at_length(wanted).await;
+        discovery.resolve(open).await;
+        let pool = self.clone();
+        self.at_length(move || {
+            let members = discovery.members(&entries, &pool.members());
+            pool.take_in(members, anew);
+        })
+        .await;
+    }
+
+    /// These are the members from now on.
+    fn take_in(&self, members: Vec<Arc<Member>>, anew: bool) {
         if !self.core.set_members(members, self.clock.now()) {
             if !anew {
                 // The same members, of whom something may have been decided.
-                self.core.decided(self.clock.now());
+                self.core.renew_view(self.clock.now());
                 self.report_availability();
             }
             return;
@@ -309,15 +328,23 @@ impl Pool {
         self.membership.send_replace(());
     }
 
+    /// Does what takes longer the more backends the pool has: with many, where it holds up no request.
+    async fn at_length<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> T {
+        if self.spec().backends.len() < MANY {
+            return work();
+        }
+        // What would end the task here is to end it from there, too.
+        aside(work).await.unwrap_or_else(|error| panic!("pool {}: {error}", self.spec().name))
+    }
+
     /// Whether membership can change by itself, because a backend is given by host name.
     fn has_host_names(&self) -> bool {
-        let entries = self.roster().entries(&self.spec().backends);
-        entries.iter().any(|entry| discovery::host_of(&entry.backend).is_some())
+        self.roster().has(&self.spec().backends, |backend| discovery::host_of(backend).is_some())
     }
 
     /// Looks for other members every `resolve_interval` while there are host names, for as long as it is
     /// polled.
-    pub async fn keep_discovering(&self) {
+    pub async fn keep_discovering(self: &Arc<Self>) {
         let mut decisions = self.decisions();
         loop {
             if self.has_host_names() {
@@ -331,7 +358,7 @@ impl Pool {
     }
 
     /// Goes by what is decided of the members, for as long as it is polled.
-    pub async fn keep_refreshing(&self, mut decisions: watch::Receiver<()>) {
+    pub async fn keep_refreshing(self: &Arc<Self>, mut decisions: watch::Receiver<()>) {
         // The sender is in the pool that we borrow.
         while decisions.changed().await.is_ok() {
             self.refresh().await;
@@ -352,9 +379,10 @@ impl Pool {
 
     /// Follows ejections for as long as it is polled: rebuilding what is picked from is not done on
     /// the path of a request.
-    pub async fn run_maintenance(&self) {
+    pub async fn run_maintenance(self: &Arc<Self>) {
         loop {
-            let due = self.core.maintain(self.clock.now());
+            let pool = self.clone();
+            let due = self.at_length(move || pool.core.maintain(pool.clock.now())).await;
             self.report_availability();
             let ejected = self.ejected.notified();
             if due == Time::NEVER {

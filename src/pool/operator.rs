@@ -2,7 +2,7 @@
 
 use super::{Departure, Happening, Member, Pool};
 use crate::model::{Amendment, Backend};
-use std::sync::Arc;
+use std::{collections::HashSet, sync::Arc};
 
 /// Why a backend cannot be added.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -67,7 +67,7 @@ impl Pool {
     ///
     /// # Errors
     /// When its name or address is taken.
-    pub async fn add(&self, backend: Backend) -> Result<Vec<Arc<Member>>, Taken> {
+    pub async fn add(self: &Arc<Self>, backend: Backend) -> Result<Vec<Arc<Member>>, Taken> {
         let roster = self.roster();
         let _one_at_a_time = roster.moving.lock().await;
         self.check_free(&backend)?;
@@ -132,14 +132,14 @@ impl Pool {
     }
 
     /// Removes members that were dismissed.
-    pub async fn remove(&self, departure: &Departure) {
+    pub async fn remove(self: &Arc<Self>, departure: &Departure) {
         let roster = self.roster();
         let _one_at_a_time = roster.moving.lock().await;
         let present = self.members();
         roster.remove(&self.spec().backends, departure);
         self.refresh().await;
-        let left = self.members();
-        let is_gone = |it: &&Arc<Member>| !left.iter().any(|other| other.id() == it.id());
+        let left: HashSet<usize> = self.members().iter().map(|member| member.id()).collect();
+        let is_gone = |it: &&Arc<Member>| !left.contains(&it.id());
         let gone: Vec<_> = present.iter().filter(is_gone).cloned().collect();
         self.record(&gone, &Happening::Removed);
         roster.tell();
@@ -147,7 +147,7 @@ impl Pool {
 
     /// Makes what was decided of the members count.
     fn decided(&self) {
-        self.core().decided(self.now());
+        self.core().renew_view(self.now());
         self.report_availability();
         self.roster().tell();
     }

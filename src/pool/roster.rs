@@ -32,6 +32,21 @@ struct Decided {
     amended: HashMap<String, Amendment>,
 }
 
+impl Decided {
+    /// The backends of a configuration that were not removed, and those that were added, which are marked.
+    fn present<'b>(&'b self, file: &'b [Backend]) -> impl Iterator<Item = (&'b Backend, bool)> {
+        let stays = |backend: &&Backend| {
+            self.removed.is_empty() || !self.removed.contains_key(&backend.address.to_string())
+        };
+        let is_new = move |backend: &&Backend| {
+            let mut known = file.iter().filter(stays);
+            !known.any(|it| it.address == backend.address || it.name == backend.name)
+        };
+        let of_file = file.iter().filter(stays).map(|backend| (backend, false));
+        of_file.chain(self.added.iter().filter(is_new).map(|backend| (backend, true)))
+    }
+}
+
 /// A backend that a pool should have.
 pub(super) struct Entry {
     pub(super) backend: Backend,
@@ -89,18 +104,13 @@ impl Roster {
     /// The backends of a configuration without those that were removed, and those that were added.
     /// What the configuration has by now stands as it is there.
     pub(super) fn entries(&self, file: &[Backend]) -> Vec<Entry> {
-        let decided = self.decided();
-        let stays =
-            |backend: &&Backend| !decided.removed.contains_key(&backend.address.to_string());
-        let of_file: Vec<&Backend> = file.iter().filter(stays).collect();
-        let is_new = |backend: &&Backend| {
-            let mut known = of_file.iter();
-            !known.any(|it| it.address == backend.address || it.name == backend.name)
-        };
-        let added = decided.added.iter().filter(is_new);
-        let entry =
-            |added: bool| move |backend: &Backend| Entry { backend: backend.clone(), added };
-        of_file.iter().copied().map(entry(false)).chain(added.map(entry(true))).collect()
+        let entry = |(backend, added): (&Backend, bool)| Entry { backend: backend.clone(), added };
+        self.decided().present(file).map(entry).collect()
+    }
+
+    /// Whether there is such a backend among the [`Roster::entries`].
+    pub(super) fn has(&self, file: &[Backend], is_such: impl Fn(&Backend) -> bool) -> bool {
+        self.decided().present(file).any(|(backend, _)| is_such(backend))
     }
 
     /// Whether an address that the host name of an entry stands for was removed.
@@ -196,8 +206,11 @@ impl Roster {
     pub(super) fn adapt(&self, file: &[Backend]) {
         let mut decided = self.decided();
         let Decided { added, removed, .. } = &mut *decided;
-        removed.retain(|_, configured| {
-            file.iter().chain(&*added).any(|backend| backend.address.to_string() == *configured)
-        });
+        if removed.is_empty() {
+            return;
+        }
+        let present: HashSet<String> =
+            file.iter().chain(&*added).map(|backend| backend.address.to_string()).collect();
+        removed.retain(|_, configured| present.contains(configured));
     }
 }

@@ -64,8 +64,8 @@ pub(super) struct View {
     members: Arc<[Arc<Member>]>,
     /// The primaries, then the backups: a tier is used when those before it have nothing left.
     tiers: [Tier; 2],
-    /// When the first of the ejections that this view knows of ends.
-    valid_until: Time,
+    /// Who was ejected when this view was made, and until when.
+    ejected: Box<[(usize, Time)]>,
 }
 
 /// The members of one tier with a share of the traffic.
@@ -90,17 +90,22 @@ impl View {
         };
         let mut tiers = [tier(false), tier(true)];
         choose_panic(&mut tiers, spec, &members, now);
-        let ejections = members.iter().filter_map(|member| member.state().ejected_until(now));
-        let valid_until = ejections.min().unwrap_or(Time::NEVER);
-        Self { members: members.into(), tiers, valid_until }
+        let ejected = ejections(&members, now).collect();
+        Self { members: members.into(), tiers, ejected }
     }
 
     pub(super) fn members(&self) -> &Arc<[Arc<Member>]> {
         &self.members
     }
 
+    /// When the first of the ejections that this view knows of ends.
     pub(super) fn valid_until(&self) -> Time {
-        self.valid_until
+        self.ejected.iter().map(|(_, until)| *until).min().unwrap_or(Time::NEVER)
+    }
+
+    /// Whether no ejection has begun or ended since this view was made.
+    pub(super) fn knows_ejections(&self, now: Time) -> bool {
+        ejections(&self.members, now).eq(self.ejected.iter().copied())
     }
 
     /// Whether there is anything to pick.
@@ -161,6 +166,10 @@ impl View {
         let scoring = self.tiers[0].balancer.scoring(ask);
         (prospects, scoring, self.tiers.iter().any(|tier| tier.panic))
     }
+}
+
+fn ejections(members: &[Arc<Member>], now: Time) -> impl Iterator<Item = (usize, Time)> {
+    members.iter().filter_map(move |it| Some((it.id(), it.state().ejected_until(now)?)))
 }
 
 /// Panic looks at the chosen tier: the first with a usable backend, or the primaries if none has.

@@ -336,8 +336,8 @@ impl Live {
     }
 
     /// Puts another snapshot in force. Requests that have begun keep theirs.
-    pub fn store(&self, snapshot: Snapshot) {
-        self.snapshot.store(Arc::new(snapshot));
+    pub fn store(&self, snapshot: Arc<Snapshot>) {
+        self.snapshot.store(snapshot);
     }
 
     /// The snapshot in force.

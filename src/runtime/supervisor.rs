@@ -3,7 +3,7 @@
 
 use super::Snapshot;
 use crate::{pool::Pool, tls::Watch};
-use std::{sync::Arc, time::Duration};
+use std::{collections::HashSet, sync::Arc, time::Duration};
 use tokio::{
     sync::Notify,
     task::{AbortHandle, JoinSet},
@@ -31,8 +31,9 @@ impl Supervisor {
 
     /// Starts the tasks of the pools of `snapshot` that have none yet, on the current runtime.
     pub fn watch(&mut self, snapshot: &Snapshot) {
+        let watched: HashSet<_> = self.watched.iter().map(|(pool, _)| Arc::as_ptr(pool)).collect();
         for pool in &snapshot.pools {
-            if !self.watched.iter().any(|(watched, _)| Arc::ptr_eq(watched, pool)) {
+            if !watched.contains(&Arc::as_ptr(pool)) {
                 let task = self.tasks.spawn(keep(pool.clone()));
                 self.watched.push((pool.clone(), task));
             }
@@ -55,8 +56,9 @@ impl Supervisor {
 
     /// Ends the tasks of the pools that are not in `snapshot`.
     pub fn retain(&mut self, snapshot: &Snapshot) {
+        let stay: HashSet<_> = snapshot.pools.iter().map(Arc::as_ptr).collect();
         self.watched.retain(|(watched, task)| {
-            let stays = snapshot.pools.iter().any(|pool| Arc::ptr_eq(pool, watched));
+            let stays = stay.contains(&Arc::as_ptr(watched));
             if !stays {
                 task.abort();
             }

@@ -4,6 +4,7 @@
 //! main -> cli, testing -> app -> { listener, admin } -> { proxy, tcp } -> runtime -> { route, pool, filter } -> model
 //!                app -> config -> { filter, tls } -> model  observe: imported by anyone, imports only model
 //! tls: imported by all that is between app and model, except route
+//! aside: imported by app and pool, imports nothing
 //! ```
 
 use std::{
@@ -23,7 +24,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
         "app",
         &[
             "config", "listener", "admin", "explain", "proxy", "tcp", "runtime", "route", "pool",
-            "filter", "tls", "model", "observe",
+            "filter", "tls", "model", "observe", "aside",
         ],
     ),
     (
@@ -39,12 +40,13 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("tcp", &["runtime", "pool", "tls", "model", "observe"]),
     ("runtime", &["route", "pool", "filter", "tls", "model", "observe"]),
     ("route", &["model", "observe"]),
-    ("pool", &["tls", "model", "observe"]),
+    ("pool", &["tls", "model", "observe", "aside"]),
     ("filter", &["tls", "model", "observe"]),
     ("config", &["filter", "tls", "model", "observe"]),
     ("tls", &["model", "observe"]),
     ("observe", &["model"]),
     ("model", &[]),
+    ("aside", &[]),
 ];
 
 #[test]

@@ -80,11 +80,11 @@ fn a_bad_file_is_told_once_and_changes_nothing_until_it_is_mended() {
     // A page that is named before it is there.
     fs::write(lb.path(), two.replace("page.html", "later.html")).unwrap();
     lb.wait_for_line("later.html");
-    assert_eq!((body(&lb, "/body").as_str(), lb.lines_with("later.html")), ("one", 1));
+    assert_eq!((body(&lb, "/body").as_str(), lb.lines_with("cannot read")), ("one", 1));
     fs::write(lb.directory().join("later.html"), "late page").unwrap();
     eventually("the file is mended by the page", || body(&lb, "/body") == "two");
     assert_eq!(body(&lb, "/page"), "late page");
-    assert_eq!(lb.lines_with("later.html"), 1, "it is told more than once");
+    assert_eq!(lb.lines_with("cannot read"), 1, "it is told more than once");
 }
 
 #[test]

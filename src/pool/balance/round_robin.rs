@@ -8,7 +8,7 @@ use pingora_load_balancing::{
 };
 use std::{
     cmp::Reverse,
-    collections::{BTreeSet, BinaryHeap},
+    collections::{BTreeSet, BinaryHeap, HashMap},
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering::Relaxed},
@@ -86,11 +86,10 @@ impl RoundRobin {
             let at = at.load(Relaxed) % old.len().max(1);
             return turn.store(at * rotation.len() / old.len().max(1), Relaxed);
         }
+        let places: HashMap<usize, usize> =
+            members.iter().enumerate().map(|(place, member)| (member.id(), place)).collect();
         // The member whose turn it would be, or the first after it that is still there.
-        let place = |index: usize| {
-            let due = had.get(index)?.id();
-            members.iter().position(|member| member.id() == due)
-        };
+        let place = |index: usize| places.get(&had.get(index)?.id()).copied();
         let Some(due) = had.iter().find_map(|_| place(before.take())) else { return };
         match self {
             Self::Equal(_) => {

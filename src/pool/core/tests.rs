@@ -170,3 +170,18 @@ fn one_is_not_ejected_when_no_other_could_serve() {
         assert_eq!(core.report(failing, failure, Time::from_nanos(1)), ejected, "{what}");
     }
 }
+
+#[test]
+fn maintenance_makes_a_view_only_for_ejections_that_it_does_not_know() {
+    let core = core(4, "ejection: { consecutive_failures: 1, base_time: 1s }");
+    let made = || core.views.load(SeqCst);
+    let before = made();
+    assert_eq!(core.maintain(Time::ZERO), Time::NEVER);
+    assert_eq!(made(), before);
+    let failure = Outcome::Failure { took: Duration::ZERO };
+    assert!(core.report(&core.members()[0], failure, Time::ZERO));
+    let due = core.maintain(Time::ZERO);
+    assert_eq!((made(), due), (before + 1, Time::from_nanos(1_000_000_000)));
+    assert_eq!((core.maintain(Time::ZERO), made()), (due, before + 1));
+    assert_eq!((core.maintain(due), made()), (Time::NEVER, before + 2));
+}

@@ -17,7 +17,7 @@ use probe::Prober;
 use rand::{Rng, SeedableRng, rngs::SmallRng};
 use std::{
     any::Any,
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     future::{Future, poll_fn},
     panic::{AssertUnwindSafe, catch_unwind},
     pin::pin,
@@ -26,7 +26,7 @@ use std::{
     time::Duration,
 };
 use tokio::{
-    task::{AbortHandle, JoinSet},
+    task::{AbortHandle, JoinError, JoinSet},
     time::Instant,
 };
 
@@ -77,11 +77,26 @@ impl Pool {
         }
     }
 
-    /// Takes in what a probe of `member` found. The line that tells of a change follows its effect.
-    pub(super) fn observe(&self, member: &Member, report: ProbeReport) {
-        let Some(change) = self.core.observe_probe(member, report.0.is_ok(), self.now()) else {
-            return;
+    /// Takes in what probes found. The lines that tell of changes follow their effect.
+    async fn observe(self: &Arc<Self>, found: Vec<Found>) {
+        let learn = |(member, report): Found| {
+            let ok = report.0.is_ok();
+            let change = self.core.learn_of_probe(&member, ok, self.now())?;
+            Some((member, report, change))
         };
+        let changed: Vec<_> = found.into_iter().filter_map(learn).collect();
+        if changed.is_empty() {
+            return;
+        }
+        let pool = self.clone();
+        self.at_length(move || pool.core.renew_view(pool.now())).await;
+        for (member, report, change) in changed {
+            self.tell(&member, change, report);
+        }
+        self.report_availability();
+    }
+
+    fn tell(&self, member: &Member, change: Change, report: ProbeReport) {
         let (name, address, pool) = (member.name(), member.address(), &self.spec().name);
         match (change, report.0) {
             (Change::Down, Err(reason)) => {
@@ -96,9 +111,11 @@ impl Pool {
                 log::debug!("backend {name} ({address}) of pool {pool} answers its first check");
             }
         }
-        self.report_availability();
     }
 }
+
+/// Who was probed, and what that found.
+type Found = (Arc<Member>, ProbeReport);
 
 /// What the probes of one pool share.
 struct Probing {
@@ -108,25 +125,33 @@ struct Probing {
 }
 
 impl Probing {
-    /// Probes every backend once, and returns when the last has answered or run out of time.
+    /// Probes every backend once, and returns when the last has answered or run out of time. What is
+    /// found meanwhile is taken in together: each time takes longer the more backends there are.
     async fn probe_all(self: &Arc<Self>) {
         let mut probes = JoinSet::new();
         for member in self.pool.members().iter() {
             let (probing, member) = (self.clone(), member.clone());
-            probes.spawn(async move { probing.probe(&member).await });
+            probes.spawn(async move { probing.probe(member).await });
         }
-        // Drained one by one: a panic in a probe must not end the others.
-        while let Some(probed) = probes.join_next().await {
-            if let Err(error) = probed {
-                let pool = &self.pool.spec().name;
-                log::error!("pool {pool}: a health check failed to run: {error}");
-            }
+        while let Some(first) = probes.join_next().await {
+            let others = std::iter::from_fn(|| probes.try_join_next());
+            let ended = std::iter::once(first).chain(others);
+            let found = ended.filter_map(|probe| self.unless_failed(probe)).collect();
+            self.pool.observe(found).await;
         }
     }
 
-    async fn probe(&self, member: &Member) {
+    /// A panic in a probe must not end the others.
+    fn unless_failed(&self, probed: Result<Found, JoinError>) -> Option<Found> {
+        let pool = &self.pool.spec().name;
+        probed
+            .inspect_err(|error| log::error!("pool {pool}: a health check failed to run: {error}"))
+            .ok()
+    }
+
+    async fn probe(&self, member: Arc<Member>) -> Found {
         // Boxed, as it takes 20 KB that are of no use between two probes.
-        let probe = Box::pin(self.prober.probe(member, self.check.timeout));
+        let probe = Box::pin(self.prober.probe(&member, self.check.timeout));
         let report = match caught(probe).await {
             Ok(report) => report,
             Err(panic) => {
@@ -135,7 +160,7 @@ impl Probing {
                 ProbeReport::failure("its check panicked")
             }
         };
-        self.pool.observe(member, report);
+        (member, report)
     }
 
     /// The time from the beginning of one probe to that of the next.
@@ -151,7 +176,8 @@ impl Probing {
         loop {
             tokio::time::sleep_until(next).await;
             next = Instant::now() + self.pause(&mut rng);
-            self.probe(&member).await;
+            let found = self.probe(member.clone()).await;
+            self.pool.observe(vec![found]).await;
         }
     }
 }
@@ -194,8 +220,9 @@ impl Loops {
     fn retain(&mut self, members: &[Arc<Member>]) {
         while self.tasks.try_join_next().is_some() {}
         self.running.retain(|_, task| !task.is_finished());
+        let present: HashSet<usize> = members.iter().map(|member| member.id()).collect();
         self.running.retain(|id, task| {
-            let stays = members.iter().any(|member| member.id() == *id);
+            let stays = present.contains(id);
             if !stays {
                 task.abort();
             }

@@ -16,9 +16,15 @@ use std::{
 
 /// A pool of one backend with this check.
 async fn pool(check: &str) -> Arc<Pool> {
+    pool_of(1, check).await
+}
+
+async fn pool_of(backends: u16, check: &str) -> Arc<Pool> {
+    let backends: Vec<_> = (1..=backends).map(|port| format!("127.0.0.1:{port}")).collect();
     let text = format!(
         "listeners: {{ web: {{ address: 127.0.0.1:80 }} }}
-pools: {{ app: {{ backends: [127.0.0.1:1], health_check: {check} }} }}"
+pools: {{ app: {{ backends: [{}], health_check: {check} }} }}",
+        backends.join(", ")
     );
     let config = config::parse(&text, "lb.yaml", Path::new("/"), &|_| None, &Registry::default());
     let spec = config.unwrap().config.pools.remove(0);
@@ -55,6 +61,20 @@ async fn a_probe_that_panics_has_failed_and_is_repeated() {
     assert!(tokio::time::timeout(Duration::from_secs(12), looping).await.is_err());
     assert_eq!(panics.0.load(SeqCst), 3);
     assert_eq!(member.state().health(), Health::Unhealthy);
+}
+
+/// Each view takes a time that grows with the backends, so one a backend would take its square.
+#[tokio::test]
+async fn what_the_first_probes_of_a_large_pool_find_is_taken_in_together() {
+    let pool = pool_of(1_000, "{ interval: 5s }").await;
+    let before = pool.core.views.load(SeqCst);
+    let (mut probing, panics) = (probing(&pool), Arc::new(Panics::default()));
+    probing.prober.dialer = Some(panics.clone());
+    Arc::new(probing).probe_all().await;
+    assert_eq!(panics.0.load(SeqCst), 1_000);
+    assert!(pool.members().iter().all(|member| member.state().health() == Health::Unhealthy));
+    let views = pool.core.views.load(SeqCst) - before;
+    assert!((1..=100).contains(&views), "{views} views for 1,000 probes");
 }
 
 #[tokio::test]
