@@ -24,7 +24,7 @@ use std::{
     ops::{Deref, DerefMut},
     os::fd::RawFd,
     sync::{Arc, Mutex, PoisonError},
-    time::{Duration, Instant, SystemTime},
+    time::{Duration, Instant},
 };
 
 /// How long the rest of a body is read after its request was answered.
@@ -46,9 +46,8 @@ pub struct Exchange {
     pub(super) link: Arc<Link>,
     pub(super) snapshot: Arc<Snapshot>,
     pub(super) body: RequestBody,
-    /// When its first byte was seen, on both clocks.
+    /// When its first byte was seen.
     pub(super) began: Instant,
-    pub(super) time: SystemTime,
     /// When the head was whole.
     pub(super) received: Instant,
     /// Index into the snapshot's routes.
@@ -128,22 +127,19 @@ pub(super) struct Sketch {
 }
 
 impl Exchange {
-    /// A request whose head arrived over `link` just now. Its first byte was seen when it `began`.
+    /// A request whose head arrived over `link`, all of it at once, when it `began`.
     pub fn new(
         link: Arc<Link>,
         snapshot: Arc<Snapshot>,
         body: RequestBody,
         began: Instant,
     ) -> Self {
-        let now = Instant::now();
-        let arrival = now.saturating_duration_since(began);
         Self {
             link,
             snapshot,
             body,
             began,
-            time: SystemTime::now().checked_sub(arrival).unwrap_or(SystemTime::UNIX_EPOCH),
-            received: now,
+            received: began,
             route: None,
             route_deadline: None,
             pool: None,
@@ -164,7 +160,7 @@ impl Exchange {
             replay: Replay::Unused,
             retry_status: false,
             reported: false,
-            try_began: now,
+            try_began: began,
             descriptor: None,
             body_passed_on: None,
             connect_time: None,
@@ -176,6 +172,12 @@ impl Exchange {
             filtering: Filtering::default(),
             sketch: None,
         }
+    }
+
+    /// The same if its head was whole only at `received`.
+    #[must_use]
+    pub fn received_at(self, received: Instant) -> Self {
+        Self { received, ..self }
     }
 
     /// The request's id.
@@ -266,23 +268,24 @@ impl Exchange {
     }
 
     /// Tells the pool how the present try ended, once.
-    pub(super) fn report(&mut self, outcome: Outcome) {
+    pub(super) fn report(&mut self, outcome: Outcome, now: Instant) {
         if let (Some(pool), Some(lease), false) = (&self.pool, &self.lease, self.reported) {
-            pool.report(lease, outcome, self.tries);
+            pool.report(lease, outcome, self.tries, pool.time(now));
             self.reported = true;
         }
     }
 
     /// Tells the pool how the last try ended, if it has not heard yet. A backend that answered did
     /// its part even if the client left before the end.
-    pub(super) fn conclude(&mut self) {
+    pub(super) fn conclude(&mut self, now: Instant) {
         let answered = self.upstream_time.map(|first_byte| Outcome::Success { first_byte });
-        self.report(answered.unwrap_or(Outcome::Unknown));
+        self.report(answered.unwrap_or(Outcome::Unknown), now);
     }
 
     /// Tells the pool that the present try failed by the backend's fault.
     pub(super) fn report_failure(&mut self) {
-        self.report(Outcome::Failure { took: self.try_began.elapsed() });
+        let now = Instant::now();
+        self.report(Outcome::Failure { took: now.duration_since(self.try_began) }, now);
     }
 
     /// Tells the pool of a try that was given up with its exchange: it failed by the backend's fault, or
@@ -291,7 +294,7 @@ impl Exchange {
         if self.is_backend_to_blame() {
             self.report_failure();
         } else {
-            self.report(Outcome::Unknown);
+            self.report(Outcome::Unknown, Instant::now());
         }
     }
 

@@ -45,7 +45,10 @@ use pingora::{
     upstreams::peer::HttpPeer,
 };
 use pingora_proxy::{FailToProxy, ProxyHttp, ProxyWarnLogContext, Session};
-use std::{any::Any, time::Duration};
+use std::{
+    any::Any,
+    time::{Duration, Instant},
+};
 use tokio::sync::watch;
 use tries::First;
 
@@ -251,8 +254,9 @@ impl ProxyHttp for Gateway {
 
     async fn logging(&self, session: &mut Session, _: Option<&Error>, context: &mut Context) {
         if let Some(mut exchange) = context.finish() {
-            exchange.conclude();
-            log_line::log(session, &mut exchange);
+            let ended = Instant::now();
+            exchange.conclude(ended);
+            log_line::log(session, &mut exchange, ended);
         }
     }
 

@@ -73,7 +73,7 @@ impl Exchange {
         request: &mut RequestHeader,
     ) -> Option<Answer> {
         self.hash_key = hash_key::of(&pool.spec().balance, self, request);
-        self.kept = super::sticky::Kept::of(pool, request, self.time);
+        self.kept = super::sticky::Kept::of(pool, request);
         self.pool = Some(pool.clone());
         match pool.spec().protocol {
             BackendProtocol::Http1 => None,
