@@ -88,7 +88,9 @@ pub(super) async fn prepare(
     let rechunk = match context.filter_response(session.req_header(), response).await? {
         Filtered::Passed { rechunk } => rechunk,
         Filtered::Replaced(answer) if switches => return context.end_with(answer),
-        Filtered::Replaced(answer) => return context.answer_instead(session, answer).await,
+        Filtered::Replaced(answer) => {
+            return Box::pin(context.answer_instead(session, answer)).await;
+        }
     };
     if switches {
         context.link.set_upgraded();

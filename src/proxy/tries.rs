@@ -73,7 +73,7 @@ impl Exchange {
                 First::Picked
             }
             Picked::Nothing => First::none(Reason::NoHealthyBackend),
-            Picked::Busy => self.wait(pool, session).await,
+            Picked::Busy => Box::pin(self.wait(pool, session)).await,
         }
     }
 
@@ -92,12 +92,11 @@ impl Exchange {
     /// Tells a client that waits for a 100 to send its body where the backends speak HTTP/2: nothing is
     /// heard of a 100 of theirs.
     async fn invite_body(&mut self, session: &mut Session) -> Result<()> {
-        let http2 = self.protocol(session.req_header()) != BackendProtocol::Http1;
-        if !http2 || !self.expects_continue {
+        if !self.expects_continue || self.protocol(session.req_header()) == BackendProtocol::Http1 {
             return Ok(());
         }
         session.req_header_mut().remove_header(&header::EXPECT);
-        session.as_downstream_mut().write_continue_response().await?;
+        Box::pin(session.as_downstream_mut().write_continue_response()).await?;
         self.link.set_waiting_to_continue(false);
         self.expects_continue = false;
         session.set_close_on_response_before_downstream_finish(false);
