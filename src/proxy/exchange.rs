@@ -4,6 +4,7 @@ use super::{
     Link, Reason,
     answer::{self, Form},
     client::HTTP,
+    field::is_there,
     filters::Filtering,
     nominated,
 };
@@ -257,7 +258,9 @@ impl Exchange {
     /// not want to change ignores the offer (RFC 9110 section 7.8).
     pub(super) fn decline_upgrade(&mut self, request: &mut RequestHeader) {
         self.upgrade = false;
-        request.remove_header(&header::UPGRADE);
+        if is_there(&request.headers, &header::UPGRADE) {
+            request.remove_header(&header::UPGRADE);
+        }
     }
 
     /// Keeps what the exchange is logged with if it is given up.
@@ -359,19 +362,21 @@ impl Exchange {
 /// so a request with half of this must not keep it. A client that has several protocols to offer is
 /// served without.
 fn offers_upgrade(request: &RequestHeader) -> bool {
-    let mut offers = request.headers.get_all(header::UPGRADE).iter();
-    if offers.next().is_none() || offers.next().is_some() {
+    if !is_there(&request.headers, &header::UPGRADE) {
         return false;
     }
-    request.version == Version::HTTP_11 && nominated::lists(&request.headers, "upgrade")
+    let offers = request.headers.get_all(header::UPGRADE).iter().count();
+    offers == 1
+        && request.version == Version::HTTP_11
+        && nominated::lists(&request.headers, "upgrade")
 }
 
 /// Whether a client waits for a 100. No other expectation has a meaning, and silence after one is a
 /// body that does not come.
 fn expects_continue(request: &RequestHeader) -> bool {
-    let mut expected = request.headers.get_all(header::EXPECT).into_iter().peekable();
     let is_continue = |value: &HeaderValue| value.as_bytes().eq_ignore_ascii_case(b"100-continue");
-    expected.peek().is_some() && expected.all(is_continue)
+    is_there(&request.headers, &header::EXPECT)
+        && request.headers.get_all(header::EXPECT).into_iter().all(is_continue)
 }
 
 /// A client at fault may be out of step with us; a backend's or a filter's fault says nothing of the

@@ -1,10 +1,16 @@
-//! Fields that we set on every message.
+//! Fields that we look for or set on every message.
 
-use http::{HeaderName, HeaderValue};
+use http::{HeaderMap, HeaderName, HeaderValue};
 use pingora::{
     Result,
     http::{RequestHeader, ResponseHeader},
 };
+
+/// Whether a field is there. Where it mostly is not, looking through the few names of a message costs less
+/// than finding that out by the name's hash.
+pub(super) fn is_there(headers: &HeaderMap, name: &HeaderName) -> bool {
+    headers.keys().any(|other| other == name)
+}
 
 /// A field in the two forms in which it is needed: by its name, it is found without being parsed. As a
 /// text it is set, as Pingora keeps the spelling of a name beside it, and copies it from a name but

@@ -34,10 +34,13 @@ pub(super) fn prepare(
         request.set_raw_path(target.as_bytes())?;
     }
     remove_ambiguous_names(request);
-    set_forwarded(request, context)?;
-    set_client_certificate(request, context)?;
+    let host = request.headers.get(header::HOST).cloned();
+    let named = host.is_some();
+    let claims = may_claim(request);
+    set_forwarded(request, context, host, claims)?;
+    set_client_certificate(request, context, claims)?;
     X_REQUEST_ID.set(request, context.request_id.clone())?;
-    set_host(request, context)
+    set_host(request, context, named)
 }
 
 /// From HTTP/2 to HTTP/2, `te: trailers` is about the message, not the connection, and gRPC does not
@@ -60,16 +63,27 @@ fn keep_upgrade(client: &RequestHeader, request: &mut RequestHeader) -> Result<(
 /// `X_Forwarded_For` and `X-Forwarded-For` are the same to many a backend (CGI maps both to one
 /// name), so fields with underscores could smuggle what we replace. nginx drops them as well.
 fn remove_ambiguous_names(request: &mut RequestHeader) {
-    let ambiguous: Vec<HeaderName> =
-        request.headers.keys().filter(|name| name.as_str().contains('_')).cloned().collect();
+    let is_ambiguous = |name: &&HeaderName| name.as_str().bytes().any(|byte| byte == b'_');
+    let ambiguous: Vec<HeaderName> = request.headers.keys().filter(is_ambiguous).cloned().collect();
     for name in ambiguous {
         request.remove_header(&name);
     }
 }
 
-fn set_forwarded(request: &mut RequestHeader, context: &Context) -> Result<()> {
+/// Whether one of the fields that we say something in may be there already. Most requests have nothing
+/// of the kind, and then none of them has to be looked for.
+fn may_claim(request: &RequestHeader) -> bool {
+    request.headers.keys().any(|name| name.as_str().starts_with("x-") || name == header::FORWARDED)
+}
+
+/// `host` is the request's, and `claims` says whether one of these fields may be there.
+fn set_forwarded(
+    request: &mut RequestHeader,
+    context: &Context,
+    host: Option<HeaderValue>,
+    claims: bool,
+) -> Result<()> {
     let trusted = context.from_trusted;
-    let host = request.headers.get(header::HOST).cloned();
     match context.link.client_value() {
         Some(peer) if trusted => {
             let list = appended(request, peer);
@@ -86,17 +100,20 @@ fn set_forwarded(request: &mut RequestHeader, context: &Context) -> Result<()> {
         (Some(client), _) => X_REAL_IP.set(request, address_value(client))?,
         (None, _) => drop(request.remove_header(&X_REAL_IP.name)),
     }
-    if !trusted {
+    if claims && !trusted {
         // An untrusted client's word on any of these is worth nothing.
         request.remove_header(&header::FORWARDED);
         request.remove_header(&X_FORWARDED_PROTO.name);
         request.remove_header(&X_FORWARDED_HOST.name);
     }
-    if !request.headers.contains_key(&X_FORWARDED_PROTO.name) {
+    let has = |request: &RequestHeader, field: &Field| {
+        claims && request.headers.contains_key(&field.name)
+    };
+    if !has(request, &X_FORWARDED_PROTO) {
         let scheme = HeaderValue::from_static(context.scheme);
         X_FORWARDED_PROTO.set(request, scheme)?;
     }
-    if let Some(host) = host.filter(|_| !request.headers.contains_key(&X_FORWARDED_HOST.name)) {
+    if let Some(host) = host.filter(|_| !has(request, &X_FORWARDED_HOST)) {
         X_FORWARDED_HOST.set(request, host)?;
     }
     Ok(())
@@ -104,9 +121,15 @@ fn set_forwarded(request: &mut RequestHeader, context: &Context) -> Result<()> {
 
 /// Says who the client is by the certificate that it showed. Nobody else may say so, a trusted proxy
 /// neither: one that does not know these fields passes on what its clients make up.
-fn set_client_certificate(request: &mut RequestHeader, context: &Context) -> Result<()> {
-    for name in [X_CLIENT_CERT_VERIFIED, X_CLIENT_CERT_SUBJECT, X_CLIENT_CERT_SAN] {
-        request.remove_header(&name);
+fn set_client_certificate(
+    request: &mut RequestHeader,
+    context: &Context,
+    claims: bool,
+) -> Result<()> {
+    if claims {
+        for name in [X_CLIENT_CERT_VERIFIED, X_CLIENT_CERT_SUBJECT, X_CLIENT_CERT_SAN] {
+            request.remove_header(&name);
+        }
     }
     let Some(client) = context.link.tls().and_then(|tls| tls.client.as_ref()) else {
         return Ok(());
@@ -132,15 +155,14 @@ fn appended(request: &RequestHeader, peer: &HeaderValue) -> Vec<u8> {
     list
 }
 
-fn set_host(request: &mut RequestHeader, context: &Context) -> Result<()> {
+/// `named` says whether the request has a `Host`.
+fn set_host(request: &mut RequestHeader, context: &Context, named: bool) -> Result<()> {
     if let Some(host) = context.host_header() {
         return request.insert_header(header::HOST, host);
     }
     // HTTP/1.0 clients may send none, but a backend that we ask in HTTP/1.1 must get one.
     match context.backend() {
-        Some(member) if !request.headers.contains_key(header::HOST) => {
-            request.insert_header(header::HOST, member.authority())
-        }
+        Some(member) if !named => request.insert_header(header::HOST, member.authority()),
         _ => Ok(()),
     }
 }

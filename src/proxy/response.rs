@@ -1,6 +1,12 @@
 //! What a client gets that the backend did not say, and what it does not get.
 
-use super::{answer::X_REQUEST_ID, exchange::Context, field::Field, filters::Filtered, nominated};
+use super::{
+    answer::X_REQUEST_ID,
+    exchange::Context,
+    field::{Field, is_there},
+    filters::Filtered,
+    nominated,
+};
 use http::{HeaderName, HeaderValue, Method, StatusCode, Version, header};
 use pingora::{Error, ErrorType, Result, http::ResponseHeader};
 use pingora_proxy::Session;
@@ -29,9 +35,7 @@ pub(super) fn accept(
         }
         return Ok(());
     }
-    let encoding = response.headers.get_all(header::TRANSFER_ENCODING).into_iter();
-    let mut codings = encoding.flat_map(|value| value.as_bytes().split(|byte| *byte == b','));
-    if !codings.all(|coding| coding.trim_ascii().eq_ignore_ascii_case(b"chunked")) {
+    if is_there(&response.headers, &header::TRANSFER_ENCODING) && !is_chunked(response) {
         return malformed("an unknown transfer coding");
     }
     if !has_one_length(response) {
@@ -43,6 +47,13 @@ pub(super) fn accept(
         return Err(Error::explain(status, "asks for a retry").into_up());
     }
     Ok(())
+}
+
+/// Whether a response is in chunks and in no other coding.
+fn is_chunked(response: &ResponseHeader) -> bool {
+    let encoding = response.headers.get_all(header::TRANSFER_ENCODING).into_iter();
+    let mut codings = encoding.flat_map(|value| value.as_bytes().split(|byte| *byte == b','));
+    codings.all(|coding| coding.trim_ascii().eq_ignore_ascii_case(b"chunked"))
 }
 
 /// Whether a response has one length or none. One that says it twice, even if it says the same, was put
@@ -108,7 +119,9 @@ fn remove_hop_by_hop(response: &mut ResponseHeader) {
         response.remove_header(&name);
     }
     for name in [header::CONNECTION, header::UPGRADE, KEEP_ALIVE, PROXY_CONNECTION] {
-        response.remove_header(&name);
+        if is_there(&response.headers, &name) {
+            response.remove_header(&name);
+        }
     }
 }
 
@@ -125,7 +138,8 @@ fn frame(session: &mut Session, response: &mut ResponseHeader, rechunk: bool) ->
             session.set_keepalive(None);
         }
     }
-    if session.is_upgrade_req() {
+    let upgrade = is_there(&session.req_header().headers, &header::UPGRADE);
+    if upgrade && session.is_upgrade_req() {
         session.set_keepalive(None);
     }
     Ok(())
