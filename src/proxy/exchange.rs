@@ -4,7 +4,7 @@ use super::{
     Link, Reason,
     answer::{self, Form},
     client::HTTP,
-    field::is_there,
+    field::{self, is_there},
     filters::Filtering,
     nominated,
 };
@@ -244,6 +244,7 @@ impl Exchange {
         session.set_close_on_response_before_downstream_finish(self.expects_continue);
         session.set_total_drain_timeout(Some(DRAIN));
         nominated::strip(session.req_header_mut());
+        field::forget_spelling(session.req_header_mut());
     }
 
     /// Sees whether the request asks for another protocol. An offer that is none is removed.
