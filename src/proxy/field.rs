@@ -1,6 +1,6 @@
 //! Fields that we look for or set on every message.
 
-use http::{HeaderMap, HeaderName, HeaderValue, Request};
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Response};
 use pingora::{
     Result,
     http::{RequestHeader, ResponseHeader},
@@ -23,6 +23,24 @@ pub(super) fn change(
     change(&mut parts.headers);
     *request = RequestHeader::from(parts);
     target.map_or(Ok(()), |target| request.set_raw_path(&target))
+}
+
+/// The same for a response.
+///
+/// # Errors
+/// When its reason phrase, if it has one of its own, is none.
+pub(super) fn change_answer(
+    response: &mut ResponseHeader,
+    change: impl FnOnce(&mut HeaderMap),
+) -> Result<()> {
+    let usual = response.status.canonical_reason();
+    let phrase = response.get_reason_phrase().filter(|phrase| Some(*phrase) != usual);
+    let phrase = phrase.map(str::to_owned);
+    let nothing = ResponseHeader::from(Response::new(()).into_parts().0);
+    let mut parts = http::response::Parts::from(std::mem::replace(response, nothing));
+    change(&mut parts.headers);
+    *response = ResponseHeader::from(parts);
+    phrase.map_or(Ok(()), |phrase| response.set_reason_phrase(Some(&phrase)))
 }
 
 /// Whether the target of a request is what its URI says, as it is in all requests that we take.
