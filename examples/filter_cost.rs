@@ -8,6 +8,8 @@
 //!
 //! With arguments it is a balancer that has these filters.
 
+#[path = "../src/allocator.rs"]
+mod allocator;
 mod measuring;
 
 use measuring::{
@@ -20,7 +22,7 @@ use std::{env, error, fs, net::SocketAddr, path::Path, process::ExitCode};
 
 /// The allocator of the shipped binary.
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: allocator::Allocator = allocator::Allocator;
 
 const ROUNDS: usize = 9;
 /// How long a balancer has the load, in seconds.

@@ -13,9 +13,9 @@
 /// ```
 pub fn host_without_port(authority: &str) -> &str {
     let end = if authority.starts_with('[') {
-        authority.find(']').map(|bracket| bracket + 1)
+        memchr::memchr(b']', authority.as_bytes()).map(|bracket| bracket + 1)
     } else {
-        authority.find(':')
+        memchr::memchr(b':', authority.as_bytes())
     };
     let host = end.map_or(authority, |end| &authority[..end]);
     host.strip_suffix('.').unwrap_or(host)

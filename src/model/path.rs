@@ -44,6 +44,9 @@ pub fn normal_path(path: &str) -> Result<Cow<'_, str>, PathError> {
     if !path.starts_with('/') {
         return Err(PathError::NotAbsolute);
     }
+    if memchr::memchr3(0, b'%', b'.', path.as_bytes()).is_none() {
+        return Ok(Cow::Borrowed(path));
+    }
     if has_nul(path) {
         return Err(PathError::Nul);
     }
@@ -63,7 +66,8 @@ pub fn normal_path(path: &str) -> Result<Cow<'_, str>, PathError> {
 /// assert_eq!(single_slashes("//a///b/"), "/a/b/");
 /// ```
 pub fn single_slashes(path: &str) -> Cow<'_, str> {
-    if memchr::memmem::find(path.as_bytes(), b"//").is_none() {
+    // Paths are short: preparing a search for two bytes would cost more than this.
+    if !path.as_bytes().windows(2).any(|pair| pair == b"//") {
         return Cow::Borrowed(path);
     }
     let mut single = String::with_capacity(path.len());

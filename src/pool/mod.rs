@@ -57,6 +57,7 @@ use roster::Roster;
 use std::{
     collections::HashMap,
     sync::{Arc, Mutex, PoisonError, Weak},
+    time::Instant,
 };
 use tokio::sync::{Notify, watch};
 
@@ -245,6 +246,11 @@ impl Pool {
         self.clock.now()
     }
 
+    /// A moment of the system's clock on that clock.
+    pub fn time(&self, instant: Instant) -> Time {
+        self.clock.time(instant)
+    }
+
     /// Makes and reads what clients stay with a backend by.
     pub fn tickets(&self) -> &Tickets {
         &self.tickets
@@ -256,17 +262,17 @@ impl Pool {
     }
 
     /// Picks a backend.
-    pub fn pick(&self, wanted: &Wanted<'_>) -> Picked {
-        self.core.pick(wanted, self.clock.now(), &mut rand::rng())
+    pub fn pick(&self, wanted: &Wanted<'_>, now: Time) -> Picked {
+        self.core.pick(wanted, now, &mut rand::rng())
     }
 
     /// Takes in how a request ended on a backend, in the try with this number; the first is 1.
-    pub fn report(&self, member: &Member, outcome: Outcome, try_number: u32) {
+    pub fn report(&self, member: &Member, outcome: Outcome, try_number: u32, now: Time) {
         member.state().traffic().count(outcome);
         if try_number > 1 {
             self.core.traffic().count_retry(outcome);
         }
-        if self.core.report(member, outcome, self.clock.now()) {
+        if self.core.report(member, outcome, now) {
             self.ejected.notify_one();
         }
     }

@@ -49,7 +49,13 @@ impl Clock {
 
     /// The present moment.
     pub fn now(&self) -> Time {
-        Time(u64::try_from(self.0.elapsed().as_nanos()).unwrap_or(u64::MAX))
+        self.time(Instant::now())
+    }
+
+    /// What this clock shows when the system's shows `instant`.
+    pub fn time(&self, instant: Instant) -> Time {
+        let elapsed = instant.saturating_duration_since(self.0);
+        Time(u64::try_from(elapsed.as_nanos()).unwrap_or(u64::MAX))
     }
 
     /// The moment as the system's clock has it.

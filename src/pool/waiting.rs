@@ -65,7 +65,7 @@ impl Pool {
                 return Waited::Moved(place, successor);
             }
             if looks {
-                match self.pick(&Wanted { place: Some(&place), ..*wanted }) {
+                match self.pick(&Wanted { place: Some(&place), ..*wanted }, self.now()) {
                     Picked::Lease(lease) => return Waited::Lease(lease),
                     Picked::Nothing => return Waited::Nothing,
                     Picked::Busy => {}
@@ -100,7 +100,7 @@ impl Pool {
         }
         // Picked before it is paid for: there may be nobody with room.
         let wanted = Wanted { key, kept: None, tried, place: None };
-        match self.pick(&wanted) {
+        match self.pick(&wanted, now) {
             Picked::Lease(lease) if self.core().spend_retry(now) => Ok(lease),
             Picked::Lease(_) => {
                 self.core().traffic().count_forgone(Forgone::BudgetExhausted);

@@ -64,9 +64,10 @@ pub(super) fn is_request_id(value: &HeaderValue) -> bool {
 /// A new request id: 128 random bits in hexadecimal.
 pub(super) fn new_request_id() -> HeaderValue {
     const DIGITS: &[u8; 16] = b"0123456789abcdef";
-    let bits: [u8; 16] = rand::random();
+    // One number is two draws, where an array would be one for each byte.
+    let bits: u128 = rand::random();
     let mut text = [0; 32];
-    for (pair, byte) in text.chunks_exact_mut(2).zip(bits) {
+    for (pair, byte) in text.chunks_exact_mut(2).zip(bits.to_be_bytes()) {
         pair[0] = DIGITS[usize::from(byte >> 4)];
         pair[1] = DIGITS[usize::from(byte & 15)];
     }

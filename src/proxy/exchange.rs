@@ -4,6 +4,7 @@ use super::{
     Link, Reason,
     answer::{self, Form},
     client::HTTP,
+    field::{self, is_there},
     filters::Filtering,
     nominated,
 };
@@ -24,7 +25,7 @@ use std::{
     ops::{Deref, DerefMut},
     os::fd::RawFd,
     sync::{Arc, Mutex, PoisonError},
-    time::{Duration, Instant, SystemTime},
+    time::{Duration, Instant},
 };
 
 /// How long the rest of a body is read after its request was answered.
@@ -46,9 +47,8 @@ pub struct Exchange {
     pub(super) link: Arc<Link>,
     pub(super) snapshot: Arc<Snapshot>,
     pub(super) body: RequestBody,
-    /// When its first byte was seen, on both clocks.
+    /// When its first byte was seen.
     pub(super) began: Instant,
-    pub(super) time: SystemTime,
     /// When the head was whole.
     pub(super) received: Instant,
     /// Index into the snapshot's routes.
@@ -128,22 +128,19 @@ pub(super) struct Sketch {
 }
 
 impl Exchange {
-    /// A request whose head arrived over `link` just now. Its first byte was seen when it `began`.
+    /// A request whose head arrived over `link`, all of it at once, when it `began`.
     pub fn new(
         link: Arc<Link>,
         snapshot: Arc<Snapshot>,
         body: RequestBody,
         began: Instant,
     ) -> Self {
-        let now = Instant::now();
-        let arrival = now.saturating_duration_since(began);
         Self {
             link,
             snapshot,
             body,
             began,
-            time: SystemTime::now().checked_sub(arrival).unwrap_or(SystemTime::UNIX_EPOCH),
-            received: now,
+            received: began,
             route: None,
             route_deadline: None,
             pool: None,
@@ -164,7 +161,7 @@ impl Exchange {
             replay: Replay::Unused,
             retry_status: false,
             reported: false,
-            try_began: now,
+            try_began: began,
             descriptor: None,
             body_passed_on: None,
             connect_time: None,
@@ -176,6 +173,12 @@ impl Exchange {
             filtering: Filtering::default(),
             sketch: None,
         }
+    }
+
+    /// The same if its head was whole only at `received`.
+    #[must_use]
+    pub fn received_at(self, received: Instant) -> Self {
+        Self { received, ..self }
     }
 
     /// The request's id.
@@ -241,6 +244,7 @@ impl Exchange {
         session.set_close_on_response_before_downstream_finish(self.expects_continue);
         session.set_total_drain_timeout(Some(DRAIN));
         nominated::strip(session.req_header_mut());
+        field::forget_spelling(session.req_header_mut());
     }
 
     /// Sees whether the request asks for another protocol. An offer that is none is removed.
@@ -255,7 +259,9 @@ impl Exchange {
     /// not want to change ignores the offer (RFC 9110 section 7.8).
     pub(super) fn decline_upgrade(&mut self, request: &mut RequestHeader) {
         self.upgrade = false;
-        request.remove_header(&header::UPGRADE);
+        if is_there(&request.headers, &header::UPGRADE) {
+            request.remove_header(&header::UPGRADE);
+        }
     }
 
     /// Keeps what the exchange is logged with if it is given up.
@@ -266,23 +272,24 @@ impl Exchange {
     }
 
     /// Tells the pool how the present try ended, once.
-    pub(super) fn report(&mut self, outcome: Outcome) {
+    pub(super) fn report(&mut self, outcome: Outcome, now: Instant) {
         if let (Some(pool), Some(lease), false) = (&self.pool, &self.lease, self.reported) {
-            pool.report(lease, outcome, self.tries);
+            pool.report(lease, outcome, self.tries, pool.time(now));
             self.reported = true;
         }
     }
 
     /// Tells the pool how the last try ended, if it has not heard yet. A backend that answered did
     /// its part even if the client left before the end.
-    pub(super) fn conclude(&mut self) {
+    pub(super) fn conclude(&mut self, now: Instant) {
         let answered = self.upstream_time.map(|first_byte| Outcome::Success { first_byte });
-        self.report(answered.unwrap_or(Outcome::Unknown));
+        self.report(answered.unwrap_or(Outcome::Unknown), now);
     }
 
     /// Tells the pool that the present try failed by the backend's fault.
     pub(super) fn report_failure(&mut self) {
-        self.report(Outcome::Failure { took: self.try_began.elapsed() });
+        let now = Instant::now();
+        self.report(Outcome::Failure { took: now.duration_since(self.try_began) }, now);
     }
 
     /// Tells the pool of a try that was given up with its exchange: it failed by the backend's fault, or
@@ -291,7 +298,7 @@ impl Exchange {
         if self.is_backend_to_blame() {
             self.report_failure();
         } else {
-            self.report(Outcome::Unknown);
+            self.report(Outcome::Unknown, Instant::now());
         }
     }
 
@@ -356,19 +363,21 @@ impl Exchange {
 /// so a request with half of this must not keep it. A client that has several protocols to offer is
 /// served without.
 fn offers_upgrade(request: &RequestHeader) -> bool {
-    let mut offers = request.headers.get_all(header::UPGRADE).iter();
-    if offers.next().is_none() || offers.next().is_some() {
+    if !is_there(&request.headers, &header::UPGRADE) {
         return false;
     }
-    request.version == Version::HTTP_11 && nominated::lists(&request.headers, "upgrade")
+    let offers = request.headers.get_all(header::UPGRADE).iter().count();
+    offers == 1
+        && request.version == Version::HTTP_11
+        && nominated::lists(&request.headers, "upgrade")
 }
 
 /// Whether a client waits for a 100. No other expectation has a meaning, and silence after one is a
 /// body that does not come.
 fn expects_continue(request: &RequestHeader) -> bool {
-    let mut expected = request.headers.get_all(header::EXPECT).into_iter().peekable();
     let is_continue = |value: &HeaderValue| value.as_bytes().eq_ignore_ascii_case(b"100-continue");
-    expected.peek().is_some() && expected.all(is_continue)
+    is_there(&request.headers, &header::EXPECT)
+        && request.headers.get_all(header::EXPECT).into_iter().all(is_continue)
 }
 
 /// A client at fault may be out of step with us; a backend's or a filter's fault says nothing of the

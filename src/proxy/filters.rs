@@ -1,4 +1,7 @@
 //! A request and its filters: what each hook is given, and what comes of it.
+//!
+//! Running a chain is a future of its own on the heap: inside of those of Pingora's hooks, requests
+//! without filters would have the room for it made and copied as well.
 
 use super::{
     Exchange, Link, RequestBody,
@@ -126,7 +129,7 @@ impl Exchange {
         }
         let link = self.link.clone();
         let Some(mut passage) = self.passage() else { return Ok(None) };
-        let stop = passage.request(&mut Arriving { session, link: &link }).await;
+        let stop = Box::pin(passage.request(&mut Arriving { session, link: &link })).await;
         self.report_mishaps();
         if session.as_mut().is_body_done() {
             self.body = RequestBody::Whole;
@@ -153,7 +156,7 @@ impl Exchange {
         end: bool,
     ) -> Result<()> {
         let Some(mut passage) = self.passage() else { return Ok(()) };
-        let stop = passage.request_body(body, end).await;
+        let stop = Box::pin(passage.request_body(body, end)).await;
         self.stop(stop)
     }
 
@@ -165,7 +168,7 @@ impl Exchange {
         head: &mut RequestHeader,
     ) -> Result<()> {
         let Some(mut passage) = self.passage() else { return Ok(()) };
-        let stop = passage.upstream_request(asked, head).await;
+        let stop = Box::pin(passage.upstream_request(asked, head)).await;
         self.stop(stop)
     }
 
@@ -178,7 +181,7 @@ impl Exchange {
         let Some(mut passage) = self.passage() else {
             return Ok(Filtered::Passed { rechunk: false });
         };
-        let stop = passage.response(request, head, None).await;
+        let stop = Box::pin(passage.response(request, head, None)).await;
         let rechunk = passage.changes_response();
         self.report_mishaps();
         match stop {

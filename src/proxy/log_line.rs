@@ -13,13 +13,14 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-/// Logs an exchange that Pingora saw to its end.
-pub(super) fn log(session: &Session, exchange: &mut Exchange) {
+/// Logs an exchange that Pingora saw to its end, which was just now.
+pub(super) fn log(session: &Session, exchange: &mut Exchange, ended: Instant) {
     let request = session.req_header();
     let status = status(session, exchange);
     let (bytes_in, bytes_out) =
         (session.body_bytes_read() as u64, session.body_bytes_sent() as u64);
-    let ending = Ending { status, bytes_in, bytes_out, duration: exchange.began.elapsed() };
+    let duration = ended.duration_since(exchange.began);
+    let ending = Ending { status, bytes_in, bytes_out, duration };
     exchange.filter_log(Some(request), &ending);
     count(exchange, request.method.as_str(), &ending);
     let Some(access_log) = &exchange.snapshot.access_log else { return };
@@ -72,14 +73,15 @@ pub fn log_abandoned(exchange: &mut Exchange, reason: Reason) {
     if exchange.upstream_time.is_none() {
         exchange.report_given_up();
     }
-    exchange.conclude();
+    let ended = Instant::now();
+    exchange.conclude(ended);
     let id = exchange.request_id.to_str().unwrap_or("-");
     log::warn!("request {id}: {} after {} tries", reason.as_str(), exchange.tries);
     let status = exchange.own_status.unwrap_or(reason.status());
     let sketch = exchange.sketch.take();
     let head = sketch.as_ref().and_then(|sketch| sketch.head.as_deref());
     let bytes_out = exchange.own_bytes;
-    let duration = exchange.began.elapsed();
+    let duration = ended.duration_since(exchange.began);
     let ending = Ending { status, bytes_in: 0, bytes_out, duration };
     exchange.filter_log(head, &ending);
     exchange.sketch = sketch;
@@ -97,7 +99,7 @@ pub fn log_abandoned(exchange: &mut Exchange, reason: Reason) {
 
 fn record<'a>(exchange: &'a Exchange, ending: &Ending) -> AccessRecord<'a> {
     AccessRecord {
-        time: exchange.time,
+        time: began(ending.duration),
         duration: ending.duration,
         queue: exchange.queue_time,
         connect: exchange.connect_time,
@@ -116,6 +118,11 @@ fn record<'a>(exchange: &'a Exchange, ending: &Ending) -> AccessRecord<'a> {
             &exchange.request_id,
         )
     }
+}
+
+/// When what has taken so long up to now began.
+fn began(duration: Duration) -> SystemTime {
+    SystemTime::now().checked_sub(duration).unwrap_or(SystemTime::UNIX_EPOCH)
 }
 
 fn protocol(version: http::Version) -> &'static str {
@@ -185,7 +192,7 @@ pub fn log_refused(snapshot: &Snapshot, refused: &Refused<'_>) -> HeaderValue {
     if let Some(access_log) = &snapshot.access_log {
         let listener = snapshot.listeners[refused.listener].name.as_str();
         access_log.log(&AccessRecord {
-            time: SystemTime::now().checked_sub(duration).unwrap_or(SystemTime::UNIX_EPOCH),
+            time: began(duration),
             method: refused.method,
             path: refused.target,
             duration,

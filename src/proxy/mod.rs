@@ -45,7 +45,10 @@ use pingora::{
     upstreams::peer::HttpPeer,
 };
 use pingora_proxy::{FailToProxy, ProxyHttp, ProxyWarnLogContext, Session};
-use std::{any::Any, time::Duration};
+use std::{
+    any::Any,
+    time::{Duration, Instant},
+};
 use tokio::sync::watch;
 use tries::First;
 
@@ -67,6 +70,8 @@ impl Gateway {
     }
 }
 
+/// Each hook is a future that Pingora has on the heap, so what few requests need is one of its own there:
+/// most are served without the room for it.
 #[async_trait]
 impl ProxyHttp for Gateway {
     type CTX = Context;
@@ -103,7 +108,7 @@ impl ProxyHttp for Gateway {
 
     async fn request_filter(&self, session: &mut Session, context: &mut Context) -> Result<bool> {
         let Some(answer) = context.route(session).await? else { return Ok(false) };
-        context.answer(session, answer).await?;
+        Box::pin(context.answer(session, answer)).await?;
         Ok(true)
     }
 
@@ -115,7 +120,7 @@ impl ProxyHttp for Gateway {
         match context.pick_first(session).await {
             First::Picked => Ok(true),
             First::None(answer) => {
-                context.answer(session, answer).await?;
+                Box::pin(context.answer(session, answer)).await?;
                 Ok(false)
             }
             First::ClientGone => {
@@ -251,8 +256,9 @@ impl ProxyHttp for Gateway {
 
     async fn logging(&self, session: &mut Session, _: Option<&Error>, context: &mut Context) {
         if let Some(mut exchange) = context.finish() {
-            exchange.conclude();
-            log_line::log(session, &mut exchange);
+            let ended = Instant::now();
+            exchange.conclude(ended);
+            log_line::log(session, &mut exchange, ended);
         }
     }
 

@@ -1,5 +1,6 @@
 //! `Connection`: what it says of the connection, and the fields that it says concern nobody else.
 
+use super::field::is_there;
 use http::{HeaderMap, HeaderName, header};
 use pingora::http::RequestHeader;
 
@@ -9,6 +10,18 @@ const OPTIONS: [&str; 3] = ["close", "keep-alive", "upgrade"];
 const ESSENTIAL: [HeaderName; 3] =
     [header::HOST, header::CONTENT_LENGTH, header::TRANSFER_ENCODING];
 
+/// Whether `Connection` names no field and says nothing twice, as in most messages.
+fn is_plain(headers: &HeaderMap) -> bool {
+    if !is_there(headers, &header::CONNECTION) {
+        return true;
+    }
+    let mut values = headers.get_all(header::CONNECTION).into_iter();
+    match (values.next(), values.next()) {
+        (Some(only), None) => is_option(only.as_bytes()),
+        (first, _) => first.is_none(),
+    }
+}
+
 /// Whether `Connection` has this option.
 pub(super) fn lists(headers: &HeaderMap, option: &str) -> bool {
     tokens(headers).any(|token| token.eq_ignore_ascii_case(option.as_bytes()))
@@ -16,6 +29,9 @@ pub(super) fn lists(headers: &HeaderMap, option: &str) -> bool {
 
 /// The fields that `Connection` names. In most messages there are none.
 pub(super) fn fields(headers: &HeaderMap) -> Vec<HeaderName> {
+    if is_plain(headers) {
+        return Vec::new();
+    }
     let others = tokens(headers).filter(|token| !is_option(token));
     let names = others.filter_map(|token| HeaderName::from_bytes(token).ok());
     names.filter(|name| !ESSENTIAL.contains(name)).collect()
@@ -25,13 +41,7 @@ pub(super) fn fields(headers: &HeaderMap) -> Vec<HeaderName> {
 /// option once. Pingora refuses a request whose `Connection` says much, or names what it holds dear,
 /// when a backend has been connected already.
 pub(super) fn strip(request: &mut RequestHeader) {
-    let mut values = request.headers.get_all(header::CONNECTION).into_iter();
-    let is_plain = match (values.next(), values.next()) {
-        (None, _) => true,
-        (Some(only), None) => is_option(only.as_bytes()),
-        _ => false,
-    };
-    if is_plain {
+    if is_plain(&request.headers) {
         return;
     }
     let named = fields(&request.headers);

@@ -1,13 +1,21 @@
 //! What a client gets that the backend did not say, and what it does not get.
 
-use super::{answer::X_REQUEST_ID, exchange::Context, field::Field, filters::Filtered, nominated};
-use http::{HeaderName, HeaderValue, Method, StatusCode, Version, header};
+use super::{
+    answer::X_REQUEST_ID,
+    exchange::Context,
+    field::{self, Field, is_there},
+    filters::Filtered,
+    nominated,
+};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version, header};
 use pingora::{Error, ErrorType, Result, http::ResponseHeader};
 use pingora_proxy::Session;
 
 const X_BACKEND_SERVER: Field = Field::new("x-backend-server");
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const CHUNKED: HeaderValue = HeaderValue::from_static("chunked");
+/// How many fields every response gets: ours, and the `Connection` that Pingora sets.
+const ALWAYS: usize = 3;
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
 
 /// Takes in a response as it comes from the backend. The error ends the try: the response is none, or
@@ -29,9 +37,7 @@ pub(super) fn accept(
         }
         return Ok(());
     }
-    let encoding = response.headers.get_all(header::TRANSFER_ENCODING).into_iter();
-    let mut codings = encoding.flat_map(|value| value.as_bytes().split(|byte| *byte == b','));
-    if !codings.all(|coding| coding.trim_ascii().eq_ignore_ascii_case(b"chunked")) {
+    if is_there(&response.headers, &header::TRANSFER_ENCODING) && !is_chunked(response) {
         return malformed("an unknown transfer coding");
     }
     if !has_one_length(response) {
@@ -43,6 +49,13 @@ pub(super) fn accept(
         return Err(Error::explain(status, "asks for a retry").into_up());
     }
     Ok(())
+}
+
+/// Whether a response is in chunks and in no other coding.
+fn is_chunked(response: &ResponseHeader) -> bool {
+    let encoding = response.headers.get_all(header::TRANSFER_ENCODING).into_iter();
+    let mut codings = encoding.flat_map(|value| value.as_bytes().split(|byte| *byte == b','));
+    codings.all(|coding| coding.trim_ascii().eq_ignore_ascii_case(b"chunked"))
 }
 
 /// Whether a response has one length or none. One that says it twice, even if it says the same, was put
@@ -74,21 +87,23 @@ pub(super) async fn prepare(
     if !switches {
         // A 1xx passed on before the body was whole has made Pingora give the connection up.
         session.set_keepalive(context.keepalive.filter(|_| !draining));
-        remove_hop_by_hop(response);
     }
+    field::change_answer(response, |headers| {
+        if !switches {
+            remove_hop_by_hop(headers);
+        }
+        headers.reserve(ALWAYS);
+        set_own(headers, context);
+    })?;
     // A backend may speak HTTP/1.0; what we say is HTTP/1.1.
     response.set_version(Version::HTTP_11);
     context.keep_client(response)?;
-    if let (Some(pool), Some(lease)) = (&context.pool, &context.lease)
-        && pool.spec().reveal_backend
-    {
-        X_BACKEND_SERVER.answer(response, lease.name_value().clone())?;
-    }
-    X_REQUEST_ID.answer(response, context.request_id.clone())?;
     let rechunk = match context.filter_response(session.req_header(), response).await? {
         Filtered::Passed { rechunk } => rechunk,
         Filtered::Replaced(answer) if switches => return context.end_with(answer),
-        Filtered::Replaced(answer) => return context.answer_instead(session, answer).await,
+        Filtered::Replaced(answer) => {
+            return Box::pin(context.answer_instead(session, answer)).await;
+        }
     };
     if switches {
         context.link.set_upgraded();
@@ -99,14 +114,26 @@ pub(super) async fn prepare(
     Ok(())
 }
 
+/// Sets the fields that every response of a backend gets.
+fn set_own(headers: &mut HeaderMap, context: &Context) {
+    if let (Some(pool), Some(lease)) = (&context.pool, &context.lease)
+        && pool.spec().reveal_backend
+    {
+        X_BACKEND_SERVER.set(headers, lease.name_value().clone());
+    }
+    X_REQUEST_ID.set(headers, context.request_id.clone());
+}
+
 /// Removes the fields that concern the connection to the backend only. `Transfer-Encoding` stays:
 /// Pingora frames the response by it.
-fn remove_hop_by_hop(response: &mut ResponseHeader) {
-    for name in nominated::fields(&response.headers) {
-        response.remove_header(&name);
+fn remove_hop_by_hop(headers: &mut HeaderMap) {
+    for name in nominated::fields(headers) {
+        headers.remove(&name);
     }
     for name in [header::CONNECTION, header::UPGRADE, KEEP_ALIVE, PROXY_CONNECTION] {
-        response.remove_header(&name);
+        if is_there(headers, &name) {
+            headers.remove(&name);
+        }
     }
 }
 
@@ -123,7 +150,8 @@ fn frame(session: &mut Session, response: &mut ResponseHeader, rechunk: bool) ->
             session.set_keepalive(None);
         }
     }
-    if session.is_upgrade_req() {
+    let upgrade = is_there(&session.req_header().headers, &header::UPGRADE);
+    if upgrade && session.is_upgrade_req() {
         session.set_keepalive(None);
     }
     Ok(())

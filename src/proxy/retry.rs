@@ -13,6 +13,7 @@ use crate::{
 use http::{Method, StatusCode};
 use pingora::{Error, ErrorSource, ErrorType};
 use pingora_proxy::Session;
+use std::time::Instant;
 
 impl Context {
     /// After a connection failed. No byte of the request was sent on it, so any method may go to
@@ -20,7 +21,7 @@ impl Context {
     pub(super) fn after_connect_failure(&mut self, session: &Session, error: &mut Error) {
         if tls::is_wrong_name(error) && self.client_chose_name() {
             // A client could have every backend ejected by asking for hosts that they do not have.
-            self.report(Outcome::Unknown);
+            self.report(Outcome::Unknown, Instant::now());
         } else {
             self.report_failure();
         }
@@ -57,7 +58,7 @@ impl Context {
                 self.replay_on_same(error);
                 return true;
             }
-            self.report(Outcome::Unknown);
+            self.report(Outcome::Unknown, Instant::now());
         } else {
             self.report_failure();
         }

@@ -33,10 +33,9 @@ impl Exchange {
         };
         self.route = Some(index);
         let Route { upgrades, timeout, .. } = &self.snapshot.routes[index];
-        let protocol = request.headers.get(header::UPGRADE);
-        let allowed = protocol.is_some_and(|protocol| upgrades.allow(protocol.as_bytes()));
         let timeout = *timeout;
-        if self.upgrade && !allowed {
+        let allowed = |protocol: &HeaderValue| upgrades.allow(protocol.as_bytes());
+        if self.upgrade && !request.headers.get(header::UPGRADE).is_some_and(allowed) {
             self.decline_upgrade(request);
         }
         self.route_deadline = timeout.map(|timeout| self.received + timeout);
@@ -73,7 +72,7 @@ impl Exchange {
         request: &mut RequestHeader,
     ) -> Option<Answer> {
         self.hash_key = hash_key::of(&pool.spec().balance, self, request);
-        self.kept = super::sticky::Kept::of(pool, request, self.time);
+        self.kept = super::sticky::Kept::of(pool, request);
         self.pool = Some(pool.clone());
         match pool.spec().protocol {
             BackendProtocol::Http1 => None,
@@ -113,12 +112,11 @@ impl Exchange {
         if self.link.tls().is_some() {
             self.scheme = client::HTTPS;
         }
-        if let Some(scheme) =
-            client::forwarded_scheme(&request.headers).filter(|_| self.from_trusted)
-        {
+        let trusted = self.from_trusted.then_some(&request.headers);
+        if let Some(scheme) = trusted.and_then(client::forwarded_scheme) {
             self.scheme = scheme;
         }
-        let given = request.headers.get(&answer::X_REQUEST_ID.name).filter(|_| self.from_trusted);
+        let given = trusted.and_then(|headers| headers.get(&answer::X_REQUEST_ID.name));
         self.request_id = match given {
             Some(id) if client::is_request_id(id) => id.clone(),
             _ => client::new_request_id(),

@@ -31,12 +31,13 @@ fn seconds(time: SystemTime) -> u64 {
 impl Kept {
     /// What the request's cookie says, if the pool has one and it is good: ours, of this pool, and
     /// not too old. Any other is as good as none.
-    pub(super) fn of(pool: &Pool, request: &RequestHeader, now: SystemTime) -> Option<Self> {
+    pub(super) fn of(pool: &Pool, request: &RequestHeader) -> Option<Self> {
         let sticky = pool.spec().sticky.as_ref()?;
         let value = cookie_of(&request.headers, &sticky.cookie)?;
-        let ticket = pool.tickets().read(value, seconds(now))?;
+        let now = seconds(SystemTime::now());
+        let ticket = pool.tickets().read(value, now)?;
         // Renewed on every answer, responses could never be cached; a tenth is close enough.
-        let left = ticket.expires.saturating_sub(seconds(now));
+        let left = ticket.expires.saturating_sub(now);
         let renew = left < sticky.ttl.as_secs().saturating_mul(9) / 10;
         Some(Self { tag: ticket.tag, renew })
     }

@@ -57,14 +57,15 @@ impl Exchange {
     /// and if all have as much as they may, after a wait in the queue.
     pub(super) async fn pick_first(&mut self, session: &mut Session) -> First {
         let Some(pool) = self.pool.clone() else { return First::none(Reason::InternalError) };
-        pool.core().begin_request(pool.now());
+        let now = pool.now();
+        pool.core().begin_request(now);
         if self.invite_body(session).await.is_err() {
             return First::ClientGone;
         }
         let picked = {
             let finder = self.finder(&pool);
             let kept = finder.as_ref().map(|is_it| is_it as Kept<'_>);
-            pool.pick(&self.wanted(kept))
+            pool.pick(&self.wanted(kept), now)
         };
         match picked {
             Picked::Lease(lease) => {
@@ -72,7 +73,7 @@ impl Exchange {
                 First::Picked
             }
             Picked::Nothing => First::none(Reason::NoHealthyBackend),
-            Picked::Busy => self.wait(pool, session).await,
+            Picked::Busy => Box::pin(self.wait(pool, session)).await,
         }
     }
 
@@ -91,12 +92,11 @@ impl Exchange {
     /// Tells a client that waits for a 100 to send its body where the backends speak HTTP/2: nothing is
     /// heard of a 100 of theirs.
     async fn invite_body(&mut self, session: &mut Session) -> Result<()> {
-        let http2 = self.protocol(session.req_header()) != BackendProtocol::Http1;
-        if !http2 || !self.expects_continue {
+        if !self.expects_continue || self.protocol(session.req_header()) == BackendProtocol::Http1 {
             return Ok(());
         }
         session.req_header_mut().remove_header(&header::EXPECT);
-        session.as_downstream_mut().write_continue_response().await?;
+        Box::pin(session.as_downstream_mut().write_continue_response()).await?;
         self.link.set_waiting_to_continue(false);
         self.expects_continue = false;
         session.set_close_on_response_before_downstream_finish(false);
@@ -193,18 +193,19 @@ impl Exchange {
         if pool.spec().protocol == BackendProtocol::Http2 && !http2 {
             return Err(Error::new(NOT_HTTP2).into_up());
         }
-        let read = Instant::now() + pool.spec().timeouts.read;
+        let read = pool.spec().timeouts.read;
         // While the client is sending, it is not the backend's time that passes.
         let backends_turn = self.body == RequestBody::Whole || self.expects_continue;
         let own = self.try_deadline(pool).filter(|_| backends_turn);
         if self.upgrade {
             // There is no descriptor to cut such a try by, so its request is given up with it.
-            let first = self.route_deadline.into_iter().chain(own).chain([read]).min();
+            let first =
+                self.route_deadline.into_iter().chain(own).chain([Instant::now() + read]).min();
             self.link.set_deadline(first);
             return Ok(());
         }
         // Where the whole request is there, Pingora's read timeout is exact and costs us nothing.
-        let read = self.expects_continue.then_some(read);
+        let read = self.expects_continue.then(|| Instant::now() + read);
         // A connection of HTTP/2 has other requests on it.
         let descriptor = self.descriptor.take().filter(|_| !http2);
         self.link.begin_try(descriptor, read.into_iter().chain(own).min());
@@ -241,7 +242,8 @@ impl Exchange {
 
     /// The backend's answer has begun: no deadline of ours holds any more.
     pub(super) fn upstream_answered(&mut self, status: StatusCode) {
-        let first_byte = self.try_began.elapsed();
+        let now = Instant::now();
+        let first_byte = now.duration_since(self.try_began);
         self.upstream_time = Some(first_byte);
         self.link.set_deadline(None);
         self.link.end_try();
@@ -249,7 +251,7 @@ impl Exchange {
             lease.observe_first_byte(first_byte);
         }
         if status.is_server_error() {
-            self.report(Outcome::Failure { took: first_byte });
+            self.report(Outcome::Failure { took: first_byte }, now);
         } else if let Some(member) = self.backend() {
             member.answered();
         }

@@ -112,7 +112,7 @@ impl<'a> Tries<'a> {
             };
             if !failure.is_ours() {
                 let outcome = Outcome::Failure { took: began.elapsed() };
-                self.pool.report(&lease, outcome, self.story.tries);
+                self.pool.report(&lease, outcome, self.story.tries, self.pool.now());
             }
             lease = self.pick_next(&lease, &failure)?;
             tokio::time::sleep(self.pool.pause(self.story.tries)).await;
@@ -122,8 +122,9 @@ impl<'a> Tries<'a> {
     /// Picks a backend by the pool's policy; if all have as many connections as they may, after a wait
     /// in the queue. A client that leaves frees its place.
     async fn pick_first(&mut self, client: Socket<'_>) -> Result<Lease, Reason> {
-        self.pool.core().begin_request(self.pool.now());
-        match self.pool.pick(&self.wanted()) {
+        let now = self.pool.now();
+        self.pool.core().begin_request(now);
+        match self.pool.pick(&self.wanted(), now) {
             Picked::Lease(lease) => return Ok(lease),
             Picked::Nothing => return Err(Reason::NoHealthyBackend),
             Picked::Busy => {}
@@ -177,7 +178,7 @@ impl<'a> Tries<'a> {
             ended => {
                 if !matches!(ended, Some(Ended::Broken(..))) {
                     let outcome = Outcome::Success { first_byte: connect };
-                    self.pool.report(lease, outcome, self.story.tries);
+                    self.pool.report(lease, outcome, self.story.tries, self.pool.now());
                 }
                 Ok((backend, ended))
             }

@@ -30,10 +30,11 @@ const WARM_UP: u64 = 50;
 const ROUNDS: usize = 8;
 const REQUESTS: u64 = 40;
 
-/// How many allocations a request may cost beyond Pingora's own: 22 to 27, and some for machines that
-/// have it wait more often. 14 are Pingora's way to put fields into a head, two for each name that the
-/// `http` crate does not know, and 8 are the maps of the head that grow by them. Only to be lowered.
-const ALLOWED: f64 = 29.0;
+/// How many allocations a request may cost beyond those of a Pingora proxy that does nothing. It takes six
+/// fewer than that: what ours needs is less than what is saved by having no second map of names beside
+/// the fields of a message. Only to be lowered, and above that by some for machines that have it wait
+/// more often.
+const ALLOWED: f64 = 0.0;
 
 const REQUEST: &[u8] = b"GET /some/page.html HTTP/1.1\r\nHost: www.example.com\r\n\
     User-Agent: client\r\nAccept: */*\r\n\r\n";

@@ -207,6 +207,37 @@ fn repeated_and_odd_fields_pass_unchanged() {
 }
 
 #[test]
+fn names_of_fields_go_on_in_lower_case_whatever_the_protocol() {
+    let origin = Origin::scripted("app-1", |_| {
+        Reply::raw(
+            "HTTP/1.1 200 Fine\r\nX-Of-Origin: One\r\nETAG: x\r\nContent-Length: 2\r\n\r\nhi",
+        )
+    });
+    let lb = in_front_of(&origin);
+    let response = lb.client().ask(request("GET", "/a", &["X-Of-Client: Two", "ACCEPT: */*"], b""));
+    let seen = String::from_utf8(origin.only_request().raw_head).unwrap();
+    for line in ["GET /a HTTP/1.1\r\n", "\r\nx-of-client: Two\r\n", "\r\naccept: */*\r\n"] {
+        assert!(seen.contains(line), "{line:?} in {seen:?}");
+    }
+    for line in [("x-of-origin", "One"), ("etag", "x"), ("x-backend-server", "app-1")] {
+        let line = (line.0.to_owned(), line.1.to_owned());
+        assert!(response.headers.0.contains(&line), "{line:?} in {response:?}");
+    }
+}
+
+#[test]
+fn a_reason_phrase_is_passed_on() {
+    let origin = Origin::scripted("app-1", |_| {
+        Reply::raw("HTTP/1.1 200 Quite Fine\r\ncontent-length: 2\r\n\r\nhi")
+    });
+    let lb = in_front_of(&origin);
+    let mut client = lb.client();
+    client.send(request("GET", "/", &["Connection: close"], b""));
+    let said = String::from_utf8(client.rest()).unwrap();
+    assert!(said.starts_with("HTTP/1.1 200 Quite Fine\r\n"), "{said:?}");
+}
+
+#[test]
 fn answers_without_a_body_leave_the_connection_usable() {
     let origin = Origin::scripted("app-1", |request| match request.path() {
         "/204" => Reply::raw("HTTP/1.1 204 No Content\r\ncontent-length: 5\r\n\r\n"),

@@ -167,6 +167,17 @@ impl Drop for Connection<'_> {
     }
 }
 
+/// A head that is whole.
+struct Arrived {
+    head: Head,
+    /// The head, and nothing else.
+    bytes: BytesMut,
+    /// When its first byte was seen.
+    began: Instant,
+    /// When it was whole.
+    received: Instant,
+}
+
 /// Why no request came.
 enum NoRequest {
     /// The client left, or was idle for too long: there is nobody to tell.
@@ -226,7 +237,7 @@ impl Connection<'_> {
         let snapshot = self.http1.live.load();
         let listener = &snapshot.listeners[self.link.listener()];
         match self.read_head(listener, began).await {
-            Ok((head, prefix)) => self.exchange(&snapshot, &head, prefix, began).await,
+            Ok(arrived) => self.exchange(&snapshot, arrived).await,
             Err(NoRequest::Gone) => {
                 self.end_idle(Unused::ClientLeft);
                 After::Closed
@@ -312,53 +323,46 @@ impl Connection<'_> {
         &mut self,
         listener: &Listener,
         began: Instant,
-    ) -> Result<(Head, BytesMut), NoRequest> {
+    ) -> Result<Arrived, NoRequest> {
         let limits = &listener.limits;
-        let began = if self.served == 0 { self.began } else { began };
+        let due = if self.served == 0 { self.began } else { began } + listener.timeouts.header;
         let http1 = self.http1;
         let socket = self.socket();
         let mut scanner = HeadScanner::default();
-        let head = if let Some(head) = scanner.scan(&mut socket.inbound, limits)? {
-            head
+        let (head, received) = if let Some(head) = scanner.scan(&mut socket.inbound, limits)? {
+            (head, began)
         } else {
             let reading = read_rest_of_head(socket, scanner, limits);
             tokio::select! {
                 biased;
-                read = reading => read?,
-                () = tokio::time::sleep_until(began + listener.timeouts.header) => {
-                    return Err(TOO_SLOW.into());
-                }
+                read = reading => (read?, Instant::now()),
+                () = tokio::time::sleep_until(due) => return Err(TOO_SLOW.into()),
                 () = overdue(http1.drain.phase()) => return Err(TOO_SLOW.into()),
             }
         };
-        let prefix = if socket.inbound.len() == head.length {
+        let bytes = if socket.inbound.len() == head.length {
             std::mem::take(&mut socket.inbound)
         } else {
             socket.inbound.split_to(head.length)
         };
-        Ok((head, prefix))
+        Ok(Arrived { head, bytes, began, received })
     }
 
     /// Has Pingora serve the request, and finds out what to do with the connection afterwards.
-    async fn exchange(
-        &mut self,
-        snapshot: &Arc<Snapshot>,
-        head: &Head,
-        prefix: BytesMut,
-        began: Instant,
-    ) -> After {
+    async fn exchange(&mut self, snapshot: &Arc<Snapshot>, mut arrived: Arrived) -> After {
         self.served += 1;
         self.link.begin_request();
-        let prefix = match head.in_origin_form(&prefix) {
-            Ok(Some(rewritten)) => rewritten,
-            Ok(None) => prefix,
+        let began = arrived.began;
+        match arrived.head.in_origin_form(&arrived.bytes) {
+            Ok(Some(rewritten)) => arrived.bytes = rewritten,
+            Ok(None) => {}
             Err(refusal) => {
                 // For its line in the log.
-                self.socket().inbound = prefix;
+                self.socket().inbound = arrived.bytes;
                 return self.refuse(snapshot, refusal, began).await;
             }
-        };
-        let session = self.session(snapshot, head, prefix, began);
+        }
+        let session = self.session(snapshot, arrived);
         let finished = {
             let serving = self.http1.proxy.process_new_http(session, &self.http1.draining);
             tokio::select! {
@@ -382,13 +386,8 @@ impl Connection<'_> {
         }
     }
 
-    fn session(
-        &mut self,
-        snapshot: &Arc<Snapshot>,
-        head: &Head,
-        prefix: BytesMut,
-        began: Instant,
-    ) -> ServerSession {
+    fn session(&mut self, snapshot: &Arc<Snapshot>, arrived: Arrived) -> ServerSession {
+        let Arrived { head, bytes, began, received } = arrived;
         let limits = &snapshot.listeners[self.link.listener()].limits;
         let mut socket = self.socket.take().expect("the socket is here between requests");
         socket.begin_body(head.framing);
@@ -396,10 +395,11 @@ impl Connection<'_> {
             Framing::Length(length) if length <= socket.inbound.len() as u64 => RequestBody::Whole,
             _ => RequestBody::Streaming,
         };
-        let exchange = Exchange::new(self.link.clone(), snapshot.clone(), body, began.into_std());
+        let exchange = Exchange::new(self.link.clone(), snapshot.clone(), body, began.into_std())
+            .received_at(received.into_std());
         let stream = RequestStream::new(socket, self.slot.clone());
         let mut session = ServerSession::new_http1(Box::new(stream));
-        session.set_pipelined_prefix(prefix);
+        session.set_pipelined_prefix(bytes);
         session.set_connection_user_context(Some(Box::new(exchange)));
         // The stream has its own timers and its own idea of a client that half-closes.
         session.set_read_timeout(None);

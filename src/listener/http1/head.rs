@@ -81,7 +81,7 @@ impl HeadScanner {
     ) -> Result<Option<Head>, Refusal> {
         self.skip_empty_lines(buffer, limits)?;
         let from = self.scanned.saturating_sub(3);
-        let Some(at) = memchr::memmem::find(&buffer[from..], b"\r\n\r\n") else {
+        let Some(at) = find_empty_line(&buffer[from..]) else {
             self.refuse_early(buffer, limits)?;
             self.scanned = buffer.len();
             return Ok(None);
@@ -130,6 +130,17 @@ impl HeadScanner {
     }
 }
 
+/// Where the line end is that an empty line follows. Lines are short, so that finding each end costs less
+/// than preparing a search for more than one byte.
+fn find_empty_line(bytes: &[u8]) -> Option<usize> {
+    memchr::memchr_iter(b'\r', bytes).find(|at| bytes[*at..].starts_with(b"\r\n\r\n"))
+}
+
+/// Where the first line ends.
+fn find_line_end(bytes: &[u8]) -> Option<usize> {
+    memchr::memchr_iter(b'\r', bytes).find(|at| bytes[*at..].starts_with(b"\r\n"))
+}
+
 fn too_large(buffer: &[u8], limits: &ListenerLimits) -> Refusal {
     let line = memchr::memchr(b'\n', buffer).unwrap_or(buffer.len());
     if line > limits.uri_bytes + 64 { URI_TOO_LONG } else { HEAD_TOO_LARGE }
@@ -158,7 +169,7 @@ struct Fields {
 }
 
 fn parse(head: &[u8], limits: &ListenerLimits) -> Result<Head, Refusal> {
-    let line_end = memchr::memmem::find(head, b"\r\n").unwrap_or(head.len());
+    let line_end = find_line_end(head).unwrap_or(head.len());
     let line = parse_request_line(&head[..line_end], limits)?;
     let fields = parse_fields(head, line_end + 2, limits, line.http_1_1)?;
     if line.http_1_1 && fields.host.is_none() {
@@ -269,7 +280,7 @@ fn parse_fields(
     let mut fields = Fields::default();
     let end = head.len() - 2;
     while at < end {
-        let length = memchr::memmem::find(&head[at..], b"\r\n").unwrap_or(end - at);
+        let length = find_line_end(&head[at..]).unwrap_or(end - at);
         fields.count += 1;
         if fields.count > limits.headers {
             return Err(TOO_MANY_FIELDS);
@@ -402,7 +413,7 @@ impl Head {
             new.extend_from_slice(b"/");
         }
         new.extend_from_slice(path);
-        let line_end = memchr::memmem::find(head, b"\r\n").unwrap_or(head.len()) + 2;
+        let line_end = find_line_end(head).unwrap_or(head.len()) + 2;
         new.extend_from_slice(&head[self.target.end..line_end]);
         new.extend_from_slice(b"Host: ");
         new.extend_from_slice(named);
@@ -437,9 +448,29 @@ fn trimmed(head: &[u8], mut range: Range<usize>) -> Range<usize> {
     range
 }
 
+/// The bytes of a token, and those of a host's name.
+const TOKEN: [bool; 256] = letters_digits_and(b"!#$%&'*+-.^_`|~");
+const NAME: [bool; 256] = letters_digits_and(b"-._~!$&'()*+,;=%");
+
 /// RFC 9110 section 5.6.2.
 pub(super) fn is_token(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
+    TOKEN[usize::from(byte)]
+}
+
+/// For each byte, whether it is a letter, a digit or one of `others`.
+const fn letters_digits_and(others: &[u8]) -> [bool; 256] {
+    let mut table = [false; 256];
+    let mut byte = 0;
+    while byte < table.len() {
+        table[byte] = (byte as u8).is_ascii_alphanumeric();
+        byte += 1;
+    }
+    let mut at = 0;
+    while at < others.len() {
+        table[others[at] as usize] = true;
+        at += 1;
+    }
+    table
 }
 
 /// RFC 9110 section 5.5: visible characters, space, tab, and bytes beyond ASCII.
@@ -464,7 +495,7 @@ pub(in crate::listener) fn is_authority(host: &[u8]) -> bool {
         return address.parse::<std::net::Ipv6Addr>().is_ok() && is_port(&rest[end + 1..]);
     }
     let name_end = memchr::memchr(b':', host).unwrap_or(host.len());
-    let is_name = |byte: &u8| byte.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=%".contains(byte);
+    let is_name = |byte: &u8| NAME[usize::from(*byte)];
     let (name, port) = host.split_at(name_end);
     name.iter().all(is_name) && is_port(port) && (!name.is_empty() || port.is_empty())
 }

@@ -233,8 +233,13 @@ impl Socket {
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
         while !self.outbound.is_empty() {
-            let slices = [IoSlice::new(&self.outbound), IoSlice::new(bytes)];
-            let written = Pin::new(&mut self.transport).poll_write_vectored(cx, &slices);
+            let transport = Pin::new(&mut self.transport);
+            let written = if bytes.is_empty() {
+                transport.poll_write(cx, &self.outbound)
+            } else {
+                let slices = [IoSlice::new(&self.outbound), IoSlice::new(bytes)];
+                transport.poll_write_vectored(cx, &slices)
+            };
             let written = ready!(self.poll_written(cx, written))?;
             let gathered = self.outbound.len();
             if written >= gathered {

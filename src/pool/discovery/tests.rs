@@ -137,7 +137,7 @@ async fn addresses_that_a_name_had_are_forgotten_once_nobody_uses_them() {
     names.discover().await;
     let tried = Tried::default();
     let wanted = Wanted { key: None, kept: None, tried: &tried, place: None };
-    let in_flight = names.pool.pick(&wanted);
+    let in_flight = names.pool.pick(&wanted, names.pool.now());
     for last in 2..100 {
         names.resolver.set("a.test", &[&format!("10.0.0.{last}")]);
         names.discover().await;
