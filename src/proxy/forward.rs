@@ -36,7 +36,10 @@ pub(super) fn prepare(
     remove_ambiguous_names(request);
     set_forwarded(request, context)?;
     set_client_certificate(request, context)?;
-    X_REQUEST_ID.set(request, context.request_id.clone())?;
+    let mut id = context.request_id.clone();
+    // In HTTP/2, that keeps what never comes again out of the table of HPACK.
+    id.set_sensitive(request.version == Version::HTTP_2);
+    X_REQUEST_ID.set(request, id)?;
     set_host(request, context)
 }
 

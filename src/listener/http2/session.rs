@@ -14,7 +14,7 @@ use crate::{
 use async_trait::async_trait;
 use bytes::Bytes;
 use h2::{Reason, RecvStream, SendStream, server::SendResponse};
-use http::{HeaderMap, HeaderName, Method, Response, StatusCode, header};
+use http::{HeaderMap, HeaderName, Method, Response, StatusCode, header, response};
 use pingora::{
     Error, ErrorType, OrErr, Result,
     http::{RequestHeader, ResponseHeader},
@@ -48,6 +48,8 @@ const OF_CONNECTIONS: [HeaderName; 5] = [
     HeaderName::from_static("proxy-connection"),
 ];
 
+const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
 /// The sending half of a stream.
 #[derive(Debug)]
 pub(super) struct Reply {
@@ -73,13 +75,18 @@ impl Reply {
     }
 
     /// Sends the head of the final response; `end` says that nothing follows it.
-    pub(super) fn begin(&mut self, head: &mut ResponseHeader, end: bool) -> Result<()> {
+    pub(super) fn begin(&mut self, head: ResponseHeader, end: bool) -> Result<()> {
+        let mut head = response::Parts::from(head);
         for name in &OF_CONNECTIONS {
-            head.remove_header(name);
+            head.headers.remove(name);
         }
-        head.insert_header(header::DATE, get_cached_date())?;
-        let response = Response::from_parts(head.as_owned_parts(), ());
-        let sent = self.respond.send_response(response, end);
+        head.headers.insert(header::DATE, get_cached_date());
+        if let Some(id) = head.headers.get_mut(X_REQUEST_ID) {
+            // It is another one each time: in the table of HPACK it would drive out what comes again,
+            // and the search for it would pass by all that came before.
+            id.set_sensitive(true);
+        }
+        let sent = self.respond.send_response(Response::from_parts(head, ()), end);
         self.body = Some(sent.or_err(ErrorType::WriteError, "while sending a head")?);
         self.ended = end;
         Ok(())
@@ -121,8 +128,8 @@ impl Reply {
 
     /// Sends a whole answer of ours. It is short, and waits for no room: the client is at fault, or
     /// nobody is left who could wait.
-    pub(super) fn send_whole(&mut self, mut head: ResponseHeader, body: Bytes) -> Result<()> {
-        self.begin(&mut head, body.is_empty())?;
+    pub(super) fn send_whole(&mut self, head: ResponseHeader, body: Bytes) -> Result<()> {
+        self.begin(head, body.is_empty())?;
         if body.is_empty() { Ok(()) } else { self.send(body, true) }
     }
 
@@ -174,6 +181,8 @@ pub(super) struct StreamSession {
     /// `None` only while being dropped.
     reply: Option<Reply>,
     home: Slot,
+    /// The head that was sent, without its fields: those went with it, and are asked for only to tell
+    /// how a connection of HTTP/1 must end.
     written: Option<Box<ResponseHeader>>,
     /// Whether the body was read to its end; the trailers, if any, are not asked for.
     body_read: bool,
@@ -333,7 +342,8 @@ impl StreamSession {
             let informed = self.reply().inform(&head);
             return self.or_gone(informed);
         }
-        let begun = self.reply().begin(&mut head, end);
+        let status = ResponseHeader::build_no_case(head.status, Some(0))?;
+        let begun = self.reply().begin(std::mem::replace(&mut *head, status), end);
         self.or_gone(begun)?;
         self.written = Some(head);
         self.note_end();
