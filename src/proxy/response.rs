@@ -1,7 +1,9 @@
 //! What a client gets that the backend did not say, and what it does not get.
 
 use super::{answer::X_REQUEST_ID, exchange::Context, field::Field, filters::Filtered, nominated};
-use http::{HeaderName, HeaderValue, Method, StatusCode, Version, header};
+use http::{
+    HeaderName, HeaderValue, Method, Response, StatusCode, Version, header, response::Parts,
+};
 use pingora::{Error, ErrorType, Result, http::ResponseHeader};
 use pingora_proxy::Session;
 
@@ -74,6 +76,9 @@ pub(super) async fn prepare(
     if !switches {
         // A 1xx passed on before the body was whole has made Pingora give the connection up.
         session.set_keepalive(context.keepalive.filter(|_| !draining));
+        if session.req_header().version == Version::HTTP_2 {
+            forget_spelling(response);
+        }
         remove_hop_by_hop(response);
     }
     // A backend may speak HTTP/1.0; what we say is HTTP/1.1.
@@ -97,6 +102,16 @@ pub(super) async fn prepare(
     }
     context.link.set_answered();
     Ok(())
+}
+
+/// Forgets how the backend spelled the names of its fields, which would be kept up with each change:
+/// in HTTP/2 they are in lower case.
+fn forget_spelling(response: &mut ResponseHeader) {
+    if response.has_case() {
+        let empty = Response::new(()).into_parts().0;
+        let head = std::mem::replace(response, ResponseHeader::from(empty));
+        *response = ResponseHeader::from(Parts::from(head));
+    }
 }
 
 /// Removes the fields that concern the connection to the backend only. `Transfer-Encoding` stays:

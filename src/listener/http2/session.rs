@@ -48,6 +48,21 @@ const OF_CONNECTIONS: [HeaderName; 5] = [
     HeaderName::from_static("proxy-connection"),
 ];
 
+/// Fields that a trailer section must not have (RFC 9110 section 6.5.1), besides those: they frame a
+/// message, or say whom it is for.
+const MISPLACED: [HeaderName; 10] = [
+    header::CONTENT_LENGTH,
+    header::CONTENT_ENCODING,
+    header::CONTENT_TYPE,
+    header::CONTENT_RANGE,
+    header::TRAILER,
+    header::HOST,
+    header::SET_COOKIE,
+    header::AUTHORIZATION,
+    header::WWW_AUTHENTICATE,
+    header::CACHE_CONTROL,
+];
+
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// The sending half of a stream.
@@ -77,9 +92,7 @@ impl Reply {
     /// Sends the head of the final response; `end` says that nothing follows it.
     pub(super) fn begin(&mut self, head: ResponseHeader, end: bool) -> Result<()> {
         let mut head = response::Parts::from(head);
-        for name in &OF_CONNECTIONS {
-            head.headers.remove(name);
-        }
+        remove_any(&mut head.headers, &OF_CONNECTIONS);
         head.headers.insert(header::DATE, get_cached_date());
         if let Some(id) = head.headers.get_mut(X_REQUEST_ID) {
             // It is another one each time: in the table of HPACK it would drive out what comes again,
@@ -379,7 +392,8 @@ impl StreamSession {
             let error = Error::explain(ErrorType::WriteError, "the response broke off");
             return Err(error.into_down());
         }
-        remove_misplaced(&mut trailers);
+        remove_any(&mut trailers, &MISPLACED);
+        remove_any(&mut trailers, &OF_CONNECTIONS);
         if trailers.is_empty() {
             return self.end();
         }
@@ -415,23 +429,13 @@ impl StreamSession {
     }
 }
 
-/// Fields that a trailer section must not have (RFC 9110 section 6.5.1): they frame a message, say
-/// whom it is for, or concern a connection.
-fn remove_misplaced(trailers: &mut HeaderMap) {
-    let misplaced = [
-        header::CONTENT_LENGTH,
-        header::CONTENT_ENCODING,
-        header::CONTENT_TYPE,
-        header::CONTENT_RANGE,
-        header::TRAILER,
-        header::HOST,
-        header::SET_COOKIE,
-        header::AUTHORIZATION,
-        header::WWW_AUTHENTICATE,
-        header::CACHE_CONTROL,
-    ];
-    for name in misplaced.iter().chain(&OF_CONNECTIONS) {
-        trailers.remove(name);
+/// Removes the fields of these names. There are few fields, so looking at each is less work than
+/// looking for each name.
+fn remove_any(fields: &mut HeaderMap, names: &[HeaderName]) {
+    let found: Vec<HeaderName> =
+        fields.keys().filter(|name| names.contains(name)).cloned().collect();
+    for name in found {
+        fields.remove(name);
     }
 }
 
