@@ -71,15 +71,15 @@ mod tests {
                 // SAFETY: the layouts are not empty, and each block is given back with its own.
                 unsafe {
                     let block = Allocator.alloc(layout);
-                    assert!(!block.is_null() && block.addr() % align == 0, "{layout:?}");
+                    assert!(!block.is_null() && block.addr().is_multiple_of(align), "{layout:?}");
                     block.write_bytes(7, size);
                     let block = Allocator.realloc(block, layout, grown.size());
-                    assert!(!block.is_null() && block.addr() % align == 0, "{grown:?}");
+                    assert!(!block.is_null() && block.addr().is_multiple_of(align), "{grown:?}");
                     let kept = std::slice::from_raw_parts(block, size);
                     assert!(kept.iter().all(|byte| *byte == 7), "{grown:?}");
                     Allocator.dealloc(block, grown);
                     let block = Allocator.alloc_zeroed(layout);
-                    assert!(!block.is_null() && block.addr() % align == 0, "{layout:?}");
+                    assert!(!block.is_null() && block.addr().is_multiple_of(align), "{layout:?}");
                     let zeroed = std::slice::from_raw_parts(block, size);
                     assert!(zeroed.iter().all(|byte| *byte == 0), "{layout:?}");
                     Allocator.dealloc(block, layout);

@@ -194,7 +194,8 @@ impl Exchange {
 
     /// The exchange that has travelled in a head, once.
     pub(super) fn arrived_in(head: &mut RequestHeader) -> Option<Box<Self>> {
-        let Traveller(seat) = head.extensions_mut().remove::<Traveller>()?;
+        // There is nothing else in it, and even an empty map would be copied with each copy of the head.
+        let Traveller(seat) = std::mem::take(head.extensions_mut()).remove::<Traveller>()?;
         seat.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 

@@ -26,10 +26,13 @@ pub(super) fn prepare(
     request: &mut RequestHeader,
     context: &Context,
 ) -> Result<()> {
-    let http2 = request.version == Version::HTTP_2 && client.version == Version::HTTP_2;
+    let http2 = request.version == Version::HTTP_2;
+    let mut id = context.request_id.clone();
+    // In HTTP/2, that keeps what never comes again out of the table of HPACK.
+    id.set_sensitive(http2);
     field::change(request, |headers| {
         headers.reserve(ALWAYS);
-        if http2 {
+        if http2 && client.version == Version::HTTP_2 {
             keep_te(client, headers);
         }
         if context.upgrade {
@@ -41,7 +44,7 @@ pub(super) fn prepare(
         let claims = may_claim(headers);
         set_forwarded(headers, context, host, claims);
         set_client_certificate(headers, context, claims);
-        X_REQUEST_ID.set(headers, context.request_id.clone());
+        X_REQUEST_ID.set(headers, id);
         set_host(headers, context, named);
     })?;
     match &context.rewritten {

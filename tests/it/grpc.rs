@@ -86,6 +86,25 @@ fn a_call_has_its_messages_its_status_and_its_timeout() {
     assert_eq!(seen.headers["content-type"], GRPC);
 }
 
+/// Ends with trailers of which some are out of place.
+async fn misplacing(mut asked: Asked) {
+    let mut all = trailers("0");
+    for (name, value) in [("content-type", GRPC), ("set-cookie", "a=b"), ("content-length", "0")] {
+        all.insert(name, value.parse().unwrap());
+    }
+    let mut reply = asked.begin(200, &[("content-type", GRPC)]);
+    let _ = reply.send_data(Bytes::from(message("hello")), false);
+    let _ = reply.send_trailers(all);
+}
+
+#[test]
+fn trailers_that_are_out_of_place_are_dropped() {
+    let origin = H2Origin::scripted("app-1", misplacing);
+    let lb = start(&[&origin], "health_check: off");
+    let answer = H2::connect(&lb.web()).ask(call("/"), &message("hello")).unwrap();
+    assert_eq!(answer.trailers, Some(trailers("0")));
+}
+
 #[test]
 fn messages_flow_both_ways_while_the_call_lasts() {
     let origin = H2Origin::scripted("app-1", echo);

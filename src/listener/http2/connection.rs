@@ -308,9 +308,8 @@ impl Connection<'_> {
         request: Request<RecvStream>,
         mut respond: SendResponse<Bytes>,
     ) -> Option<Close> {
-        while let Some(ended) = self.streams.try_join_next() {
-            self.ended(Some(ended));
-        }
+        let ended = self.streams.try_join_next();
+        self.ended(ended);
         let crowded = self.streams.len() >= self.most_streams;
         if crowded || self.is_full() {
             // A full connection's client was told while this was on its way. Nobody has looked at it,
@@ -327,7 +326,8 @@ impl Connection<'_> {
             paces: self.paces,
             began: Instant::now(),
         };
-        self.streams.spawn(stream.serve(request, respond));
+        // What a task runs is moved about several times before it runs, and this is large.
+        self.streams.spawn(Box::pin(stream.serve(request, respond)));
         if self.is_full() {
             self.leave(h2);
         }
@@ -352,12 +352,15 @@ impl Connection<'_> {
         self.leave(h2);
     }
 
-    fn ended(&mut self, ended: Option<Result<Ended, JoinError>>) -> Option<Close> {
-        match ended {
-            Some(Ok(ended)) => self.premature += usize::from(ended.premature),
-            // It has told on standard error what happened; the client sees its stream reset.
-            Some(Err(error)) => log::error!("a request failed: {error}"),
-            None => {}
+    /// Takes in that a stream has ended, and with it all that have by now.
+    fn ended(&mut self, mut ended: Option<Result<Ended, JoinError>>) -> Option<Close> {
+        while let Some(one) = ended {
+            match one {
+                Ok(one) => self.premature += usize::from(one.premature),
+                // It has told on standard error what happened; the client sees its stream reset.
+                Err(error) => log::error!("a request failed: {error}"),
+            }
+            ended = self.streams.try_join_next();
         }
         if self.streams.is_empty() {
             self.idle_since = Instant::now();

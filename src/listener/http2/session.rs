@@ -14,7 +14,7 @@ use crate::{
 use async_trait::async_trait;
 use bytes::Bytes;
 use h2::{Reason, RecvStream, SendStream, server::SendResponse};
-use http::{HeaderMap, HeaderName, Method, Response, StatusCode, header};
+use http::{HeaderMap, HeaderName, Method, Response, StatusCode, header, response};
 use pingora::{
     Error, ErrorType, OrErr, Result,
     http::{RequestHeader, ResponseHeader},
@@ -48,6 +48,23 @@ const OF_CONNECTIONS: [HeaderName; 5] = [
     HeaderName::from_static("proxy-connection"),
 ];
 
+/// Fields that a trailer section must not have (RFC 9110 section 6.5.1), besides those: they frame a
+/// message, or say whom it is for.
+const MISPLACED: [HeaderName; 10] = [
+    header::CONTENT_LENGTH,
+    header::CONTENT_ENCODING,
+    header::CONTENT_TYPE,
+    header::CONTENT_RANGE,
+    header::TRAILER,
+    header::HOST,
+    header::SET_COOKIE,
+    header::AUTHORIZATION,
+    header::WWW_AUTHENTICATE,
+    header::CACHE_CONTROL,
+];
+
+const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
 /// The sending half of a stream.
 #[derive(Debug)]
 pub(super) struct Reply {
@@ -73,13 +90,16 @@ impl Reply {
     }
 
     /// Sends the head of the final response; `end` says that nothing follows it.
-    pub(super) fn begin(&mut self, head: &mut ResponseHeader, end: bool) -> Result<()> {
-        for name in &OF_CONNECTIONS {
-            head.remove_header(name);
+    pub(super) fn begin(&mut self, head: ResponseHeader, end: bool) -> Result<()> {
+        let mut head = response::Parts::from(head);
+        remove_any(&mut head.headers, &OF_CONNECTIONS);
+        head.headers.insert(header::DATE, get_cached_date());
+        if let Some(id) = head.headers.get_mut(X_REQUEST_ID) {
+            // It is another one each time: in the table of HPACK it would drive out what comes again,
+            // and the search for it would pass by all that came before.
+            id.set_sensitive(true);
         }
-        head.insert_header(header::DATE, get_cached_date())?;
-        let response = Response::from_parts(head.as_owned_parts(), ());
-        let sent = self.respond.send_response(response, end);
+        let sent = self.respond.send_response(Response::from_parts(head, ()), end);
         self.body = Some(sent.or_err(ErrorType::WriteError, "while sending a head")?);
         self.ended = end;
         Ok(())
@@ -121,8 +141,8 @@ impl Reply {
 
     /// Sends a whole answer of ours. It is short, and waits for no room: the client is at fault, or
     /// nobody is left who could wait.
-    pub(super) fn send_whole(&mut self, mut head: ResponseHeader, body: Bytes) -> Result<()> {
-        self.begin(&mut head, body.is_empty())?;
+    pub(super) fn send_whole(&mut self, head: ResponseHeader, body: Bytes) -> Result<()> {
+        self.begin(head, body.is_empty())?;
         if body.is_empty() { Ok(()) } else { self.send(body, true) }
     }
 
@@ -174,6 +194,8 @@ pub(super) struct StreamSession {
     /// `None` only while being dropped.
     reply: Option<Reply>,
     home: Slot,
+    /// The head that was sent, without its fields: those went with it, and are asked for only to tell
+    /// how a connection of HTTP/1 must end.
     written: Option<Box<ResponseHeader>>,
     /// Whether the body was read to its end; the trailers, if any, are not asked for.
     body_read: bool,
@@ -333,7 +355,8 @@ impl StreamSession {
             let informed = self.reply().inform(&head);
             return self.or_gone(informed);
         }
-        let begun = self.reply().begin(&mut head, end);
+        let status = ResponseHeader::build_no_case(head.status, Some(0))?;
+        let begun = self.reply().begin(std::mem::replace(&mut *head, status), end);
         self.or_gone(begun)?;
         self.written = Some(head);
         self.note_end();
@@ -369,7 +392,8 @@ impl StreamSession {
             let error = Error::explain(ErrorType::WriteError, "the response broke off");
             return Err(error.into_down());
         }
-        remove_misplaced(&mut trailers);
+        remove_any(&mut trailers, &MISPLACED);
+        remove_any(&mut trailers, &OF_CONNECTIONS);
         if trailers.is_empty() {
             return self.end();
         }
@@ -405,23 +429,13 @@ impl StreamSession {
     }
 }
 
-/// Fields that a trailer section must not have (RFC 9110 section 6.5.1): they frame a message, say
-/// whom it is for, or concern a connection.
-fn remove_misplaced(trailers: &mut HeaderMap) {
-    let misplaced = [
-        header::CONTENT_LENGTH,
-        header::CONTENT_ENCODING,
-        header::CONTENT_TYPE,
-        header::CONTENT_RANGE,
-        header::TRAILER,
-        header::HOST,
-        header::SET_COOKIE,
-        header::AUTHORIZATION,
-        header::WWW_AUTHENTICATE,
-        header::CACHE_CONTROL,
-    ];
-    for name in misplaced.iter().chain(&OF_CONNECTIONS) {
-        trailers.remove(name);
+/// Removes the fields of these names. There are few fields, so looking at each is less work than
+/// looking for each name.
+fn remove_any(fields: &mut HeaderMap, names: &[HeaderName]) {
+    let found: Vec<HeaderName> =
+        fields.keys().filter(|name| names.contains(name)).cloned().collect();
+    for name in found {
+        fields.remove(name);
     }
 }
 

@@ -201,6 +201,22 @@ fn trailers_of_a_request_end_its_body() {
 }
 
 #[test]
+fn what_never_comes_again_takes_no_place_in_the_table_of_a_client() {
+    // A field that is never indexed (RFC 7541 section 6.2.3), with the name x-request-id in full.
+    const NEVER_INDEXED: &[u8] = b"\x10\x89\xf2\xb5\x85\xed\x69\x50\x95\x8d\x27";
+    let origin = Origin::named("app-1");
+    let lb = start(&origin);
+    let mut client = Frames::connect(&lb.web());
+    for stream in [1, 3, 5] {
+        client.get(stream, "/");
+        let head = client.until(|frame| frame.kind == HEADERS).expect("a head");
+        let found = head.payload.windows(NEVER_INDEXED.len()).any(|piece| piece == NEVER_INDEXED);
+        assert!(found, "on stream {stream}: {:x?}", head.payload);
+        client.end_of(stream);
+    }
+}
+
+#[test]
 fn a_head_in_many_pieces_is_one_head() {
     let origin = Origin::named("app-1");
     let lb = start(&origin);
