@@ -137,6 +137,12 @@ impl Interner {
         resolved.entry(host.to_owned()).or_default().clone()
     }
 
+    /// With a resolver that never answers.
+    #[cfg(test)]
+    pub fn unresolving() -> Self {
+        Self { resolver: Arc::new(discovery::Silent), ..Self::default() }
+    }
+
     /// Has the resolver's last answer for `host` be this.
     #[cfg(test)]
     fn set_answer(&self, host: &str, addresses: &[&str]) {
@@ -176,6 +182,8 @@ pub struct Pool {
     connectors: Arc<health::Connectors>,
     /// Changes whenever discovery has found other members.
     membership: watch::Sender<()>,
+    /// Whether every host name has an answer, or was looked up once without.
+    found: watch::Sender<bool>,
     /// Whether every backend known at the start has been probed once.
     checked: watch::Sender<bool>,
     /// Told when an ejection has begun, or one may have come in with a member.
@@ -206,6 +214,7 @@ impl Pool {
             tls,
             connectors,
             membership: watch::Sender::new(()),
+            found: watch::Sender::new(false),
             checked: watch::Sender::new(false),
             ejected: Notify::new(),
             was_usable: Mutex::new(true),
@@ -272,7 +281,8 @@ impl Pool {
         self.core.members()
     }
 
-    /// Finds the pool's members: once at the start, and again for pools with host names.
+    /// Finds the pool's members: once at the start, and again for pools with host names. Those whose
+    /// addresses are known are there before the first lookup.
     pub async fn discover(&self) {
         self.find_members(true).await;
     }
@@ -293,7 +303,24 @@ impl Pool {
 
     async fn find_members(&self, anew: bool) {
         let mut discovery = self.discovery.lock().await;
-        let members = discovery.discover(&self.members(), anew).await;
+        let open = discovery.open_names(anew);
+        // Those that are known do not wait for names that may take seconds. That nothing has changed
+        // since the last time is not worth a look.
+        if !anew || open.is_empty() || !*self.found.borrow() {
+            self.take_in(&discovery, anew);
+        }
+        if discovery.knows_all() {
+            self.found.send_replace(true);
+        }
+        if !open.is_empty() {
+            discovery.resolve(open).await;
+            self.take_in(&discovery, anew);
+        }
+        self.found.send_replace(true);
+    }
+
+    fn take_in(&self, discovery: &Discovery, anew: bool) {
+        let members = discovery.members(&self.members());
         if !self.core.set_members(members, self.clock.now()) {
             if !anew {
                 // The same members, of whom something may have been decided.

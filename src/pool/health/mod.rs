@@ -17,7 +17,7 @@ use probe::Prober;
 use rand::{Rng, SeedableRng, rngs::SmallRng};
 use std::{
     any::Any,
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     future::{Future, poll_fn},
     panic::{AssertUnwindSafe, catch_unwind},
     pin::pin,
@@ -26,6 +26,7 @@ use std::{
     time::Duration,
 };
 use tokio::{
+    sync::watch,
     task::{AbortHandle, JoinSet},
     time::Instant,
 };
@@ -47,12 +48,15 @@ impl ProbeReport {
 }
 
 impl Pool {
-    /// Probes the pool's backends for as long as it is polled. The first probes begin at once, all in
-    /// parallel, and [`Pool::wait_until_checked`] waits for them. From then on each backend has a
-    /// loop of its own, so that one that hangs delays no other, and a random part of the jitter is
-    /// taken off each interval, so that the probes of a large pool spread and none comes late.
+    /// Probes the pool's backends for as long as it is polled. The first probes begin as soon as their
+    /// backends are known, all in parallel, and [`Pool::wait_until_checked`] waits for them. From then
+    /// on each backend has a loop of its own, so that one that hangs delays no other, and a random part
+    /// of the jitter is taken off each interval, so that the probes of a large pool spread and none comes
+    /// late.
     pub async fn run_health_checks(self: Arc<Self>, seed: u64) {
         let Some(check) = self.spec().health_check.clone() else {
+            // The sender is in the pool that we hold.
+            let _ = self.found.subscribe().wait_for(|found| *found).await.map(drop);
             self.mark_checked();
             return;
         };
@@ -60,11 +64,14 @@ impl Pool {
             Arc::new(Probing { prober: Prober::new(&check, &self), check, pool: self.clone() });
         let mut membership = self.membership.subscribe();
         let mut rng = SmallRng::seed_from_u64(seed);
-        probing.probe_all().await;
+        let probed = probing.probe_all(&mut membership).await;
         self.mark_checked();
         let mut loops = Loops::default();
         for member in self.members().iter() {
-            loops.begin(&probing, member, probing.pause(&mut rng), rng.random());
+            // One that came after the last look is probed now.
+            let was_probed = probed.contains(&member.id());
+            let first = if was_probed { probing.pause(&mut rng) } else { Duration::ZERO };
+            loops.begin(&probing, member, first, rng.random());
         }
         loop {
             // The sender is in the pool that we hold.
@@ -108,12 +115,27 @@ struct Probing {
 }
 
 impl Probing {
-    /// Probes every backend once, and returns when the last has answered or run out of time.
-    async fn probe_all(self: &Arc<Self>) {
-        let mut probes = JoinSet::new();
-        for member in self.pool.members().iter() {
-            let (probing, member) = (self.clone(), member.clone());
-            probes.spawn(async move { probing.probe(&member).await });
+    /// Probes every backend once, those too that host names lead to, and returns when the last has
+    /// answered or run out of time. Returns which they were.
+    async fn probe_all(self: &Arc<Self>, membership: &mut watch::Receiver<()>) -> HashSet<usize> {
+        let (mut probes, mut begun) = (JoinSet::new(), HashSet::new());
+        let mut found = self.pool.found.subscribe();
+        loop {
+            // Before the look at the members: what changes after it is another look.
+            let all = *found.borrow_and_update();
+            membership.mark_unchanged();
+            for member in self.pool.members().iter().filter(|member| begun.insert(member.id())) {
+                let (probing, member) = (self.clone(), member.clone());
+                probes.spawn(async move { probing.probe(&member).await });
+            }
+            if all {
+                break;
+            }
+            // The senders are in the pool that we hold.
+            tokio::select! {
+                _ = found.changed() => {}
+                _ = membership.changed() => {}
+            }
         }
         // Drained one by one: a panic in a probe must not end the others.
         while let Some(probed) = probes.join_next().await {
@@ -122,6 +144,7 @@ impl Probing {
                 log::error!("pool {pool}: a health check failed to run: {error}");
             }
         }
+        begun
     }
 
     async fn probe(&self, member: &Member) {
