@@ -21,7 +21,7 @@ use std::{
     future::{Future, poll_fn},
     panic::{AssertUnwindSafe, catch_unwind},
     pin::pin,
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
     task::Poll,
     time::Duration,
 };
@@ -32,19 +32,13 @@ use tokio::{
 };
 
 /// What one probe found.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ProbeReport(Result<(), String>);
-
-impl ProbeReport {
-    /// The probe succeeded.
-    pub fn success() -> Self {
-        Self(Ok(()))
-    }
-
-    /// The probe failed, for this reason.
-    pub fn failure(reason: impl Into<String>) -> Self {
-        Self(Err(reason.into()))
-    }
+enum ProbeReport {
+    /// It succeeded.
+    Good,
+    /// It failed, for this reason.
+    Bad(String),
+    /// It could not be made, as we lack this: that says nothing of the backend.
+    NotMade(String),
 }
 
 impl Pool {
@@ -60,8 +54,7 @@ impl Pool {
             self.mark_checked();
             return;
         };
-        let probing =
-            Arc::new(Probing { prober: Prober::new(&check, &self), check, pool: self.clone() });
+        let probing = Arc::new(Probing::new(check, self.clone()));
         let mut membership = self.membership.subscribe();
         let mut rng = SmallRng::seed_from_u64(seed);
         let probed = probing.probe_all(&mut membership).await;
@@ -85,12 +78,12 @@ impl Pool {
     }
 
     /// Takes in what a probe of `member` found. The line that tells of a change follows its effect.
-    pub(super) fn observe(&self, member: &Member, report: ProbeReport) {
-        let Some(change) = self.core.observe_probe(member, report.0.is_ok(), self.now()) else {
+    fn observe(&self, member: &Member, report: Result<(), String>) {
+        let Some(change) = self.core.observe_probe(member, report.is_ok(), self.now()) else {
             return;
         };
         let (name, address, pool) = (member.name(), member.address(), &self.spec().name);
-        match (change, report.0) {
+        match (change, report) {
             (Change::Down, Err(reason)) => {
                 self.core.record(member, Happening::Down(reason.clone()), self.now());
                 log::warn!("backend {name} ({address}) of pool {pool} is DOWN: {reason}");
@@ -112,6 +105,14 @@ struct Probing {
     prober: Prober,
     check: HealthCheck,
     pool: Arc<Pool>,
+    /// When one was last not made because we lacked something.
+    lacked: Mutex<Option<Instant>>,
+}
+
+impl Probing {
+    fn new(check: HealthCheck, pool: Arc<Pool>) -> Self {
+        Self { prober: Prober::new(&check, &pool), check, pool, lacked: Mutex::default() }
+    }
 }
 
 impl Probing {
@@ -155,10 +156,25 @@ impl Probing {
             Err(panic) => {
                 let (name, pool) = (member.name(), &self.pool.spec().name);
                 log::error!("pool {pool}: the health check of backend {name} panicked: {panic}");
-                ProbeReport::failure("its check panicked")
+                ProbeReport::Bad("its check panicked".to_owned())
             }
         };
-        self.pool.observe(member, report);
+        match report {
+            ProbeReport::Good => self.pool.observe(member, Ok(())),
+            ProbeReport::Bad(reason) => self.pool.observe(member, Err(reason)),
+            ProbeReport::NotMade(lacking) => self.tell_of(&lacking),
+        }
+    }
+
+    /// Says that probes cannot be made, once for as long as it lasts.
+    fn tell_of(&self, lacking: &str) {
+        let now = Instant::now();
+        let mut told = self.lacked.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = told.replace(now);
+        if before.is_none_or(|before| now - before > 2 * self.check.interval) {
+            let pool = &self.pool.spec().name;
+            log::error!("pool {pool}: health checks cannot be made: {lacking}");
+        }
     }
 
     /// The time from the beginning of one probe to that of the next.

@@ -28,8 +28,7 @@ pools: {{ app: {{ backends: [127.0.0.1:1], health_check: {check} }} }}"
 }
 
 fn probing(pool: &Arc<Pool>) -> Probing {
-    let check = pool.spec().health_check.clone().unwrap();
-    Probing { prober: Prober::new(&check, pool), check, pool: pool.clone() }
+    Probing::new(pool.spec().health_check.clone().unwrap(), pool.clone())
 }
 
 /// Panics whenever it is to connect.
