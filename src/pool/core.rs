@@ -365,9 +365,11 @@ impl Core {
         }
         let _one_at_a_time = locked(&self.ejecting);
         let members = self.members();
-        let out = members.iter().filter(|other| other.state().ejected_until(now).is_some()).count();
-        // One that is taken out by hand or by its checks cannot stand in for one that is ejected.
-        let all = members.iter().filter(|other| other.could_serve()).count();
+        // One that is taken out by hand or by its checks cannot stand in for one that is ejected, nor
+        // does it take the place of one.
+        let could_serve = || members.iter().filter(|other| other.could_serve());
+        let out = could_serve().filter(|other| other.state().ejected_until(now).is_some()).count();
+        let all = could_serve().count();
         if out >= most_ejected(all, policy) || state.ejected_until(now).is_some() {
             return false;
         }
