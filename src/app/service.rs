@@ -169,11 +169,14 @@ fn open_admin(places: &Places, live: &Arc<Live>, running: &Arc<Running>) -> Resu
     Ok(())
 }
 
-/// Waits for the first health checks of the pools of a snapshot.
+/// Waits for the first health checks of the pools of a snapshot, and puts those in force.
 pub(super) async fn warm_up(snapshot: &Snapshot, reread: &Arc<Notify>) -> Supervisor {
     let mut supervisor = Supervisor::new(reread.clone());
     supervisor.watch(snapshot);
     supervisor.wait_until_checked().await;
+    for pool in &snapshot.pools {
+        pool.put_in_force();
+    }
     supervisor
 }
 

@@ -224,6 +224,9 @@ impl Discovery {
         let state: Arc<BackendState> = self.interner.state(&self.pool, &key);
         state.decide(self.roster.amendment(name.as_str(), backend.name.as_str()));
         state.set_leaving(self.roster.is_leaving(&key));
+        if self.probed {
+            state.begin_to_watch();
+        }
         let host_name = host_of(backend).map(Into::into);
         let authority = match &backend.address {
             BackendAddress::Unix(_) => "localhost".to_owned(),

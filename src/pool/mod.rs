@@ -56,7 +56,10 @@ use discovery::{Answer, Discovery, Resolver};
 use roster::Roster;
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, PoisonError, Weak},
+    sync::{
+        Arc, Mutex, PoisonError, Weak,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
 };
 use tokio::sync::{Notify, watch};
 
@@ -84,7 +87,7 @@ pub struct Interner {
 #[derive(Debug)]
 struct Left {
     shared: Arc<core::Shared>,
-    /// The pool in the configuration that is in force, once one has followed another.
+    /// The pool in the configuration that is in force, once one is.
     in_force: Weak<Pool>,
 }
 
@@ -118,14 +121,15 @@ impl Interner {
         pools.entry(spec.name.clone()).or_insert_with(new).shared.clone()
     }
 
-    fn set_in_force(&self, pool: &Arc<Pool>) {
+    /// From here on this is the pool of its name; `false` if it was before.
+    fn set_in_force(&self, pool: &Arc<Pool>) -> bool {
         let mut pools = self.pools.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(left) = pools.get_mut(&pool.spec().name) {
-            left.in_force = Arc::downgrade(pool);
-        }
+        let left = pools.get_mut(&pool.spec().name).expect("each pool has left its part here");
+        let before = std::mem::replace(&mut left.in_force, Arc::downgrade(pool));
+        !Weak::ptr_eq(&before, &left.in_force)
     }
 
-    /// The pool of that name in the configuration that is in force, if one has followed another.
+    /// The pool of that name in the configuration that is in force, once one is.
     fn in_force(&self, name: &model::PoolName) -> Option<Arc<Pool>> {
         let pools = self.pools.lock().unwrap_or_else(PoisonError::into_inner);
         pools.get(name)?.in_force.upgrade()
@@ -163,7 +167,7 @@ impl Interner {
         let mut pools = self.pools.lock().unwrap_or_else(PoisonError::into_inner);
         let mut resolved = self.resolved.lock().unwrap_or_else(PoisonError::into_inner);
         resolved.retain(|_, answer| Arc::strong_count(answer) > 1);
-        pools.retain(|_, left| Arc::strong_count(&left.shared) > 1);
+        pools.retain(|_, left| Arc::strong_count(&left.shared) > 1 || left.shared.is_used());
     }
 }
 
@@ -188,8 +192,8 @@ pub struct Pool {
     checked: watch::Sender<bool>,
     /// Told when an ejection has begun, or one may have come in with a member.
     ejected: Notify,
-    /// Whether the pool had a usable backend when that was last reported.
-    was_usable: Mutex<bool>,
+    /// Whether it is in force or was.
+    began: AtomicBool,
 }
 
 impl Pool {
@@ -217,22 +221,45 @@ impl Pool {
             found: watch::Sender::new(false),
             checked: watch::Sender::new(false),
             ejected: Notify::new(),
-            was_usable: Mutex::new(true),
+            began: AtomicBool::new(false),
         })
     }
 
-    /// Begins to serve in the place of an earlier configuration of the pool: what the two share goes by
-    /// this one from now on, and those who wait there go on here.
+    /// Begins to serve, in the place of an earlier configuration of the pool if there was one: what the
+    /// two share goes by this one from now on, and those who wait there go on here.
     pub fn put_in_force(self: &Arc<Self>) {
-        self.interner.set_in_force(self);
+        if !self.interner.set_in_force(self) {
+            // It was before.
+            return;
+        }
+        self.began.store(true, Relaxed);
         self.core.adapt_shared();
-        self.roster().adapt(&self.spec().backends);
+        if self.roster().adapt(&self.spec().backends) {
+            self.roster().tell();
+        }
+        if self.spec().health_check.is_none() {
+            self.members().iter().for_each(|member| member.state().leave_unwatched());
+        }
+        // What the one before has heard of the backends while this one was made.
+        self.catch_up();
+        self.report_availability();
+    }
+
+    /// Goes by what another configuration of the pool has found of the backends, which share their state.
+    fn catch_up(&self) {
+        self.core.decided(self.clock.now());
+        self.ejected.notify_one();
     }
 
     /// The same pool in the configuration that is in force, if that is another one than this.
     fn successor(&self) -> Option<Arc<Self>> {
         let in_force = self.interner.in_force(&self.spec().name)?;
         (!std::ptr::eq(Arc::as_ptr(&in_force), self)).then_some(in_force)
+    }
+
+    fn is_in_force(&self) -> bool {
+        let in_force = self.interner.in_force(&self.spec().name);
+        in_force.is_some_and(|in_force| std::ptr::eq(Arc::as_ptr(&in_force), self))
     }
 
     /// What the configuration says of the pool.
@@ -272,7 +299,8 @@ impl Pool {
             self.core.traffic().count_retry(outcome);
         }
         if self.core.report(member, outcome, self.clock.now()) {
-            self.ejected.notify_one();
+            // Who follows ejections is with the pool that is in force.
+            self.successor().as_deref().unwrap_or(self).ejected.notify_one();
         }
     }
 
@@ -394,15 +422,15 @@ impl Pool {
         }
     }
 
-    /// Says so when the pool has lost its last usable backend or has got one back.
+    /// Says so when the pool has lost its last usable backend or has got one back. One that is not in
+    /// force yet, or not any more, has nothing to say.
     fn report_availability(&self) {
-        if !*self.checked.borrow() {
+        if !*self.checked.borrow() || !self.is_in_force() {
             return;
         }
-        let mut was_usable = self.was_usable.lock().unwrap_or_else(PoisonError::into_inner);
         let usable = self.core.is_usable();
         let name = &self.spec().name;
-        match (std::mem::replace(&mut *was_usable, usable), usable) {
+        match (self.core.set_was_usable(usable), usable) {
             (true, false) => log::error!("pool {name} has no usable backend left"),
             (false, true) => log::info!("pool {name} has a usable backend again"),
             _ => {}
@@ -420,3 +448,6 @@ impl std::fmt::Debug for Pool {
         f.debug_struct("Pool").field("name", &self.spec().name).finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests;

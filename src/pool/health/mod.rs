@@ -12,6 +12,7 @@ pub(super) use state::HealthState;
 
 use super::{Happening, Member, Pool};
 use crate::model::HealthCheck;
+use arc_swap::ArcSwap;
 pub(super) use probe::Connectors;
 use probe::Prober;
 use rand::{Rng, SeedableRng, rngs::SmallRng};
@@ -21,7 +22,7 @@ use std::{
     future::{Future, poll_fn},
     panic::{AssertUnwindSafe, catch_unwind},
     pin::pin,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError, atomic::Ordering::Relaxed},
     task::Poll,
     time::Duration,
 };
@@ -78,7 +79,7 @@ impl Pool {
     }
 
     /// Takes in what a probe of `member` found. The line that tells of a change follows its effect.
-    fn observe(&self, member: &Member, report: Result<(), String>) {
+    pub(super) fn observe(&self, member: &Member, report: Result<(), String>) {
         let Some(change) = self.core.observe_probe(member, report.is_ok(), self.now()) else {
             return;
         };
@@ -97,6 +98,11 @@ impl Pool {
             }
         }
         self.report_availability();
+        if self.began.load(Relaxed)
+            && let Some(successor) = self.successor()
+        {
+            successor.catch_up();
+        }
     }
 }
 
@@ -113,9 +119,7 @@ impl Probing {
     fn new(check: HealthCheck, pool: Arc<Pool>) -> Self {
         Self { prober: Prober::new(&check, &pool), check, pool, lacked: Mutex::default() }
     }
-}
 
-impl Probing {
     /// Probes every backend once, those too that host names lead to, and returns when the last has
     /// answered or run out of time. Returns which they were.
     async fn probe_all(self: &Arc<Self>, membership: &mut watch::Receiver<()>) -> HashSet<usize> {
@@ -183,14 +187,20 @@ impl Probing {
         self.check.interval.mul_f64(1.0 - early)
     }
 
-    /// Probes one backend for ever, the first time after `first`.
-    async fn keep_probing(self: Arc<Self>, member: Arc<Member>, first: Duration, seed: u64) {
+    /// Probes one backend for ever, the first time after `first`, each time as what `member` says it is
+    /// by then.
+    async fn keep_probing(
+        self: Arc<Self>,
+        member: Arc<ArcSwap<Member>>,
+        first: Duration,
+        seed: u64,
+    ) {
         let mut rng = SmallRng::seed_from_u64(seed);
         let mut next = Instant::now() + first;
         loop {
             tokio::time::sleep_until(next).await;
             next = Instant::now() + self.pause(&mut rng);
-            self.probe(&member).await;
+            self.probe(&member.load_full()).await;
         }
     }
 }
@@ -217,28 +227,38 @@ fn said(panic: &(dyn Any + Send)) -> String {
 #[derive(Default)]
 struct Loops {
     tasks: JoinSet<()>,
-    running: HashMap<usize, AbortHandle>,
+    running: HashMap<usize, Loop>,
+}
+
+/// The loop of one backend.
+struct Loop {
+    task: AbortHandle,
+    /// What it probes: another name may lead to the same backend.
+    member: Arc<ArcSwap<Member>>,
 }
 
 impl Loops {
-    /// Begins to probe `member` unless that is done already.
+    /// Begins to probe `member`. A loop that probes the same backend goes on with this.
     fn begin(&mut self, probing: &Arc<Probing>, member: &Arc<Member>, first: Duration, seed: u64) {
-        let (tasks, probing) = (&mut self.tasks, probing.clone());
-        self.running
-            .entry(member.id())
-            .or_insert_with(|| tasks.spawn(probing.keep_probing(member.clone(), first, seed)));
+        if let Some(running) = self.running.get(&member.id()) {
+            running.member.store(member.clone());
+            return;
+        }
+        let probed = Arc::new(ArcSwap::new(member.clone()));
+        let task = self.tasks.spawn(probing.clone().keep_probing(probed.clone(), first, seed));
+        self.running.insert(member.id(), Loop { task, member: probed });
     }
 
     /// Ends the loops of backends that are gone, and forgets those that have ended.
     fn retain(&mut self, members: &[Arc<Member>]) {
         while self.tasks.try_join_next().is_some() {}
-        self.running.retain(|_, task| !task.is_finished());
-        self.running.retain(|id, task| {
-            let stays = members.iter().any(|member| member.id() == *id);
+        let present: HashSet<usize> = members.iter().map(|member| member.id()).collect();
+        self.running.retain(|id, running| {
+            let stays = present.contains(id);
             if !stays {
-                task.abort();
+                running.task.abort();
             }
-            stays
+            stays && !running.task.is_finished()
         });
     }
 }
