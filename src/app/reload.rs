@@ -155,6 +155,7 @@ impl Reloader {
         self.control.set_access_log(access_log);
         drop(before);
         self.interner.forget_unused();
+        self.live.load().metrics.forget_unused();
         for warning in &checked.warnings {
             log::warn!("{warning}");
         }
