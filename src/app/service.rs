@@ -120,6 +120,11 @@ async fn run(start: Start) -> Result<(), StartError> {
         Sockets::TakenOver(successor) => {
             let supervisor = warm_up(&live.load(), control.reread()).await;
             let (places, predecessor) = take_over(&config, successor).await?;
+            if predecessor.has_given_up() {
+                // It serves, and goes on doing so.
+                let what = "the running instance did not wait any longer, and serves on";
+                return Err(StartError::Failed(what.to_owned()));
+            }
             open_admin(&places)?;
             (places, Some(predecessor), supervisor)
         }
