@@ -10,7 +10,7 @@ use super::{
 use crate::{
     admin::{NotReloaded, Problem},
     config::{self, Checked, ConfigErrors, Diagnostic},
-    filter::Registry,
+    filter::{Mishap, Registry},
     observe::Reload,
     pool::Interner,
     runtime::{Live, Supervisor},
@@ -50,6 +50,8 @@ enum Refused {
     AccessLog(StartError),
     #[error("reading it failed: {0}")]
     Failed(String),
+    #[error("{0}")]
+    Filter(Mishap),
 }
 
 impl Refused {
@@ -57,6 +59,7 @@ impl Refused {
     fn told(&self) -> NotReloaded {
         match self {
             Self::Invalid(errors) => NotReloaded::Invalid(problems(errors)),
+            Self::AccessLog(error) => NotReloaded::Invalid(vec![unopened(error)]),
             Self::Fixed(keys) => NotReloaded::Fixed(keys.iter().map(|key| fixed(key)).collect()),
             other => NotReloaded::Unable(other.to_string()),
         }
@@ -82,6 +85,16 @@ fn fixed(key: &str) -> Problem {
         column: None,
         path: key.to_owned(),
         message: "cannot change while the process runs".to_owned(),
+    }
+}
+
+fn unopened(error: &StartError) -> Problem {
+    Problem {
+        file: String::new(),
+        line: None,
+        column: None,
+        path: "access_log.path".to_owned(),
+        message: error.to_string(),
     }
 }
 
@@ -143,7 +156,8 @@ impl Reloader {
             None => open_access_log(config).map_err(Refused::AccessLog)?,
         };
         let chains = std::mem::take(&mut checked.filters);
-        let snapshot = before.succeed(config, chains, &self.interner, access_log.clone());
+        let succeeding = before.succeed(config, chains, &self.interner, access_log.clone());
+        let snapshot = succeeding.map_err(Refused::Filter)?;
         // Backends that are new are not usable before they were checked.
         self.supervisor.watch(&snapshot);
         self.supervisor.wait_until_checked().await;

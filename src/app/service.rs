@@ -25,7 +25,7 @@ use std::{
     sync::Arc,
     time::{Duration, Instant},
 };
-use tokio::sync::Notify;
+use tokio::{sync::Notify, task::JoinSet};
 
 /// How long a successor waits for the running instance to be told to hand over.
 const HAND_OVER_PATIENCE: Duration = Duration::from_secs(120);
@@ -88,10 +88,17 @@ impl services::Service for Service {
         let Some(start) = self.0.take() else { return };
         let control = start.control.clone();
         control.start_error_log();
-        if let Err(error) = run(start).await {
-            log::error!("{error}");
-            control.fail(error.to_string());
-        }
+        // As a task, which tells of its panic: without this service, nothing would accept any more.
+        let mut running = JoinSet::new();
+        running.spawn(run(start));
+        let ended = running.join_next().await;
+        let error = match ended {
+            None | Some(Ok(Ok(()))) => return,
+            Some(Ok(Err(error))) => error.to_string(),
+            Some(Err(error)) => format!("the service ended: {error}"),
+        };
+        log::error!("{error}");
+        control.fail(error);
     }
 
     fn name(&self) -> &'static str {
