@@ -63,7 +63,18 @@ impl Supervisor {
             stays
         });
         self.follow(snapshot);
-        while self.tasks.try_join_next().is_some() {}
+        self.tell_of_panics();
+    }
+
+    /// Says which tasks have ended by a panic: nobody does their work any more.
+    fn tell_of_panics(&mut self) {
+        while let Some(ended) = self.tasks.try_join_next() {
+            if let Err(error) = ended
+                && error.is_panic()
+            {
+                log::error!("a task that keeps a pool or certificates has ended: {error}");
+            }
+        }
     }
 
     /// Waits until the first pass of every pool that is watched is over. A pass ends by the check's
