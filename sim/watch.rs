@@ -91,7 +91,8 @@ impl Watch {
         let backup = count(false, true) == 0 && count(true, true) > 0;
         let (all, usable) = (count(backup, false), count(backup, true));
         let wanted = all as f64 * self.pool.panic_threshold.fraction();
-        self.panic = (all > 0 && (usable as f64) < wanted).then_some(backup);
+        // Binary fractions make a little more of some shares than they are.
+        self.panic = (all > 0 && usable as f64 + 1e-6 < wanted).then_some(backup);
     }
 
     /// Whether the operator lets it have new requests.
@@ -195,10 +196,13 @@ impl Watch {
         }
     }
 
-    /// A backend was ejected: with it, those that are out are within their share.
+    /// A backend was ejected: with it, those that are out are within their share of those that would else
+    /// serve.
     pub fn ejected(&mut self, now: Time) {
+        let could_serve = |member: &&Arc<Member>| self.takes_traffic(member) && is_healthy(member);
         let is_out = |member: &&Arc<Member>| member.state().ejected_until(now).is_some();
-        let (out, all) = (self.members.iter().filter(is_out).count(), self.members.len());
+        let all = self.members.iter().filter(could_serve).count();
+        let out = self.members.iter().filter(could_serve).filter(is_out).count();
         let share = self.pool.ejection.map_or(0.0, |policy| policy.max_percent.fraction());
         let most = (all as f64 * share + 1e-6).floor().max(1.0);
         if out as f64 > most || all < 2 {
@@ -259,9 +263,11 @@ impl Watch {
 
 /// Whether nothing speaks against a member.
 fn works(member: &Member, now: Time) -> bool {
-    let state = member.state();
-    let healthy = !member.is_probed() || state.health() == Health::Healthy;
-    healthy && state.ejected_until(now).is_none()
+    is_healthy(member) && member.state().ejected_until(now).is_none()
+}
+
+fn is_healthy(member: &Member) -> bool {
+    !member.is_probed() || member.health() == Health::Healthy
 }
 
 fn second(now: Time) -> u64 {

@@ -29,7 +29,7 @@ pub(super) fn describe_all(snapshot: &Snapshot) -> Value {
 
 pub(super) fn describe(pool: &Pool) -> Value {
     let (now, members) = (pool.now(), pool.members());
-    let usable = members.iter().filter(|member| member.is_usable(now)).count();
+    let usable = members.iter().filter(|member| takes_requests(member, now)).count();
     json!({
         "name": pool.spec().name.as_str(),
         "balance": pool.spec().balance.policy.as_str(),
@@ -64,7 +64,7 @@ pub(super) fn backends(members: &[Arc<Member>], now: Time) -> Value {
 fn backend(member: &Member, now: Time) -> Value {
     let state = member.state();
     let until = state.ejected_until(now);
-    let health = match state.health() {
+    let health = match member.health() {
         _ if until.is_some() => "ejected",
         Health::Healthy => "healthy",
         Health::Unhealthy => "unhealthy",
@@ -81,7 +81,7 @@ fn backend(member: &Member, now: Time) -> Value {
         "added": member.is_added(),
         "health": health,
         "since": wall_clock::moment(state.since(), now),
-        "usable": member.is_usable(now),
+        "usable": takes_requests(member, now),
         "in_flight": state.in_flight(),
         "requests": state.requests(),
         "ejections": state.traffic().ejections(),
@@ -90,6 +90,11 @@ fn backend(member: &Member, now: Time) -> Value {
         "ejected_until": until.map(|until| wall_clock::moment(until, now)),
         "override": overridden(member),
     })
+}
+
+/// Whether new requests may go to it, other than those of clients that stay with it.
+fn takes_requests(member: &Member, now: Time) -> bool {
+    member.is_usable(now) && member.weight() > 0
 }
 
 /// What was decided at run time; nothing of it is in the configuration.

@@ -7,7 +7,13 @@ use hyper::{Request, body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use rustix::net::sockopt::set_tcp_user_timeout;
 use std::{
-    convert::Infallible, io, net::IpAddr, os::fd::OwnedFd, sync::Arc, thread, time::Duration,
+    convert::Infallible,
+    io,
+    net::IpAddr,
+    os::fd::OwnedFd,
+    sync::Arc,
+    thread,
+    time::{Duration, Instant},
 };
 use tokio::{
     io::{AsyncRead, AsyncWrite},
@@ -27,6 +33,8 @@ const SEND_TIMEOUT_MS: u32 = 30_000;
 const LAST_REQUEST: Duration = Duration::from_secs(5);
 /// How long accepting rests after an error, which is a lack of descriptors almost always.
 const REST: Duration = Duration::from_millis(100);
+/// How long accepting must work before the lack counts as over.
+const CALM: Duration = Duration::from_secs(1);
 
 /// Serves the API on `socket`, which listens at `address`, on a thread of its own: it accepts until
 /// `end` resolves, and then answers each connection once more at most. What it returns resolves when the
@@ -115,17 +123,41 @@ async fn accept_all(
     closing: &watch::Sender<bool>,
 ) -> Infallible {
     let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let mut exhaustion = Exhaustion::default();
     loop {
         let place = places.clone().acquire_owned().await.expect("the semaphore is never closed");
         match listening.accept().await {
             Ok(client) => {
+                exhaustion.accepted();
                 let (admin, closing) = (admin.clone(), closing.subscribe());
                 tokio::spawn(welcome(client, Presence { admin, closing, _place: place }));
             }
             Err(error) => {
-                log::debug!("admin: cannot accept: {error}");
+                exhaustion.failed(&error);
                 tokio::time::sleep(REST).await;
             }
+        }
+    }
+}
+
+/// Tells once that connections cannot be accepted, for as long as it lasts.
+#[derive(Default)]
+struct Exhaustion {
+    /// When accepting failed last, until that is over.
+    failed: Option<Instant>,
+}
+
+impl Exhaustion {
+    fn failed(&mut self, error: &io::Error) {
+        if self.failed.replace(Instant::now()).is_none() {
+            log::error!("admin: cannot accept: {error}");
+        }
+    }
+
+    fn accepted(&mut self) {
+        if self.failed.is_some_and(|at| at.elapsed() >= CALM) {
+            self.failed = None;
+            log::info!("admin: accepts again");
         }
     }
 }

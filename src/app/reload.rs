@@ -15,7 +15,7 @@ use crate::{
     admin::{InForce, NotReloaded, Problem},
     aside::aside,
     config::{self, Checked, ConfigErrors, Diagnostic},
-    filter::Registry,
+    filter::{Mishap, Registry},
     observe::{AccessLog, Reload},
     pool::Interner,
     runtime::{Live, Retired, Snapshot, Supervisor},
@@ -87,6 +87,8 @@ enum Refused {
     AccessLog(StartError),
     #[error("reading it failed: {0}")]
     Failed(String),
+    #[error("{0}")]
+    Filter(Mishap),
 }
 
 impl Refused {
@@ -94,6 +96,7 @@ impl Refused {
     fn told(&self) -> NotReloaded {
         match self {
             Self::Invalid(errors) => NotReloaded::Invalid(problems(errors)),
+            Self::AccessLog(error) => NotReloaded::Invalid(vec![unopened(error)]),
             Self::Fixed(keys) => NotReloaded::Fixed(keys.iter().map(|key| fixed(key)).collect()),
             other => NotReloaded::Unable(other.to_string()),
         }
@@ -136,8 +139,9 @@ impl Sources {
         let checked = Arc::new(checked);
         let told = instance::in_force(&checked, &self.filters);
         let log = access_log.clone();
-        let snapshot = self.before.succeed(&checked.config, chains, &self.interner, log);
-        Ok(Successor { checked, snapshot: Arc::new(snapshot), access_log, told, changes })
+        let succeeding = self.before.succeed(&checked.config, chains, &self.interner, log);
+        let snapshot = Arc::new(succeeding.map_err(Refused::Filter)?);
+        Ok(Successor { checked, snapshot, access_log, told, changes })
     }
 
     /// The access log that there is, or another if it is to be another.
@@ -147,6 +151,16 @@ impl Sources {
             Some(log) => Ok(Some(log)),
             None => open_access_log(&checked.config).map_err(Refused::AccessLog),
         }
+    }
+}
+
+fn unopened(error: &StartError) -> Problem {
+    Problem {
+        file: String::new(),
+        line: None,
+        column: None,
+        path: "access_log.path".to_owned(),
+        message: error.to_string(),
     }
 }
 
@@ -203,7 +217,7 @@ impl Reloader {
         self.supervisor.watch(&snapshot);
         self.supervisor.wait_until_checked().await;
         for pool in &snapshot.pools {
-            pool.put_in_force();
+            pool.put_in_force().await;
         }
         self.supervisor.retain(&snapshot);
         self.retired.add(self.live.load(), &snapshot);
@@ -217,6 +231,7 @@ impl Reloader {
     /// Says what came of a reload, and frees what was in force before.
     async fn end(&self, outcome: Result<(Vec<String>, Aftermath), Refused>) {
         let (retired, interner) = (self.retired.clone(), self.interner.clone());
+        let metrics = self.live.load().metrics.clone();
         let ended = aside(move || {
             match outcome {
                 Ok((changes, aftermath)) => say(&changes, &aftermath.checked),
@@ -227,6 +242,7 @@ impl Reloader {
                 }
             }
             sweep(&retired, &interner);
+            metrics.forget_unused();
         });
         if let Err(error) = ended.await {
             log::error!("after a reload: {error}");

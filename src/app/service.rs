@@ -25,7 +25,7 @@ use std::{
     sync::Arc,
     time::{Duration, Instant},
 };
-use tokio::sync::Notify;
+use tokio::{sync::Notify, task::JoinSet};
 
 /// How long a successor waits for the running instance to be told to hand over.
 const HAND_OVER_PATIENCE: Duration = Duration::from_secs(120);
@@ -88,10 +88,17 @@ impl services::Service for Service {
         let Some(start) = self.0.take() else { return };
         let control = start.control.clone();
         control.start_error_log();
-        if let Err(error) = run(start).await {
-            log::error!("{error}");
-            control.fail(error.to_string());
-        }
+        // As a task, which tells of its panic: without this service, nothing would accept any more.
+        let mut running = JoinSet::new();
+        running.spawn(run(start));
+        let ended = running.join_next().await;
+        let error = match ended {
+            None | Some(Ok(Ok(()))) => return,
+            Some(Ok(Err(error))) => error.to_string(),
+            Some(Err(error)) => format!("the service ended: {error}"),
+        };
+        log::error!("{error}");
+        control.fail(error);
     }
 
     fn name(&self) -> &'static str {
@@ -121,6 +128,11 @@ async fn run(start: Start) -> Result<(), StartError> {
         Sockets::TakenOver(successor) => {
             let supervisor = warm_up(&live.load(), control.reread()).await;
             let (places, predecessor) = take_over(&config, successor).await?;
+            if predecessor.has_given_up() {
+                // It serves, and goes on doing so.
+                let what = "the running instance did not wait any longer, and serves on";
+                return Err(StartError::Failed(what.to_owned()));
+            }
             open_admin(&places)?;
             (places, Some(predecessor), supervisor)
         }
@@ -171,11 +183,14 @@ fn open_admin(places: &Places, live: &Arc<Live>, running: &Arc<Running>) -> Resu
     Ok(())
 }
 
-/// Waits for the first health checks of the pools of a snapshot.
+/// Waits for the first health checks of the pools of a snapshot, and puts those in force.
 pub(super) async fn warm_up(snapshot: &Snapshot, reread: &Arc<Notify>) -> Supervisor {
     let mut supervisor = Supervisor::new(reread.clone());
     supervisor.watch(snapshot);
     supervisor.wait_until_checked().await;
+    for pool in &snapshot.pools {
+        pool.put_in_force().await;
+    }
     supervisor
 }
 

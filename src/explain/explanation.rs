@@ -382,7 +382,7 @@ impl Backend {
         let member = &prospect.member;
         let leaving = member.state().is_leaving();
         let state = if leaving { "draining" } else { member.admission().as_str() };
-        let health = match member.state().health() {
+        let health = match member.health() {
             _ if member.state().ejected_until(now).is_some() => "ejected",
             Health::Healthy => "healthy",
             Health::Unhealthy => "unhealthy",

@@ -43,7 +43,8 @@ pub(crate) struct Instance {
 pub struct Mishap {
     /// The name of the filter.
     pub filter: &'static str,
-    /// The hook: `request`, `request body`, `upstream request`, `response`, `response body` or `log`.
+    /// The hook: `request`, `request body`, `upstream request`, `response`, `response body`, `log` or
+    /// `adopt`.
     pub hook: &'static str,
     /// Whether it panicked.
     pub panicked: bool,
@@ -186,8 +187,11 @@ impl Chain {
     /// the one of its name that is as many places behind the others of that name.
     ///
     /// It does nothing once the chain is shared, and so in use.
-    pub fn adopt(&mut self, predecessor: &Self) {
-        let Some(inner) = Arc::get_mut(&mut self.0) else { return };
+    ///
+    /// # Errors
+    /// When a filter panics; the chain is then of no use.
+    pub fn adopt(&mut self, predecessor: &Self) -> Result<(), Mishap> {
+        let Some(inner) = Arc::get_mut(&mut self.0) else { return Ok(()) };
         let mut before: Vec<&Place> = predecessor.0.places.iter().collect();
         for place in &mut inner.places {
             let name = place.filter.name();
@@ -196,8 +200,11 @@ impl Chain {
             };
             let old = before.remove(at);
             place.answers = old.answers.clone();
-            place.filter.adopt(&*old.filter);
+            let adopting = || place.filter.adopt(&*old.filter);
+            catch_unwind(AssertUnwindSafe(adopting))
+                .map_err(|panic| Mishap::panic(name, "adopt", &*panic))?;
         }
+        Ok(())
     }
 
     /// The filters in their places.

@@ -20,6 +20,7 @@
 
 use crate::model::ListenAddress;
 use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
     fs::{Mode, fchmod},
     io::Errno,
     net::{
@@ -27,6 +28,7 @@ use rustix::{
         SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketAddrUnix, SocketFlags,
         SocketType, sockopt,
     },
+    process::{PidfdFlags, pidfd_open},
 };
 use std::{
     fs,
@@ -173,7 +175,11 @@ pub struct Account {
 }
 
 /// The instance that handed its sockets over and waits to hear that they serve.
-pub struct Predecessor(OwnedFd);
+pub struct Predecessor {
+    peer: OwnedFd,
+    /// Readable once its process has ended; `None` if that had happened before, or the kernel is old.
+    process: Option<OwnedFd>,
+}
 
 impl Successor {
     /// Listens for the running instance at `path`, in the place of a successor that is gone. The
@@ -216,7 +222,7 @@ impl Successor {
         let mut sockets = Vec::new();
         loop {
             match receive(&peer)? {
-                (message, None) if message == END => return Ok((sockets, Predecessor(peer))),
+                (message, None) if message == END => return Ok((sockets, Predecessor::at(peer)?)),
                 (message, Some(socket)) => sockets.push((address(&message)?, socket)),
                 _ => return Err(problem("the running instance broke off")),
             }
@@ -248,13 +254,31 @@ impl Drop for Successor {
 }
 
 impl Predecessor {
+    fn at(peer: OwnedFd) -> io::Result<Self> {
+        let pid = sockopt::socket_peercred(&peer)?.pid;
+        Ok(Self { peer, process: pidfd_open(pid, PidfdFlags::empty()).ok() })
+    }
+
+    /// Whether it does not wait to hear that we serve, but lives: it has lost patience with us, and
+    /// serves on.
+    pub fn has_given_up(&self) -> bool {
+        let lives = |process: &OwnedFd| !is_readable(process);
+        is_readable(&self.peer) && self.process.as_ref().is_some_and(lives)
+    }
+
     /// Tells the predecessor that we serve.
     ///
     /// # Errors
     /// When it is gone.
     pub fn ready(self) -> io::Result<()> {
-        send(&self.0, SERVING, None)
+        send(&self.peer, SERVING, None)
     }
+}
+
+/// Whether there is something to read or to hear of `descriptor`, such as its end.
+fn is_readable(descriptor: &OwnedFd) -> bool {
+    let mut polled = [PollFd::new(descriptor, PollFlags::IN)];
+    poll(&mut polled, Some(&Timespec::default())).is_ok_and(|ready| ready > 0)
 }
 
 fn address(message: &[u8]) -> io::Result<ListenAddress> {
@@ -265,6 +289,7 @@ fn address(message: &[u8]) -> io::Result<ListenAddress> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use rustix::process::Pid;
     use std::{
         io::Write,
         net::{TcpListener, TcpStream},
@@ -324,6 +349,27 @@ mod tests {
         let error = Successor::listen(&path, Account::default()).err().unwrap();
         assert_eq!(error.kind(), io::ErrorKind::AlreadyExists);
         assert_eq!(fs::read_to_string(&path).unwrap(), "precious");
+    }
+
+    #[test]
+    fn a_predecessor_that_has_given_up_is_told_from_one_that_waits() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("upgrade.sock");
+        let successor = Successor::listen(&path, Account::default()).unwrap();
+        // One that waits for nothing.
+        let peer = socket().unwrap();
+        net::connect(&peer, &SocketAddrUnix::new(&path).unwrap()).unwrap();
+        send(&peer, END, None).unwrap();
+        let (_, predecessor) = successor.receive(Duration::from_secs(10)).unwrap();
+        assert!(!predecessor.has_given_up());
+        drop(peer);
+        assert!(predecessor.has_given_up());
+        // One that has ended has not given up.
+        let mut child = std::process::Command::new("true").spawn().unwrap();
+        let pid = Pid::from_child(&child);
+        let process = pidfd_open(pid, PidfdFlags::empty()).unwrap();
+        child.wait().unwrap();
+        assert!(!Predecessor { process: Some(process), ..predecessor }.has_given_up());
     }
 
     #[test]

@@ -73,6 +73,8 @@ pub struct BackendState {
     weight: AtomicU32,
     /// Whether it is on its way out of the pool.
     leaving: AtomicBool,
+    /// Whether a pool has been in force since it was last probed that does not probe it.
+    unwatched: AtomicBool,
     /// When its health, its ejection or what the operator decided of its state last changed, in
     /// nanoseconds.
     since: AtomicU64,
@@ -95,6 +97,7 @@ impl Default for BackendState {
             admission: AtomicU8::new(0),
             weight: AtomicU32::new(AS_CONFIGURED),
             leaving: AtomicBool::new(false),
+            unwatched: AtomicBool::new(false),
             since: AtomicU64::new(0),
             traffic: BackendTraffic::default(),
         }
@@ -135,8 +138,8 @@ impl BackendState {
         &self.traffic
     }
 
-    /// What active probing knows.
-    pub fn health(&self) -> Health {
+    /// What active probing found last.
+    pub(super) fn health(&self) -> Health {
         Health::from_u8(self.health.load(Relaxed))
     }
 
@@ -197,6 +200,20 @@ impl BackendState {
         let outcome = step(&mut probing);
         self.health.store(probing.health() as u8, Relaxed);
         outcome
+    }
+
+    /// No probes watch it from now on. What they found is forgotten when they begin again, and not before:
+    /// requests that began in an earlier configuration still go by it.
+    pub(super) fn leave_unwatched(&self) {
+        self.unwatched.store(true, Relaxed);
+    }
+
+    /// A pool that probes it takes it over: what an earlier one found is forgotten if nobody has watched
+    /// it since.
+    pub(super) fn begin_to_watch(&self) {
+        if self.unwatched.swap(false, Relaxed) {
+            self.with_probing(|probing| *probing = HealthState::default());
+        }
     }
 
     /// Runs one step of the ejection state machine.
@@ -376,6 +393,11 @@ impl Member {
     /// Whether it is probed, and usable only while probes succeed.
     pub fn is_probed(&self) -> bool {
         self.probed
+    }
+
+    /// What active probing knows; nothing of one that is not probed.
+    pub fn health(&self) -> Health {
+        if self.probed { self.state.health() } else { Health::Unknown }
     }
 
     /// The state that outlives the configuration.

@@ -22,7 +22,10 @@ use arc_swap::ArcSwap;
 use rand::RngCore;
 use std::{
     cell::Cell,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
     time::Duration,
 };
 
@@ -93,6 +96,8 @@ pub(super) struct Shared {
     ledger: Arc<Ledger>,
     /// Locked for O(1) work once a request and once a retry.
     budget: Mutex<RetryBudget>,
+    /// Whether the pool had a usable backend when that was last reported.
+    was_usable: AtomicBool,
 }
 
 impl Shared {
@@ -100,7 +105,13 @@ impl Shared {
         Self {
             ledger: Arc::new(Ledger::new(Queue::new(spec.limits.queue))),
             budget: Mutex::new(RetryBudget::new(spec.retry.budget)),
+            was_usable: AtomicBool::new(true),
         }
+    }
+
+    /// Whether a request or a connection still counts here, though its pool may be gone.
+    pub(super) fn is_used(&self) -> bool {
+        Arc::strong_count(&self.ledger) > 1
     }
 
     /// Goes by what another configuration says from now on.
@@ -155,6 +166,11 @@ impl Core {
     /// Whether there is a backend to pick.
     pub fn is_usable(&self) -> bool {
         self.view.load().is_usable()
+    }
+
+    /// Remembers whether there was a backend to pick, and says whether there was before.
+    pub(super) fn set_was_usable(&self, usable: bool) -> bool {
+        self.shared.was_usable.swap(usable, Relaxed)
     }
 
     /// Whether a backend that is not in `tried` could be picked, room aside.
@@ -376,9 +392,11 @@ impl Core {
         }
         let _one_at_a_time = locked(&self.ejecting);
         let members = self.members();
-        let out = members.iter().filter(|other| other.state().ejected_until(now).is_some()).count();
-        // One that is taken out by hand or by its checks cannot stand in for one that is ejected.
-        let all = members.iter().filter(|other| other.could_serve()).count();
+        // One that is taken out by hand or by its checks cannot stand in for one that is ejected, nor
+        // does it take the place of one.
+        let could_serve = || members.iter().filter(|other| other.could_serve());
+        let out = could_serve().filter(|other| other.state().ejected_until(now).is_some()).count();
+        let all = could_serve().count();
         if out >= most_ejected(all, policy) || state.ejected_until(now).is_some() {
             return false;
         }

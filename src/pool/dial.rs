@@ -7,11 +7,31 @@ use pingora_core::{
     connectors::l4::Connect,
     protocols::l4::{socket::SocketAddr, stream::Stream},
 };
-use std::{io, time::Duration};
+use rustix::io::Errno;
+use std::{error::Error as StdError, io, time::Duration};
 use tokio::{
     io::AsyncWriteExt,
     net::{TcpStream, UnixStream},
 };
+
+/// Whether an error says that it is us who lack something: descriptors, memory or ports. That says
+/// nothing of the backend.
+pub fn is_ours(error: &io::Error) -> bool {
+    let lacking = [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM, Errno::ADDRNOTAVAIL];
+    Errno::from_io_error(error).is_some_and(|error| lacking.contains(&error))
+}
+
+/// The system's error that one of Pingora's comes from, if it comes from one.
+pub fn system_error(error: &Error) -> Option<&io::Error> {
+    let mut cause: Option<&(dyn StdError + 'static)> = Some(error.root_cause());
+    while let Some(inner) = cause {
+        if let Some(io) = inner.downcast_ref::<io::Error>() {
+            return Some(io);
+        }
+        cause = inner.source();
+    }
+    None
+}
 
 /// A connection to a backend.
 #[derive(Debug)]

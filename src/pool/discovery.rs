@@ -40,6 +40,19 @@ impl Resolver for System {
     }
 }
 
+/// A resolver that never answers.
+#[cfg(test)]
+#[derive(Debug)]
+pub(super) struct Silent;
+
+#[cfg(test)]
+#[async_trait]
+impl Resolver for Silent {
+    async fn look_up(&self, _: &str) -> io::Result<Vec<IpAddr>> {
+        std::future::pending().await
+    }
+}
+
 /// Finds the members of a pool. Host names are resolved off the request path; a name that fails keeps
 /// its last answer.
 pub(super) struct Discovery {
@@ -82,17 +95,10 @@ impl Discovery {
         }
     }
 
-    /// What the pool should have, and the host names that are to be looked up for that: those that have no
-    /// answer, or all of them `anew`.
-    pub(super) fn wanted(&mut self, anew: bool) -> (Vec<Entry>, Vec<String>) {
-        let entries = self.roster.entries(&self.backends);
-        let open = self.unresolved(&entries, anew);
-        (entries, open)
-    }
-
     /// The members that there should be as far as is known now, in file order, those that were added last.
     /// Of `before`, those that are as they were are the same.
-    pub(super) fn members(&self, entries: &[Entry], before: &[Arc<Member>]) -> Vec<Arc<Member>> {
+    pub(super) fn members(&self, before: &[Arc<Member>]) -> Vec<Arc<Member>> {
+        let entries = self.roster.entries(&self.backends);
         let known: HashMap<usize, &Arc<Member>> =
             before.iter().map(|member| (member.id(), member)).collect();
         let mut seen = HashSet::new();
@@ -116,8 +122,8 @@ impl Discovery {
         members
     }
 
-    /// Looks up host names, at the same time: one that hangs holds up no other for longer than it may take
-    /// itself.
+    /// Looks up these host names, at the same time: one that hangs holds up no other for longer than it
+    /// may take itself.
     pub(super) async fn resolve(&self, hosts: Vec<String>) {
         let mut lookups = JoinSet::new();
         for host in hosts {
@@ -135,8 +141,10 @@ impl Discovery {
         }
     }
 
-    /// The host names of `entries`; unless `anew`, only those that have no answer. Others are let go.
-    fn unresolved(&mut self, entries: &[Entry], anew: bool) -> Vec<String> {
+    /// The host names that are to be looked up: those that have no answer, and with `anew` all. Those of
+    /// backends that are gone are let go.
+    pub(super) fn open_names(&mut self, anew: bool) -> Vec<String> {
+        let entries = self.roster.entries(&self.backends);
         let named: HashSet<&str> =
             entries.iter().filter_map(|entry| host_of(&entry.backend)).collect();
         self.hosts.retain(|host, _| named.contains(host.as_str()));
@@ -145,11 +153,13 @@ impl Discovery {
                 self.hosts.insert(host.to_owned(), self.interner.answer(host));
             }
         }
-        let is_open = |answer: &Arc<Mutex<Answer>>| {
-            anew || answer.lock().unwrap_or_else(PoisonError::into_inner).addresses.is_empty()
-        };
-        let open = self.hosts.iter().filter(|(_, answer)| is_open(answer));
+        let open = self.hosts.iter().filter(|(_, answer)| anew || lacks_addresses(answer));
         open.map(|(host, _)| host.clone()).collect()
+    }
+
+    /// Whether each host name has had an answer.
+    pub(super) fn knows_all(&self) -> bool {
+        !self.hosts.values().any(lacks_addresses)
     }
 
     /// Takes in what a lookup of `host` has found. Only changes between success and failure are logged.
@@ -216,6 +226,9 @@ impl Discovery {
         let state: Arc<BackendState> = self.interner.state(&self.pool, &key);
         state.decide(self.roster.amendment(name.as_str(), backend.name.as_str()));
         state.set_leaving(self.roster.is_leaving(&key));
+        if self.probed {
+            state.begin_to_watch();
+        }
         let host_name = host_of(backend).map(Into::into);
         let authority = match &backend.address {
             BackendAddress::Unix(_) => "localhost".to_owned(),
@@ -239,6 +252,10 @@ impl Discovery {
             tag: OnceLock::new(),
         }
     }
+}
+
+fn lacks_addresses(answer: &Arc<Mutex<Answer>>) -> bool {
+    answer.lock().unwrap_or_else(PoisonError::into_inner).addresses.is_empty()
 }
 
 /// The host name that a backend is given by; `None` if that is an address.

@@ -81,7 +81,12 @@ impl Drop for Lease {
     fn drop(&mut self) {
         self.member.state.end_request();
         self.ledger.in_flight.fetch_sub(1, Relaxed);
-        self.ledger.queue.call_next();
+        if self.member.takes_new_clients() {
+            self.ledger.queue.call_next();
+        } else {
+            // The room is for its own clients alone, who may be anywhere in the line.
+            self.ledger.queue.call_all();
+        }
     }
 }
 

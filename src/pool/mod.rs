@@ -37,9 +37,9 @@ mod waiting;
 pub use self::core::{Core, Kept, Outcome, Picked, Wanted};
 pub use backend::{BackendState, Health, Member, MemberSpec};
 pub use balance::{hash, hash_address};
-pub use dial::{Dialed, Dialer};
+pub use dial::{Dialed, Dialer, is_ours, system_error};
 pub use events::{Event, Happening};
-pub use health::{Change, ProbeReport};
+pub use health::Change;
 pub use lease::{Lease, Tried};
 pub use operator::Taken;
 pub use preamble::Preamble;
@@ -56,10 +56,13 @@ use discovery::{Answer, Discovery, Resolver};
 use roster::Roster;
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, PoisonError, Weak},
+    sync::{
+        Arc, Mutex, PoisonError, Weak,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
     time::Instant,
 };
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, OwnedMutexGuard, watch};
 
 /// From how many backends on work on all of them is no work for a thread that serves: it takes some
 /// microseconds a backend.
@@ -89,7 +92,7 @@ pub struct Interner {
 #[derive(Debug)]
 struct Left {
     shared: Arc<core::Shared>,
-    /// The pool in the configuration that is in force, once one has followed another.
+    /// The pool in the configuration that is in force, once one is.
     in_force: Weak<Pool>,
 }
 
@@ -123,14 +126,15 @@ impl Interner {
         pools.entry(spec.name.clone()).or_insert_with(new).shared.clone()
     }
 
-    fn set_in_force(&self, pool: &Arc<Pool>) {
+    /// From here on this is the pool of its name; `false` if it was before.
+    fn set_in_force(&self, pool: &Arc<Pool>) -> bool {
         let mut pools = self.pools.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(left) = pools.get_mut(&pool.spec().name) {
-            left.in_force = Arc::downgrade(pool);
-        }
+        let left = pools.get_mut(&pool.spec().name).expect("each pool has left its part here");
+        let before = std::mem::replace(&mut left.in_force, Arc::downgrade(pool));
+        !Weak::ptr_eq(&before, &left.in_force)
     }
 
-    /// The pool of that name in the configuration that is in force, if one has followed another.
+    /// The pool of that name in the configuration that is in force, once one is.
     fn in_force(&self, name: &model::PoolName) -> Option<Arc<Pool>> {
         let pools = self.pools.lock().unwrap_or_else(PoisonError::into_inner);
         pools.get(name)?.in_force.upgrade()
@@ -140,6 +144,12 @@ impl Interner {
     fn answer(&self, host: &str) -> Arc<Mutex<Answer>> {
         let mut resolved = self.resolved.lock().unwrap_or_else(PoisonError::into_inner);
         resolved.entry(host.to_owned()).or_default().clone()
+    }
+
+    /// With a resolver that never answers.
+    #[cfg(test)]
+    pub fn unresolving() -> Self {
+        Self { resolver: Arc::new(discovery::Silent), ..Self::default() }
     }
 
     /// Has the resolver's last answer for `host` be this.
@@ -162,7 +172,7 @@ impl Interner {
         let mut pools = self.pools.lock().unwrap_or_else(PoisonError::into_inner);
         let mut resolved = self.resolved.lock().unwrap_or_else(PoisonError::into_inner);
         resolved.retain(|_, answer| Arc::strong_count(answer) > 1);
-        pools.retain(|_, left| Arc::strong_count(&left.shared) > 1);
+        pools.retain(|_, left| Arc::strong_count(&left.shared) > 1 || left.shared.is_used());
     }
 }
 
@@ -181,12 +191,14 @@ pub struct Pool {
     connectors: Arc<health::Connectors>,
     /// Changes whenever discovery has found other members.
     membership: watch::Sender<()>,
+    /// Whether every host name has an answer, or was looked up once without.
+    found: watch::Sender<bool>,
     /// Whether every backend known at the start has been probed once.
     checked: watch::Sender<bool>,
     /// Told when an ejection has begun, or one may have come in with a member.
     ejected: Notify,
-    /// Whether the pool had a usable backend when that was last reported.
-    was_usable: Mutex<bool>,
+    /// Whether it is in force or was.
+    began: AtomicBool,
 }
 
 impl Pool {
@@ -211,24 +223,49 @@ impl Pool {
             tls,
             connectors,
             membership: watch::Sender::new(()),
+            found: watch::Sender::new(false),
             checked: watch::Sender::new(false),
             ejected: Notify::new(),
-            was_usable: Mutex::new(true),
+            began: AtomicBool::new(false),
         })
     }
 
-    /// Begins to serve in the place of an earlier configuration of the pool: what the two share goes by
-    /// this one from now on, and those who wait there go on here.
-    pub fn put_in_force(self: &Arc<Self>) {
-        self.interner.set_in_force(self);
+    /// Begins to serve, in the place of an earlier configuration of the pool if there was one: what the
+    /// two share goes by this one from now on, and those who wait there go on here.
+    pub async fn put_in_force(self: &Arc<Self>) {
+        if !self.interner.set_in_force(self) {
+            // It was before.
+            return;
+        }
+        self.began.store(true, Relaxed);
         self.core.adapt_shared();
-        self.roster().adapt(&self.spec().backends);
+        if self.roster().adapt(&self.spec().backends) {
+            self.roster().tell();
+        }
+        if self.spec().health_check.is_none() {
+            self.members().iter().for_each(|member| member.state().leave_unwatched());
+        }
+        // What the one before has heard of the backends while this one was made.
+        self.catch_up().await;
+        self.report_availability();
+    }
+
+    /// Goes by what another configuration of the pool has found of the backends, which share their state.
+    async fn catch_up(self: &Arc<Self>) {
+        let pool = self.clone();
+        self.at_length(move || pool.core.renew_view(pool.now())).await;
+        self.ejected.notify_one();
     }
 
     /// The same pool in the configuration that is in force, if that is another one than this.
     fn successor(&self) -> Option<Arc<Self>> {
         let in_force = self.interner.in_force(&self.spec().name)?;
         (!std::ptr::eq(Arc::as_ptr(&in_force), self)).then_some(in_force)
+    }
+
+    fn is_in_force(&self) -> bool {
+        let in_force = self.interner.in_force(&self.spec().name);
+        in_force.is_some_and(|in_force| std::ptr::eq(Arc::as_ptr(&in_force), self))
     }
 
     /// What the configuration says of the pool.
@@ -273,7 +310,8 @@ impl Pool {
             self.core.traffic().count_retry(outcome);
         }
         if self.core.report(member, outcome, now) {
-            self.ejected.notify_one();
+            // Who follows ejections is with the pool that is in force.
+            self.successor().as_deref().unwrap_or(self).ejected.notify_one();
         }
     }
 
@@ -282,7 +320,8 @@ impl Pool {
         self.core.members()
     }
 
-    /// Finds the pool's members: once at the start, and again for pools with host names.
+    /// Finds the pool's members: once at the start, and again for pools with host names. Those whose
+    /// addresses are known are there before the first lookup.
     pub async fn discover(self: &Arc<Self>) {
         self.find_members(true).await;
     }
@@ -303,22 +342,42 @@ impl Pool {
 
     async fn find_members(self: &Arc<Self>, anew: bool) {
         let mut discovery = self.discovery.clone().lock_owned().await;
-        let wanted = move || {
-            let (entries, open) = discovery.wanted(anew);
-            (discovery, entries, open)
+        let look = move || {
+            let open = discovery.open_names(anew);
+            (discovery, open)
         };
-        let (discovery, entries, open) = self.at_length(wanted).await;
-        discovery.resolve(open).await;
-        let pool = self.clone();
-        self.at_length(move || {
-            let members = discovery.members(&entries, &pool.members());
-            pool.take_in(members, anew);
-        })
-        .await;
+        let (mut discovery, open) = self.at_length(look).await;
+        // Those that are known do not wait for names that may take seconds. That nothing has changed
+        // since the last time is not worth a look.
+        if !anew || open.is_empty() || !*self.found.borrow() {
+            discovery = self.take_in(discovery, anew).await;
+        }
+        if discovery.knows_all() {
+            self.found.send_replace(true);
+        }
+        if !open.is_empty() {
+            discovery.resolve(open).await;
+            discovery = self.take_in(discovery, anew).await;
+        }
+        self.found.send_replace(true);
+        drop(discovery);
     }
 
-    /// These are the members from now on.
-    fn take_in(&self, members: Vec<Arc<Member>>, anew: bool) {
+    /// What discovery knows now is what the pool has from now on.
+    async fn take_in(
+        self: &Arc<Self>,
+        discovery: OwnedMutexGuard<Discovery>,
+        anew: bool,
+    ) -> OwnedMutexGuard<Discovery> {
+        let pool = self.clone();
+        let work = move || {
+            pool.set_members(discovery.members(&pool.members()), anew);
+            discovery
+        };
+        self.at_length(work).await
+    }
+
+    fn set_members(&self, members: Vec<Arc<Member>>, anew: bool) {
         if !self.core.set_members(members, self.clock.now()) {
             if !anew {
                 // The same members, of whom something may have been decided.
@@ -401,15 +460,15 @@ impl Pool {
         }
     }
 
-    /// Says so when the pool has lost its last usable backend or has got one back.
+    /// Says so when the pool has lost its last usable backend or has got one back. One that is not in
+    /// force yet, or not any more, has nothing to say.
     fn report_availability(&self) {
-        if !*self.checked.borrow() {
+        if !*self.checked.borrow() || !self.is_in_force() {
             return;
         }
-        let mut was_usable = self.was_usable.lock().unwrap_or_else(PoisonError::into_inner);
         let usable = self.core.is_usable();
         let name = &self.spec().name;
-        match (std::mem::replace(&mut *was_usable, usable), usable) {
+        match (self.core.set_was_usable(usable), usable) {
             (true, false) => log::error!("pool {name} has no usable backend left"),
             (false, true) => log::info!("pool {name} has a usable backend again"),
             _ => {}
@@ -427,3 +486,6 @@ impl std::fmt::Debug for Pool {
         f.debug_struct("Pool").field("name", &self.spec().name).finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests;

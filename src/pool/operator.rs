@@ -227,17 +227,27 @@ mod tests {
         interner.set_answer("app", &["10.0.0.1", "10.0.0.3"]);
         let next = Pool::new(spec(&SPEC.replace("name: b", "name: c")), interner.clone());
         next.refresh().await;
-        next.put_in_force();
+        next.put_in_force().await;
         assert_eq!(states(&next), ["app@10.0.0.3 active", "c active"]);
         let all = next.dismiss("app").unwrap();
         next.remove(&all).await;
         assert_eq!(states(&next), ["c active"]);
-        // An entry that the file has no more is forgotten, and may come back.
+        // Nor does an entry that the file drops and has again later, until it is added.
         let without = Pool::new(spec("[10.0.0.9:80]"), interner.clone());
-        without.put_in_force();
+        without.put_in_force().await;
         let again = Pool::new(spec(SPEC), interner.clone());
         again.refresh().await;
-        assert_eq!(states(&again), ["app@10.0.0.1 active", "app@10.0.0.3 active", "b active"]);
+        again.put_in_force().await;
+        assert_eq!(states(&again), ["b active"]);
+        let entry = config::parse_backend("{ address: 'app:80', name: app }", Path::new("/"));
+        assert!(again.add(entry.unwrap()).await.unwrap().iter().all(|member| member.is_added()));
+        // From the next configuration on, what stands in the file counts.
+        let edited = Pool::new(spec(&SPEC.replace("name: app", "name: apps")), interner.clone());
+        edited.refresh().await;
+        edited.put_in_force().await;
+        edited.refresh().await;
+        assert_eq!(states(&edited), ["apps@10.0.0.3 active", "b active"]);
+        assert!(edited.members().iter().all(|member| !member.is_added()));
     }
 
     #[tokio::test]

@@ -201,16 +201,35 @@ impl Roster {
         }
     }
 
-    /// Another configuration is in force: what it does not mention any more is not removed from it, so
-    /// that it may come back with a later one.
-    pub(super) fn adapt(&self, file: &[Backend]) {
+    /// Another configuration is in force. What was removed and added again stands as it is there, and what
+    /// was decided of backends that are gone does not count for others that get their names. What was
+    /// removed and not added again stays away, whether or not a configuration mentions it. Returns
+    /// whether other members follow from that.
+    pub(super) fn adapt(&self, file: &[Backend]) -> bool {
         let mut decided = self.decided();
-        let Decided { added, removed, .. } = &mut *decided;
-        if removed.is_empty() {
-            return;
+        let Decided { added, removed, amended, .. } = &mut *decided;
+        let addresses: HashSet<String> = if removed.is_empty() {
+            HashSet::new()
+        } else {
+            file.iter().map(|backend| backend.address.to_string()).collect()
+        };
+        let before = removed.len();
+        removed.retain(|address, configured| {
+            let again = |backend: &Backend| backend.address.to_string() == *address;
+            let whole = address == configured && addresses.contains(address);
+            !(whole && added.iter().any(again))
+        });
+        if !amended.is_empty() {
+            let entries = file.iter().chain(&*added).map(|backend| backend.name.as_str());
+            let entries: HashSet<&str> = entries.collect();
+            amended.retain(|name, _| is_of(name, &entries));
         }
-        let present: HashSet<String> =
-            file.iter().chain(&*added).map(|backend| backend.address.to_string()).collect();
-        removed.retain(|_, configured| present.contains(configured));
+        removed.len() != before
     }
+}
+
+/// Whether `name` is that of an entry, or of a backend that the entry's host name may lead to.
+fn is_of(name: &str, entries: &HashSet<&str>) -> bool {
+    let mut before_at = name.match_indices('@').map(|(at, _)| &name[..at]);
+    entries.contains(name) || before_at.any(|entry| entries.contains(entry))
 }

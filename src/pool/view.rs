@@ -183,7 +183,8 @@ fn choose_panic(tiers: &mut [Tier; 2], spec: &model::Pool, members: &[Arc<Member
 }
 
 fn is_panic(usable: usize, all: usize, threshold: Percent) -> bool {
-    all > 0 && (usable as f64) < all as f64 * threshold.fraction()
+    // The small addition keeps 28% of 25 at 7 in binary fractions.
+    all > 0 && usable as f64 + 1e-9 < all as f64 * threshold.fraction()
 }
 
 /// The members of a tier that take requests and have a share of them.
@@ -257,5 +258,20 @@ impl Tier {
         }
         let busy = ask.limit.is_some() && self.members.iter().any(|member| may(member));
         if busy { Found::Busy } else { Found::Nothing }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn exactly_the_share_is_no_panic_whatever_binary_fractions_make_of_it() {
+        for (usable, all, percent) in [(7, 25, 28.0), (7, 100, 7.0), (55, 100, 55.0), (1, 2, 50.0)]
+        {
+            let threshold = Percent::try_new(percent).unwrap();
+            assert!(!is_panic(usable, all, threshold), "{usable} of {all}");
+            assert!(is_panic(usable - 1, all, threshold), "{usable} of {all}, less one");
+        }
     }
 }

@@ -98,14 +98,20 @@ impl Pool {
         if !allowed || !self.core().has_untried(tried, now) {
             return Err(NoRetry::NotAllowed);
         }
+        let spent = || {
+            self.core().traffic().count_forgone(Forgone::BudgetExhausted);
+            Err(NoRetry::BudgetSpent)
+        };
+        if !self.core().can_retry(now) {
+            // A pick would count on a backend that does not get the request.
+            return spent();
+        }
         // Picked before it is paid for: there may be nobody with room.
         let wanted = Wanted { key, kept: None, tried, place: None };
         match self.pick(&wanted, now) {
             Picked::Lease(lease) if self.core().spend_retry(now) => Ok(lease),
-            Picked::Lease(_) => {
-                self.core().traffic().count_forgone(Forgone::BudgetExhausted);
-                Err(NoRetry::BudgetSpent)
-            }
+            // Others have spent it meanwhile.
+            Picked::Lease(_) => spent(),
             Picked::Busy | Picked::Nothing => {
                 self.core().traffic().count_forgone(Forgone::NoRoom);
                 Err(NoRetry::NoRoom)

@@ -71,6 +71,8 @@ pub struct Exchange {
     pub(super) upgrade: bool,
     /// Whether the client waits for a 100 before it sends its body.
     pub(super) expects_continue: bool,
+    /// Since when it waits in the queue, while it does.
+    pub(super) queued: Option<Instant>,
     pub(super) queue_time: Option<Duration>,
     pub(super) lease: Option<Lease>,
     pub(super) tried: Tried,
@@ -153,6 +155,7 @@ impl Exchange {
             kept: None,
             upgrade: false,
             expects_continue: false,
+            queued: None,
             queue_time: None,
             lease: None,
             tried: Tried::default(),

@@ -101,7 +101,7 @@ fn record<'a>(exchange: &'a Exchange, ending: &Ending) -> AccessRecord<'a> {
     AccessRecord {
         time: began(ending.duration),
         duration: ending.duration,
-        queue: exchange.queue_time,
+        queue: exchange.queue_time.or_else(|| exchange.queued.map(|since| since.elapsed())),
         connect: exchange.connect_time,
         upstream: exchange.upstream_time,
         client_ip: exchange.client,

@@ -7,7 +7,7 @@ use super::{
 };
 use crate::{
     model::RetryOn,
-    pool::{Member, NoRetry, Outcome},
+    pool::{Member, NoRetry, Outcome, is_ours, system_error},
     tls,
 };
 use http::{Method, StatusCode};
@@ -19,8 +19,10 @@ impl Context {
     /// After a connection failed. No byte of the request was sent on it, so any method may go to
     /// another backend, as long as what an earlier try consumed of the body is still there.
     pub(super) fn after_connect_failure(&mut self, session: &Session, error: &mut Error) {
-        if tls::is_wrong_name(error) && self.client_chose_name() {
-            // A client could have every backend ejected by asking for hosts that they do not have.
+        let ours = system_error(error).is_some_and(is_ours);
+        if ours || tls::is_wrong_name(error) && self.client_chose_name() {
+            // What we lack is not its fault. And a client could have every backend ejected by asking for
+            // hosts that they do not have.
             self.report(Outcome::Unknown, Instant::now());
         } else {
             self.report_failure();

@@ -107,12 +107,14 @@ impl Exchange {
     async fn wait(&mut self, pool: Arc<Pool>, session: &mut Session) -> First {
         let Some(place) = pool.core().enqueue() else { return First::none(Reason::Overloaded) };
         let began = Instant::now();
+        self.queued = Some(began);
         self.link.set_watching(true);
         session.set_abort_on_close(true);
         let first = self.wait_at(place, began, pool, session).await;
         session.set_abort_on_close(false);
         self.link.set_watching(false);
         self.queue_time = Some(began.elapsed());
+        self.queued = None;
         first
     }
 

@@ -73,7 +73,7 @@ mod tests {
         let (config, interner) = (config.unwrap().config, Arc::new(Interner::default()));
         Arc::new(match before {
             None => Snapshot::compile(&config, Vec::new(), &interner, None, Arc::default()),
-            Some(before) => before.succeed(&config, Vec::new(), &interner, None),
+            Some(before) => before.succeed(&config, Vec::new(), &interner, None).unwrap(),
         })
     }
 

@@ -45,8 +45,13 @@ impl<C> ByPool<C> {
     }
 
     fn of(&self, pool: Option<&Arc<Pool>>) -> &Arc<C> {
-        let found = pool.and_then(|pool| self.pools.iter().find(|(it, _)| Arc::ptr_eq(it, pool)));
-        found.map_or(&self.none, |(_, counter)| counter)
+        let find = |pool: &Arc<Pool>| {
+            let same = self.pools.iter().find(|(it, _)| Arc::ptr_eq(it, pool));
+            // One that waited while a reload came has ended in the pool as that is now.
+            let named = || self.pools.iter().find(|(it, _)| it.spec().name == pool.spec().name);
+            same.or_else(named)
+        };
+        pool.and_then(find).map_or(&self.none, |(_, counter)| counter)
     }
 }
 

@@ -2,7 +2,7 @@
 
 use super::{EndedRequest, Forwarding, series::Series};
 use crate::{
-    filter::Chain,
+    filter::{Chain, Mishap},
     model,
     observe::{AccessLog, Connections, ListenerCounts, Metrics},
     pool::{Interner, Pool},
@@ -118,14 +118,16 @@ impl Snapshot {
     /// Compiles `config` to come into force after this one. Pools of which nothing has changed are
     /// the same, and filters take over what must outlive a reload. The listeners, which are those of
     /// this snapshot, keep their order: it is what connections know them by.
-    #[must_use]
+    ///
+    /// # Errors
+    /// When a filter panics while it takes over.
     pub fn succeed(
         &self,
         config: &model::Config,
         mut chains: Vec<Chain>,
         interner: &Arc<Interner>,
         access_log: Option<Arc<AccessLog>>,
-    ) -> Self {
+    ) -> Result<Self, Mishap> {
         let place = |listener: &model::Listener| {
             self.listeners.iter().position(|known| known.name == listener.name)
         };
@@ -151,10 +153,11 @@ impl Snapshot {
         let known: HashMap<_, _> = self.routes.iter().map(|known| (&known.name, known)).collect();
         for (route, chain) in config.routes.iter().zip(&mut chains) {
             if let Some(before) = known.get(&route.name) {
-                chain.adopt(&before.filters);
+                chain.adopt(&before.filters)?;
             }
         }
-        Self::assemble(config, listeners, pools, chains, (access_log, self.metrics.clone()))
+        let shared = (access_log, self.metrics.clone());
+        Ok(Self::assemble(config, listeners, pools, chains, shared))
     }
 
     fn assemble(

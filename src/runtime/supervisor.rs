@@ -65,7 +65,18 @@ impl Supervisor {
             stays
         });
         self.follow(snapshot);
-        while self.tasks.try_join_next().is_some() {}
+        self.tell_of_panics();
+    }
+
+    /// Says which tasks have ended by a panic: nobody does their work any more.
+    fn tell_of_panics(&mut self) {
+        while let Some(ended) = self.tasks.try_join_next() {
+            if let Err(error) = ended
+                && error.is_panic()
+            {
+                log::error!("a task that keeps a pool or certificates has ended: {error}");
+            }
+        }
     }
 
     /// Waits until the first pass of every pool that is watched is over. A pass ends by the check's
@@ -106,11 +117,13 @@ async fn follow(mut watch: Watch, reread: Arc<Notify>) {
     }
 }
 
-/// Keeps one pool: resolves its names first, then probes and goes on resolving.
+/// Keeps one pool: resolves its names and probes what is known of it meanwhile.
 async fn keep(pool: Arc<Pool>) {
     let decisions = pool.decisions();
-    pool.discover().await;
-    let resolving = pool.keep_discovering();
+    let resolving = async {
+        pool.discover().await;
+        pool.keep_discovering().await;
+    };
     let deciding = pool.keep_refreshing(decisions);
     let probing = pool.clone().run_health_checks(rand::random());
     let maintaining = pool.run_maintenance();
@@ -120,9 +133,39 @@ async fn keep(pool: Arc<Pool>) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{config, filter::Registry};
+    use crate::{config, filter::Registry, pool::Interner};
     use std::path::Path;
     use tokio::time::Instant;
+
+    fn snapshot(text: &str, interner: Interner) -> Snapshot {
+        let config =
+            config::parse(text, "lb.yaml", Path::new("/"), &|_| None, &Registry::default());
+        let config = config.unwrap().config;
+        Snapshot::compile(&config, Vec::new(), &Arc::new(interner), None, Arc::default())
+    }
+
+    #[tokio::test]
+    async fn a_backend_is_checked_and_serves_while_the_name_of_another_hangs() {
+        let origin = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = origin.local_addr().unwrap();
+        let text = format!(
+            "
+listeners: {{ web: {{ address: 127.0.0.1:80 }} }}
+routes: [{{ pool: checked }}]
+pools:
+  checked: {{ backends: ['{address}', 'hangs.test:80'], health_check: {{ timeout: 1s }} }}
+  unchecked: {{ backends: ['{address}', 'hangs.test:80'], health_check: off }}
+"
+        );
+        let snapshot = snapshot(&text, Interner::unresolving());
+        let mut supervisor = Supervisor::default();
+        supervisor.watch(&snapshot);
+        supervisor.wait_until_checked().await;
+        for pool in &snapshot.pools {
+            assert!(pool.core().is_usable(), "{pool:?}");
+            assert!(!pool.is_checked(), "{pool:?}");
+        }
+    }
 
     #[tokio::test(start_paused = true)]
     async fn pools_that_are_never_checked_are_waited_for_all_at_once() {
@@ -134,11 +177,7 @@ pools:
   b: { backends: [127.0.0.1:2], health_check: { timeout: 2s } }
   c: { backends: [127.0.0.1:3], health_check: { timeout: 2s } }
 ";
-        let config =
-            config::parse(text, "lb.yaml", Path::new("/"), &|_| None, &Registry::default());
-        let config = config.unwrap().config;
-        let snapshot =
-            Snapshot::compile(&config, Vec::new(), &Arc::default(), None, Arc::default());
+        let snapshot = snapshot(text, Interner::default());
         // Without their tasks, nothing is ever checked, as if the resolver hung.
         let mut supervisor = Supervisor::default();
         let idle = supervisor.tasks.spawn(std::future::pending());

@@ -9,10 +9,9 @@ use crate::{
     model::{Ends, Reason, RetryOn},
     pool::{
         Dialed, Dialer, Lease, NoRetry, Outcome, Picked, Place, Pool, Preamble, Tried, Waited,
-        Wanted, hash_address,
+        Wanted, hash_address, is_ours,
     },
 };
-use rustix::io::Errno;
 use rustls::pki_types::ServerName;
 use std::{
     io,
@@ -43,9 +42,12 @@ struct Failure {
 impl Failure {
     /// Whether it is us who lack something. That says nothing of the backend.
     fn is_ours(&self) -> bool {
-        let lacking =
-            [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM, Errno::ADDRNOTAVAIL];
-        Errno::from_io_error(&self.error).is_some_and(|error| lacking.contains(&error))
+        is_ours(&self.error)
+    }
+
+    /// What it says of the backend.
+    fn outcome(&self, took: Duration) -> Outcome {
+        if self.is_ours() { Outcome::Unknown } else { Outcome::Failure { took } }
     }
 
     fn reason(&self) -> Reason {
@@ -110,10 +112,8 @@ impl<'a> Tries<'a> {
                 }
                 Err(failure) => failure,
             };
-            if !failure.is_ours() {
-                let outcome = Outcome::Failure { took: began.elapsed() };
-                self.pool.report(&lease, outcome, self.story.tries, self.pool.now());
-            }
+            let outcome = failure.outcome(began.elapsed());
+            self.pool.report(&lease, outcome, self.story.tries, self.pool.now());
             lease = self.pick_next(&lease, &failure)?;
             tokio::time::sleep(self.pool.pause(self.story.tries)).await;
         }
@@ -176,10 +176,11 @@ impl<'a> Tries<'a> {
                 Err(Failure { kind: RetryOn::Reset, error })
             }
             ended => {
-                if !matches!(ended, Some(Ended::Broken(..))) {
-                    let outcome = Outcome::Success { first_byte: connect };
-                    self.pool.report(lease, outcome, self.story.tries, self.pool.now());
-                }
+                let outcome = match ended {
+                    Some(Ended::Broken(..)) => Outcome::Unknown,
+                    _ => Outcome::Success { first_byte: connect },
+                };
+                self.pool.report(lease, outcome, self.story.tries, self.pool.now());
                 Ok((backend, ended))
             }
         }

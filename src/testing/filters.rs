@@ -90,8 +90,11 @@ impl Filters {
 
     /// Has them take over what outlives a reload from those of `predecessor`, as they do when the
     /// route of the same name has other filters after a reload.
+    ///
+    /// # Panics
+    /// If a filter does.
     pub fn adopt(&mut self, predecessor: &Self) {
-        self.chain.adopt(&predecessor.chain);
+        self.chain.adopt(&predecessor.chain).unwrap_or_else(|mishap| panic!("{mishap}"));
     }
 
     /// Has `request` pass the filters, then `backend` answer it, and the response pass them too.

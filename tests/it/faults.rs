@@ -231,6 +231,49 @@ fn without_descriptors_accepting_pauses_and_the_rest_goes_on() {
 }
 
 #[test]
+fn a_lack_of_descriptors_is_not_held_against_backends() {
+    // Each answer needs a connection of its own.
+    let closing = |name| {
+        Origin::scripted(name, move |_| {
+            Reply::RawThenClose(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok".to_vec())
+        })
+    };
+    let (a, b) = (closing("a"), closing("b"));
+    let keys = "health_check: { tcp: {}, interval: 50ms, fall: 1 }\n\
+                ejection: { consecutive_failures: 1 }\n\
+                retry: { budget: { percent: 100% } }";
+    let lb = Config::pool(&[a.entry(), b.entry()], keys)
+        .and("admin: { address: \"@2@\", hosts: [test.example] }")
+        .access_log()
+        .start();
+    let mut client = lb.client();
+    assert_eq!(client.get("/").status, 200);
+    let pid = Pid::from_raw(i32::try_from(lb.program.pid()).unwrap());
+    let limit = getrlimit(Resource::Nofile);
+    // What it has stays open; it gets no more.
+    let none = Rlimit { current: Some(3), ..limit };
+    prlimit(pid, Resource::Nofile, none).expect("limits of a child are ours to set");
+    for _ in 0..10 {
+        assert_eq!(client.get("/").status, 502);
+    }
+    lb.wait_for_line("pool app: health checks cannot be made: ");
+    let _operator = Client::connect(&lb.extra(2));
+    lb.wait_for_line("admin: cannot accept: ");
+    // The checks go on without a verdict.
+    thread::park_timeout(Duration::from_millis(300));
+    prlimit(pid, Resource::Nofile, limit).expect("what it had");
+    for _ in 0..4 {
+        assert_eq!(client.get("/").status, 200);
+    }
+    for line in ["EJECTED", "is DOWN", "no usable backend"] {
+        assert_eq!(lb.lines_with(line), 0, "{}", lb.program.stderr.text());
+    }
+    assert_eq!(lb.lines_with("health checks cannot be made"), 1);
+    assert_eq!(get(&lb.extra(2), "/healthz").status, 200);
+    assert_eq!(lb.lines_with("admin: cannot accept: "), 1);
+}
+
+#[test]
 fn a_full_disk_costs_lines_and_no_request() {
     let origin = Origin::named("a");
     let log = "access_log: { path: access.log, format: json }";

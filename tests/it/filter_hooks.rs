@@ -554,6 +554,33 @@ fn state_is_taken_over_by_name_and_order() {
     assert_eq!(counts(&old, &["x-a", "x-b"]), ["4", "4"]);
 }
 
+/// Panics when it is to take over.
+struct Clumsy;
+
+impl Filter for Clumsy {
+    const NAME: &'static str = "clumsy";
+    type Settings = NoSettings;
+
+    fn new(_: NoSettings, _: &mut Setup<'_>) -> Result<Self, SettingsError> {
+        Ok(Self)
+    }
+
+    fn adopt(&mut self, _: &Self) {
+        panic!("it fell");
+    }
+}
+
+#[test]
+fn a_panic_while_state_is_taken_over_is_told_as_the_filters() {
+    let app = app().filter::<Clumsy>();
+    let filters = || Filters::new().yaml(&app, "[ clumsy ]").unwrap();
+    let (mut new, old) = (filters(), filters());
+    let adopting = std::panic::AssertUnwindSafe(|| new.adopt(&old));
+    let panic = std::panic::catch_unwind(adopting).unwrap_err();
+    let told = panic.downcast_ref::<String>().unwrap();
+    assert_eq!(told, "filter clumsy panicked in its adopt hook: it fell");
+}
+
 /// As many hooks as a filter may leave out: all.
 struct Silent;
 

@@ -8,7 +8,9 @@ use crate::support::{
     request,
 };
 use rustix::{
-    net::{AddressFamily, SocketAddrUnix, SocketType, accept, bind, listen},
+    net::{
+        AddressFamily, SendFlags, SocketAddrUnix, SocketType, accept, bind, connect, listen, send,
+    },
     process::Signal,
 };
 use std::{
@@ -176,6 +178,26 @@ fn a_successor_that_dies_with_the_sockets_in_its_hands_leaves_everything_as_it_w
     assert!(lb.directory().join("upgrade.sock").exists());
     let mut first = lb.hand_over();
     assert!(first.wait_for_exit(SOON).is_some());
+    assert_eq!((lb.get("/").status, pid(&lb)), (200, u64::from(lb.program.pid())));
+}
+
+#[test]
+fn a_successor_whose_predecessor_has_given_up_ends_and_leaves_everything_as_it_was() {
+    let a = Origin::named("a");
+    let lb = Config::pool(&[a.entry()], UNCHECKED).and(ADMIN).start();
+    // It could serve, on addresses of its own.
+    lb.edit(&lb.web().to_string(), &lb.extra(3).to_string());
+    lb.edit(&lb.extra(2).to_string(), &lb.extra(4).to_string());
+    let mut second = lb.successor();
+    {
+        // An instance that does not wait any longer, and lives.
+        let socket = rustix::net::socket(AddressFamily::UNIX, SocketType::SEQPACKET, None).unwrap();
+        let path = lb.directory().join("upgrade.sock");
+        connect(&socket, &SocketAddrUnix::new(path).unwrap()).unwrap();
+        send(&socket, b"end", SendFlags::empty()).unwrap();
+    }
+    second.stderr.wait_for("did not wait any longer, and serves on");
+    assert_eq!(second.wait_for_exit(SOON).expect("it exits").code(), Some(1));
     assert_eq!((lb.get("/").status, pid(&lb)), (200, u64::from(lb.program.pid())));
 }
 

@@ -380,6 +380,10 @@ fn the_route_timeout_covers_the_queue() {
     let took = asked.elapsed();
     assert!(response.status == 503 || response.status == 504, "{}", response.text());
     assert!(took >= Duration::from_millis(390) && took < Duration::from_secs(3), "{took:?}");
+    let late = lb.wait_for_entries(1).remove(0);
+    assert_eq!(late["path"], "/late");
+    let queued = late["queue_ms"].as_f64().expect("it has waited in the queue");
+    assert!((350.0..3000.0).contains(&queued), "{queued}");
     gate.open();
     assert_eq!(first.response().status, 200);
     // Its place is free, and the backend never hears of it.

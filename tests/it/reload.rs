@@ -284,6 +284,24 @@ fn a_backend_that_is_down_stays_down_and_a_new_one_is_checked_first() {
 }
 
 #[test]
+fn that_a_pool_has_no_backend_left_is_told_once_whatever_is_reloaded() {
+    let (a, b) = (Origin::named("a"), Origin::named("b"));
+    let keys = "health_check: { interval: 50ms, fall: 1 }\nslow_start: 0s";
+    let lb = Config::pool(&[a.entry()], keys).start();
+    a.stop();
+    lb.wait_for_line("pool app has no usable backend left");
+    lb.edit("slow_start: 0s", "slow_start: 1ms");
+    assert!(lb.reload().contains("slow_start"));
+    assert_eq!(lb.get("/").status, 503);
+    assert_eq!(lb.lines_with("has a usable backend again"), 0);
+    lb.edit(&a.entry(), &b.entry());
+    assert!(lb.reload().contains("pool app: -a, +b"));
+    assert_eq!(lb.get("/").text(), "b");
+    lb.wait_for_line("pool app has a usable backend again");
+    assert_eq!(lb.lines_with("pool app has no usable backend left"), 1);
+}
+
+#[test]
 fn routes_limits_and_logs_change() {
     let a = Origin::named("a");
     let lb = Config::pool(&[a.entry()], "")

@@ -182,6 +182,15 @@ impl Metrics {
         self.reloads.count(result as usize);
     }
 
+    /// Forgets counters that nobody counts with any more, and did not either when this was last said: there
+    /// may be nobody who reads them.
+    pub fn forget_unused(&self) {
+        self.requests.forget_unused();
+        self.durations.forget_unused();
+        self.connections.forget_unused();
+        self.listeners.forget_unused();
+    }
+
     /// Puts all of it on a page.
     pub fn show(&self, page: &mut Page) {
         self.show_requests(page);
@@ -343,5 +352,21 @@ mod tests {
         drop(counter);
         assert!(text(&metrics).contains(r#"status="200"} 2"#));
         assert!(!text(&metrics).contains("gone"));
+    }
+
+    #[test]
+    fn what_nobody_reads_is_forgotten_after_the_second_reload() {
+        let metrics = Metrics::default();
+        let (gone, back) = (metrics.requests(labels("gone")), metrics.requests(labels("back")));
+        gone.count("GET", 200);
+        back.count("GET", 200);
+        metrics.forget_unused();
+        drop((gone, back));
+        metrics.forget_unused();
+        let back = metrics.requests(labels("back"));
+        metrics.forget_unused();
+        assert!(!text(&metrics).contains("gone"));
+        assert!(text(&metrics).contains("back"));
+        drop(back);
     }
 }

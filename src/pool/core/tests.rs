@@ -185,3 +185,34 @@ fn maintenance_makes_a_view_only_for_ejections_that_it_does_not_know() {
     assert_eq!((core.maintain(Time::ZERO), made()), (due, before + 1));
     assert_eq!((core.maintain(due), made()), (Time::NEVER, before + 2));
 }
+
+#[test]
+fn the_end_of_a_request_on_one_that_drains_calls_its_own_clients_wherever_they_wait() {
+    let core = core(2, "limits: { connections_per_backend: 1, queue: 5 }");
+    let (tried, mut rng) = (Tried::default(), rng());
+    let mut ask = |name: Option<&str>, place: Option<&Place>| {
+        let is_it = |member: &Member| Some(member.name().as_str()) == name;
+        let kept = name.is_some().then_some(&is_it as Kept<'_>);
+        core.pick(&Wanted { key: None, kept, tried: &tried, place }, Time::ZERO, &mut rng)
+    };
+    let (first, second) = (ask(Some("m1"), None), ask(None, None));
+    let (Picked::Lease(on_m1), Picked::Lease(_on_m0)) = (first, second) else { panic!("no room") };
+    assert!(core.set_admission(core.members()[1].name(), Admission::Draining, Time::ZERO));
+    let (ordinary, sticky) = (core.enqueue().unwrap(), core.enqueue().unwrap());
+    drop(on_m1);
+    assert!(sticky.is_called());
+    assert!(matches!(ask(None, Some(&ordinary)), Picked::Busy));
+    let Picked::Lease(own) = ask(Some("m1"), Some(&sticky)) else { panic!("there is room") };
+    assert_eq!(own.name().as_str(), "m1");
+}
+
+#[test]
+fn one_that_is_ejected_and_disabled_takes_no_place_among_those_that_may_be_ejected() {
+    let core = core(4, "ejection: { consecutive_failures: 1, max_percent: 25% }");
+    let (members, now) = (core.members(), Time::from_nanos(1));
+    let failure = Outcome::Failure { took: Duration::ZERO };
+    assert!(core.report(&members[0], failure, now));
+    assert!(!core.report(&members[1], failure, now), "it is one of four");
+    assert!(core.set_admission(members[0].name(), Admission::Disabled, now));
+    assert!(core.report(&members[1], failure, now));
+}

@@ -166,6 +166,27 @@ async fn names_that_hang_are_given_up_all_at_the_same_time() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_is_known_does_not_wait_for_a_name_that_hangs() {
+    let names = Names::new("[hangs.test:80, hangs.test:81, 10.0.0.9:80]");
+    let keys = |pool: &Pool| {
+        pool.members().iter().map(|member| member.key().to_owned()).collect::<Vec<_>>()
+    };
+    let a_second = async |pool: &Arc<Pool>| {
+        let kept = async { tokio::join!(pool.discover(), pool.clone().run_health_checks(7)) };
+        tokio::time::timeout(Duration::from_secs(1), kept).await.is_ok()
+    };
+    assert!(!a_second(&names.pool).await);
+    assert_eq!(keys(&names.pool), ["10.0.0.9:80"]);
+    assert!(!names.pool.is_checked(), "its names may still have an answer");
+    // A reload knows what names resolved to, and waits for none.
+    names.interner.set_answer("hangs.test", &["10.0.0.1"]);
+    let again = Pool::new(names.pool.spec().clone(), names.interner.clone());
+    assert!(!a_second(&again).await);
+    assert_eq!(keys(&again), ["10.0.0.1:80", "10.0.0.1:81", "10.0.0.9:80"]);
+    assert!(again.is_checked());
+}
+
+#[tokio::test(start_paused = true)]
 async fn names_are_looked_up_again_every_interval_and_addresses_never() {
     let names = Names::new("[a.test:80]");
     names.discover().await;

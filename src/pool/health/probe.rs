@@ -8,7 +8,7 @@
 use super::ProbeReport;
 use crate::{
     model::{BackendProtocol, GrpcProbe, HealthCheck, HttpProbe, Probe, StatusRange},
-    pool::{Dialer, Member, Pool, Preamble},
+    pool::{Dialer, Member, Pool, Preamble, is_ours, system_error},
     tls::{self, PeerTls},
 };
 use http::{HeaderValue, Uri};
@@ -21,7 +21,6 @@ use pingora_core::{
 };
 use std::{
     borrow::Cow,
-    error::Error as StdError,
     fmt::Write as _,
     io,
     sync::{Arc, OnceLock},
@@ -55,6 +54,26 @@ impl Connectors {
 impl std::fmt::Debug for Connectors {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Connectors").finish_non_exhaustive()
+    }
+}
+
+/// Why a probe failed.
+struct Failure {
+    reason: String,
+    /// Whether it is us who lacked something.
+    ours: bool,
+}
+
+impl Failure {
+    #[allow(clippy::needless_pass_by_value, reason = "it is what becomes of the error")]
+    fn to_connect(error: pingora::BError) -> Self {
+        Self { ours: system_error(&error).is_some_and(is_ours), reason: reason(&error) }
+    }
+}
+
+impl From<String> for Failure {
+    fn from(reason: String) -> Self {
+        Self { reason, ours: false }
     }
 }
 
@@ -99,9 +118,10 @@ impl Prober {
             }
         };
         match tokio::time::timeout(timeout, probing).await {
-            Ok(Ok(())) => ProbeReport::success(),
-            Ok(Err(reason)) => ProbeReport::failure(reason),
-            Err(_) => ProbeReport::failure(format!("timed out after {timeout:?}")),
+            Ok(Ok(())) => ProbeReport::Good,
+            Ok(Err(Failure { reason, ours: false })) => ProbeReport::Bad(reason),
+            Ok(Err(Failure { reason, ours: true })) => ProbeReport::NotMade(reason),
+            Err(_) => ProbeReport::Bad(format!("timed out after {timeout:?}")),
         }
     }
 
@@ -124,16 +144,16 @@ impl Prober {
     }
 
     /// Connects, speaks TLS where the pool does, and closes.
-    async fn connect(&self, peer: &HttpPeer) -> Result<(), String> {
+    async fn connect(&self, peer: &HttpPeer) -> Result<(), Failure> {
         let connecting = self.connectors.tcp().new_stream(peer);
-        let mut stream = connecting.await.map_err(|error| reason(&error))?;
+        let mut stream = connecting.await.map_err(Failure::to_connect)?;
         if !peer.is_tls() {
             return Ok(());
         }
         let chosen = stream.selected_alpn_proto();
         // Left without a word, many a backend would log it as a fault.
         stream.shutdown().await;
-        self.check(chosen == Some(ALPN::H2))
+        Ok(self.check(chosen == Some(ALPN::H2))?)
     }
 
     /// Whether a backend that speaks TLS speaks what it must.
@@ -145,10 +165,14 @@ impl Prober {
     }
 
     /// Sends the request, in the protocol that the backend chose, and judges the answer.
-    async fn ask(&self, probe: &HttpProbe, member: &Member, peer: &HttpPeer) -> Result<(), String> {
-        let failed = |error: pingora::BError| reason(&error);
-        let connector = self.connectors.http();
-        let (mut session, _) = connector.get_http_session(peer).await.map_err(failed)?;
+    async fn ask(
+        &self,
+        probe: &HttpProbe,
+        member: &Member,
+        peer: &HttpPeer,
+    ) -> Result<(), Failure> {
+        let connecting = self.connectors.http().get_http_session(peer);
+        let (mut session, _) = connecting.await.map_err(Failure::to_connect)?;
         let http2 = session.as_http2().is_some();
         let judged = match self.check(http2) {
             Ok(()) if http2 => probe.converse(&mut session, probe.http2(member, peer)).await,
@@ -156,7 +180,7 @@ impl Prober {
             Err(wrong) => Err(wrong),
         };
         session.shutdown().await;
-        judged
+        Ok(judged?)
     }
 
     /// Asks by gRPC's health checking protocol.
@@ -165,16 +189,15 @@ impl Prober {
         probe: &GrpcProbe,
         member: &Member,
         peer: &HttpPeer,
-    ) -> Result<(), String> {
-        let failed = |error: pingora::BError| reason(&error);
-        let connector = self.connectors.http();
-        let (mut session, _) = connector.get_http_session(peer).await.map_err(failed)?;
+    ) -> Result<(), Failure> {
+        let connecting = self.connectors.http().get_http_session(peer);
+        let (mut session, _) = connecting.await.map_err(Failure::to_connect)?;
         let judged = match &mut session {
             HttpSession::H2(stream) => probe.converse(stream, member.authority(), peer).await,
             HttpSession::H1(_) | HttpSession::Custom(()) => Err(tls::NOT_HTTP2.to_owned()),
         };
         session.shutdown().await;
-        judged
+        Ok(judged?)
     }
 
     /// A port other than the backend's own.
@@ -295,12 +318,8 @@ pub(super) fn reason(error: &pingora::BError) -> String {
     if let Some(why) = tls::failure(error) {
         return format!("TLS handshake failed: {why}");
     }
-    let mut cause: Option<&(dyn StdError + 'static)> = Some(error.root_cause());
-    while let Some(inner) = cause {
-        if let Some(io) = inner.downcast_ref::<io::Error>() {
-            return io_reason(io);
-        }
-        cause = inner.source();
+    if let Some(error) = system_error(error) {
+        return io_reason(error);
     }
     match error.etype() {
         pingora::ErrorType::ConnectRefused => "connection refused".to_owned(),

@@ -34,8 +34,7 @@ pools: {{ app: {{ backends: [{}], health_check: {check} }} }}",
 }
 
 fn probing(pool: &Arc<Pool>) -> Probing {
-    let check = pool.spec().health_check.clone().unwrap();
-    Probing { prober: Prober::new(&check, pool), check, pool: pool.clone() }
+    Probing::new(pool.spec().health_check.clone().unwrap(), pool.clone())
 }
 
 /// Panics whenever it is to connect.
@@ -57,7 +56,8 @@ async fn a_probe_that_panics_has_failed_and_is_repeated() {
     assert!(!member.state().with_probing(|state| state.health() == Health::Unhealthy));
     let (mut probing, panics) = (probing(&pool), Arc::new(Panics::default()));
     probing.prober.dialer = Some(panics.clone());
-    let looping = Arc::new(probing).keep_probing(member.clone(), Duration::ZERO, 7);
+    let probed = Arc::new(ArcSwap::new(member.clone()));
+    let looping = Arc::new(probing).keep_probing(probed, Duration::ZERO, 7);
     assert!(tokio::time::timeout(Duration::from_secs(12), looping).await.is_err());
     assert_eq!(panics.0.load(SeqCst), 3);
     assert_eq!(member.state().health(), Health::Unhealthy);
@@ -70,7 +70,7 @@ async fn what_the_first_probes_of_a_large_pool_find_is_taken_in_together() {
     let before = pool.core.views.load(SeqCst);
     let (mut probing, panics) = (probing(&pool), Arc::new(Panics::default()));
     probing.prober.dialer = Some(panics.clone());
-    Arc::new(probing).probe_all().await;
+    Arc::new(probing).probe_all(&mut pool.membership.subscribe()).await;
     assert_eq!(panics.0.load(SeqCst), 1_000);
     assert!(pool.members().iter().all(|member| member.state().health() == Health::Unhealthy));
     let views = pool.core.views.load(SeqCst) - before;
@@ -91,4 +91,52 @@ async fn jitter_takes_a_random_part_off_each_interval_and_never_adds() {
     assert!((8.9..9.1).contains(&mean), "{mean}");
     let none = pauses(&probing(&pool("{ interval: 10s, jitter: 0% }").await));
     assert!(none.iter().all(|pause| (*pause - 10.0).abs() < 1e-9));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_loop_goes_on_with_what_its_backend_is_by_now() {
+    let (one, interner) = (pool("{ interval: 5s }").await, Arc::new(Interner::default()));
+    let probing = Arc::new(probing(&one));
+    let named = async |name: &str| {
+        let mut spec = one.spec().clone();
+        spec.backends[0].name = crate::model::BackendName::try_new(name).unwrap();
+        let pool = Pool::new(spec, interner.clone());
+        pool.discover().await;
+        pool.members()[0].clone()
+    };
+    let (before, after) = (named("before").await, named("after").await);
+    assert_eq!(before.id(), after.id());
+    let mut loops = Loops::default();
+    loops.begin(&probing, &before, Duration::from_secs(9), 7);
+    let task = loops.running[&before.id()].task.id();
+    loops.retain(std::slice::from_ref(&after));
+    loops.begin(&probing, &after, Duration::ZERO, 7);
+    let running = &loops.running[&before.id()];
+    assert_eq!((running.member.load().name().as_str(), running.task.id()), ("after", task));
+    loops.retain(&[]);
+    assert!(loops.running.is_empty());
+}
+
+#[tokio::test]
+async fn a_backend_that_comes_during_the_first_pass_is_probed_right_after_it() {
+    let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let one = pool("{ interval: 60s, timeout: 300ms, http: { path: / } }").await;
+    let mut spec = one.spec().clone();
+    let entry = |address: &str| crate::config::parse_backend(address, Path::new("/")).unwrap();
+    // The kernel accepts, and nobody answers.
+    spec.backends = vec![entry(&format!("'{}'", silent.local_addr().unwrap()))];
+    let pool = Pool::new(spec, Arc::default());
+    pool.discover().await;
+    let checking = tokio::spawn(pool.clone().run_health_checks(7));
+    // Until the pass has begun.
+    let _connection = silent.accept().await.unwrap();
+    pool.add(entry("127.0.0.1:1")).await.unwrap();
+    assert!(!pool.is_checked());
+    let probed = async {
+        while pool.members()[1].health() == Health::Unknown {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), probed).await.expect("it is probed");
+    checking.abort();
 }

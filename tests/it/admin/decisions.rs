@@ -269,13 +269,38 @@ fn a_deleted_backend_goes_when_its_last_request_is_over_and_stays_away() {
     let response = lb.delete("a");
     assert_eq!((response.status, &response.json()["removed"]), (200, &true.into()));
     assert_eq!(lb.backend_names(), ["b"]);
-    // One that the file drops and has again later is back.
+    // Nor does it come back when the file drops it and has it again later.
     let entry = format!("      - {}\n", a.entry());
     lb.edit(&entry, "");
     lb.reload();
     lb.edit("    backends:\n", &format!("    backends:\n{entry}"));
     lb.reload();
-    assert_eq!(lb.backend_names(), ["a", "b"]);
+    assert_eq!(lb.backend_names(), ["b"]);
+    // Added again, it is what the file says from the next reload of its pool on.
+    assert_eq!(
+        lb.post(&format!("{{ address: '{}', name: a, weight: 7 }}", a.address())).status,
+        201
+    );
+    assert_eq!((&lb.backend("a")["added"], &lb.backend("a")["weight"]), (&true.into(), &7.into()));
+    lb.edit("slow_start: 2ms", "slow_start: 3ms");
+    lb.reload();
+    let as_in_the_file = || {
+        let told = lb.backend("a");
+        (&told["added"], &told["weight"]) == (&false.into(), &1.into())
+    };
+    eventually("it is as the file says", as_in_the_file);
+}
+
+#[test]
+fn a_backend_without_weight_is_not_usable_and_one_without_checks_is_unknown() {
+    let (a, b) = (Origin::named("a"), Origin::named("b"));
+    let lb = with_admin(&[&a, &b], "health_check: { interval: 50ms }").start();
+    assert_eq!(lb.put("a", json!({ "weight": 0 }))["usable"], false);
+    assert_eq!(lb.ask("/api/v1/pools/app").json()["usable"], 1);
+    assert_eq!(lb.backend("b")["health"], "healthy");
+    lb.edit("health_check: { interval: 50ms }", "health_check: off");
+    lb.reload();
+    assert_eq!(lb.backend("b")["health"], "unknown");
 }
 
 #[test]

@@ -83,6 +83,19 @@ fn a_file_with_errors_is_refused_with_all_of_them() {
 }
 
 #[test]
+fn an_access_log_that_cannot_be_opened_is_an_error_of_the_configuration() {
+    let a = Origin::named("a");
+    let lb = with_admin(&[&a], "").and("access_log: { path: access.log }").start();
+    lb.edit("access_log: { path: access.log }", "access_log: { path: none/access.log }");
+    let response = lb.post_reload();
+    let body = response.json();
+    assert_eq!((response.status, &body["error"]), (422, &"invalid_configuration".into()));
+    assert_eq!(body["errors"][0]["path"], "access_log.path");
+    assert!(body["errors"][0]["message"].as_str().unwrap().contains("none/access.log"), "{body}");
+    assert_eq!(lb.get("/").status, 200);
+}
+
+#[test]
 fn what_needs_a_hand_over_is_named() {
     let a = Origin::named("a");
     let lb = with_admin(&[&a], "").start();

@@ -175,3 +175,20 @@ fn a_stream_moves_its_own_counters() {
     ];
     assert_changes(&lb, &before, &ended);
 }
+
+#[test]
+fn a_stream_that_its_client_breaks_off_at_once_counts_on_its_backend() {
+    let raw = Raw::named("raw");
+    let listener = "protocol: tcp\npool: app";
+    let config = Config::pool(&[raw.entry()], "health_check: off").and(ADMIN);
+    let lb = config.listener(listener).without_probe().start();
+    lb.wait_for_line("listener web: listening on");
+    let client = lb.client();
+    let _backend = raw.accept();
+    client.reset();
+    let counted = || {
+        let name = r#"upstream_requests_total{pool="app",backend="raw",outcome="aborted"}"#;
+        Scrape::of(&lb).get(name) == Some(1.0)
+    };
+    eventually("it counts", counted);
+}

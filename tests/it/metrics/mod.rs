@@ -217,6 +217,44 @@ fn what_a_client_makes_up_makes_no_series() {
 }
 
 #[test]
+fn a_request_that_waited_through_a_reload_counts_in_its_pool() {
+    let gate = crate::support::Gate::default();
+    let held = gate.clone();
+    let a = Origin::scripted("a", move |_| crate::support::Reply::text("a").behind(&held));
+    let limits = "limits: { connections_per_backend: 1, queue: 5, queue_timeout: 30s }";
+    let lb = with_admin(&[&a], &format!("{limits}\nslow_start: 0s")).start();
+    let mut clients = [lb.client(), lb.client()];
+    for client in &mut clients {
+        client.send(request("GET", "/", &[], b""));
+    }
+    let queued = || Scrape::of(&lb).sum("queue_depth", &["pool=\"app\""]) == 1.0;
+    eventually("one waits", queued);
+    lb.edit("slow_start: 0s", "slow_start: 1s");
+    assert!(lb.reload().contains("slow_start"));
+    gate.open();
+    assert!(clients.iter_mut().all(|client| client.response().status == 200));
+    lb.wait_for_entries(2);
+    let counted = |pool: &str| Scrape::of(&lb).sum("requests_total", &["status=\"200\"", pool]);
+    eventually("both count", || counted("pool=\"app\"") == 2.0);
+    assert_eq!(counted("pool=\"\""), 0.0);
+}
+
+#[test]
+fn what_is_gone_is_forgotten_though_nobody_reads() {
+    let a = Origin::named("a");
+    let routes = "routes: [{ name: one, match: { path: /1 }, pool: app }, { pool: app }]";
+    let lb = with_admin(&[&a], "slow_start: 0s").and(routes).start();
+    assert_eq!(lb.get("/1").status, 200);
+    lb.wait_for_entries(1);
+    lb.edit("{ name: one, match: { path: /1 }, pool: app }, ", "");
+    assert!(lb.reload().contains("-route one"));
+    lb.edit("slow_start: 0s", "slow_start: 1ms");
+    lb.reload();
+    let scrape = Scrape::of(&lb);
+    assert!(scrape.0.keys().all(|key| !key.contains("route=\"one\"")), "{scrape:?}");
+}
+
+#[test]
 fn counters_outlive_a_reload_and_what_is_gone_disappears() {
     let (a, b) = (Origin::named("a"), Origin::named("b"));
     let routes =
