@@ -166,6 +166,25 @@ impl<'a> Field<'a> {
         secrets::hides(&value).then(|| value.into_owned())
     }
 
+    /// Whether this or what is in it is a secret.
+    pub(super) fn has_secret(&self) -> bool {
+        match &self.node.value {
+            Value::Null => false,
+            Value::Scalar(_) => self.secret().is_some(),
+            Value::List(nodes) => {
+                let mut items = nodes.iter().enumerate();
+                items.any(|(index, node)| self.item(index, node).has_secret())
+            }
+            Value::Map(entries) => entries.iter().any(|entry| self.under(entry).has_secret()),
+        }
+    }
+
+    /// The item at `index` of this list.
+    fn item(&self, index: usize, node: &'a Node) -> Self {
+        let path = format!("{}[{index}]", self.path);
+        Self { context: self.context, path, node, key: None }
+    }
+
     /// Reports an error about what is at `path` below this value, in words that are put together
     /// already.
     pub(super) fn error_below(&self, path: &str, position: Position, message: &str) {
@@ -368,11 +387,7 @@ impl<'a> Field<'a> {
             self.wrong_type(expected);
             return None;
         };
-        let item = |(index, node)| {
-            let path = format!("{}[{index}]", self.path);
-            Self { context: self.context, path, node, key: None }
-        };
-        Some(nodes.iter().enumerate().map(item).collect())
+        Some(nodes.iter().enumerate().map(|(index, node)| self.item(index, node)).collect())
     }
 
     /// The items of a list that has at least one.

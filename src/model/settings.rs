@@ -2,6 +2,9 @@
 
 use super::Position;
 
+/// What stands in the place of a secret.
+pub const MASK: &str = "(secret)";
+
 /// A value of a filter's settings, and where it stands in the file. Environment variables are
 /// replaced already.
 #[derive(Clone, Debug)]
@@ -34,6 +37,16 @@ impl Settings {
     /// An empty map.
     pub fn none(at: Position) -> Self {
         Self { at, key: None, secret: false, value: SettingsValue::Map(Vec::new()) }
+    }
+
+    /// Whether this or what is in it is a secret.
+    pub fn has_secret(&self) -> bool {
+        let within = match &self.value {
+            SettingsValue::Null | SettingsValue::Text(_) => false,
+            SettingsValue::List(items) => items.iter().any(Self::has_secret),
+            SettingsValue::Map(entries) => entries.iter().any(|(_, value)| value.has_secret()),
+        };
+        self.secret || within
     }
 
     /// Where a message about this value points: to a scalar, else to the key if there is one.

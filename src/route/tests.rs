@@ -192,7 +192,7 @@ fn listeners_limit_a_route() {
 #[test]
 fn query_parameters_are_decoded() {
     let when = |name: &str, value| {
-        let parameter = QueryMatch { name: name.to_owned(), value };
+        let parameter = QueryMatch { name: name.to_owned(), value, secret: false };
         table(&[route(Match { query: vec![parameter], ..Match::default() })])
     };
     let exact = || ValueMatch::Exact("a b".to_owned());
@@ -225,7 +225,7 @@ fn query_parameters_are_decoded() {
 #[test]
 fn one_of_several_header_fields_suffices() {
     let when = |value| {
-        let header = HeaderMatch { name: HeaderName::from_static("x-a"), value };
+        let header = HeaderMatch { name: HeaderName::from_static("x-a"), value, secret: false };
         table(&[route(Match { headers: vec![header], ..Match::default() })])
     };
     let request = Request::get("", "/").with_header("x-a", b"one").with_header("x-a", b"t\xffo");
@@ -249,8 +249,10 @@ fn names_the_condition_that_fails() {
     let header = HeaderMatch {
         name: HeaderName::from_static("x-canary"),
         value: ValueMatch::Exact("1".to_owned()),
+        secret: false,
     };
-    let parameter = QueryMatch { name: "debug".to_owned(), value: ValueMatch::Present(true) };
+    let parameter =
+        QueryMatch { name: "debug".to_owned(), value: ValueMatch::Present(true), secret: false };
     let table = table(&[on_listeners(
         &["web"],
         Match {
@@ -379,7 +381,7 @@ fn model_find(routes: &[Route], request: &Request) -> Option<usize> {
             .collect()
     };
     routes.iter().position(|route| {
-        let Match { hosts, path, methods, headers: fields, query: parameters } = &route.matches;
+        let Match { hosts, path, methods, headers: fields, query: parameters, .. } = &route.matches;
         let on_listener = match &route.listeners {
             RouteListeners::All => true,
             RouteListeners::Only(names) => names.contains(&listeners()[request.listener]),
@@ -426,10 +428,16 @@ fn any_route() -> impl Strategy<Value = Route> {
         3 => Just(RouteListeners::All),
         1 => proptest::sample::subsequence(listeners(), 1..3).prop_map(RouteListeners::Only),
     ];
-    let header = (name(), any_value())
-        .prop_map(|(name, value)| HeaderMatch { name: HeaderName::from_static(name), value });
-    let parameter =
-        (name(), any_value()).prop_map(|(name, value)| QueryMatch { name: name.to_owned(), value });
+    let header = (name(), any_value()).prop_map(|(name, value)| HeaderMatch {
+        name: HeaderName::from_static(name),
+        value,
+        secret: false,
+    });
+    let parameter = (name(), any_value()).prop_map(|(name, value)| QueryMatch {
+        name: name.to_owned(),
+        value,
+        secret: false,
+    });
     let conditions = (
         prop::collection::vec(any_host(), 0..4),
         prop::option::weighted(0.7, any_path()),
@@ -439,7 +447,7 @@ fn any_route() -> impl Strategy<Value = Route> {
     );
     (listeners, conditions).prop_map(|(listeners, (hosts, path, methods, headers, query))| Route {
         listeners,
-        ..route(Match { hosts, path, methods, headers, query })
+        ..route(Match { hosts, path, methods, headers, query, ..Match::default() })
     })
 }
 
@@ -529,11 +537,14 @@ impl Choices<'_> {
             headers: self.several(2, |choices| HeaderMatch {
                 name: HeaderName::from_static(choices.of(&NAMES)),
                 value: choices.value(),
+                secret: false,
             }),
             query: self.several(2, |choices| QueryMatch {
                 name: choices.of(&NAMES).to_owned(),
                 value: choices.value(),
+                secret: false,
             }),
+            ..Match::default()
         };
         Route { listeners, ..route(matches) }
     }
