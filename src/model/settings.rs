@@ -57,6 +57,22 @@ impl Settings {
         }
     }
 
+    /// The value at a path such as `keys[1].name`, to be changed.
+    pub fn find_mut(&mut self, path: &str) -> Option<&mut Self> {
+        let mut found = self;
+        let steps = path.split(['.', '[']).map(|step| step.trim_end_matches(']'));
+        for step in steps.filter(|step| !step.is_empty()) {
+            found = match &mut found.value {
+                SettingsValue::Map(entries) => {
+                    entries.iter_mut().find(|(key, _)| key == step).map(|(_, value)| value)?
+                }
+                SettingsValue::List(items) => items.get_mut(step.parse::<usize>().ok()?)?,
+                SettingsValue::Null | SettingsValue::Text(_) => return None,
+            };
+        }
+        Some(found)
+    }
+
     /// The value at a path such as `keys[1].name`, or as far as it leads.
     pub fn find(&self, path: &str) -> &Self {
         let mut found = self;
