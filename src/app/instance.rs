@@ -30,7 +30,7 @@ fn in_force(checked: &Checked, filters: &Registry) -> InForce {
         hash: checked.hash(filters),
         loaded_at: Timestamp::now(),
         effective: checked.effective_json(filters),
-        file: checked.outline.to_json(),
+        file: checked.to_json(),
     }
 }
 

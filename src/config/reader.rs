@@ -6,7 +6,7 @@
 //! place of a wrong value is never used.
 
 use super::{
-    diagnostic::{ConfigErrors, Diagnostic, Fault, Position, alternatives, nearest, quote},
+    diagnostic::{ConfigErrors, Diagnostic, Fault, Position, alternatives, quote},
     env::{self, Environment, RequestVariables},
     scalar::{self, Hint},
     secrets,
@@ -118,6 +118,11 @@ impl<'a> Field<'a> {
     /// What all readers share.
     pub(super) fn context(&self) -> &'a Context<'a> {
         self.context
+    }
+
+    /// The path of its key.
+    pub(super) fn path(&self) -> &str {
+        &self.path
     }
 
     /// Where a message about this value points: to a scalar, else to the key if there is one.
@@ -357,7 +362,10 @@ impl<'a> Field<'a> {
     pub(super) fn duration_from(&self, least: Duration, name: &str) -> Option<Duration> {
         self.scalar(scalar::DURATION, |text| match scalar::duration(text)? {
             duration if duration >= least => Ok(duration),
-            _ => Err(Hint::expected(format!("a duration of at least that of {name}, {least:?}"))),
+            _ => Err(Hint::expected(format!(
+                "a duration of at least that of {name}, {}",
+                scalar::duration_text(least)
+            ))),
         })
     }
 
@@ -421,6 +429,12 @@ impl<'a> Field<'a> {
         Some(entries.iter().map(|entry| (entry.key.as_str(), self.under(entry))).collect())
     }
 
+    /// The value of `key` if this is a map that has it.
+    pub(super) fn find(&self, key: &str) -> Option<Self> {
+        let Value::Map(entries) = &self.node.value else { return None };
+        entries.iter().find(|entry| entry.key == key).map(|entry| self.under(entry))
+    }
+
     /// A map with known keys. Unknown ones are reported here.
     pub(super) fn section(&self, keys: &'static Keys) -> Option<Section<'a>> {
         self.section_where(keys, &expected_section(keys))
@@ -448,7 +462,7 @@ impl<'a> Field<'a> {
             names => alternatives(names.iter().copied()),
         };
         let fault = Fault::new(format!("unknown key {}", quote(&entry.key)), expected)
-            .with_nearest(nearest(&entry.key, keys.names.iter().copied()));
+            .with_nearest(scalar::meant(&entry.key, keys.names.iter().copied()));
         self.under(entry).key_error(&fault);
     }
 }
