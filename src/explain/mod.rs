@@ -10,14 +10,14 @@ mod text;
 
 pub use description::{Description, NotExplained};
 pub use explanation::{
-    Answered, Backend, Explanation, Filter, Listener, Pool, Request, Retried, Retry, Share,
-    Skipped, State, Sticky, Way,
+    Answered, Backend, Explanation, Filter, Listener, Pool, Request, Retried, Retry, SameAddress,
+    Share, Skipped, State, Sticky, Way,
 };
 
 use crate::{
     filter::{Answer, Effect, Step},
     listener::{Refusal, check_head},
-    model::{Ends, ListenAddress, MASK, Reason},
+    model::{Ends, ListenAddress, MASK, Reason, RetryOn},
     pool::{Choice, hash_address},
     proxy::{Link, Rehearsal, Sending, rehearse},
     runtime::{Action, Forwarding, Route, Snapshot},
@@ -229,8 +229,9 @@ fn of_connection(
         shown.hash(&spec.balance, key, false);
     }
     explanation.pool = Some(shown);
-    // Until a byte has passed, a connection can begin anew elsewhere.
-    let retries: Vec<_> = spec.retry.on.iter().map(|kind| (*kind, true)).collect();
+    // Until a byte has passed, a connection can begin anew elsewhere. There are no answers to judge.
+    let holds = |kind: &RetryOn| matches!(kind, RetryOn::ConnectFailure | RetryOn::Reset);
+    let retries: Vec<_> = spec.retry.on.iter().map(|kind| (*kind, holds(kind))).collect();
     explanation.retry = Some(Retry::of(spec, &preview, &retries));
     explanation.pick_of(&preview, spec.limits.queue);
     if let Some(answer) = &mut explanation.answer {

@@ -38,6 +38,7 @@ pub use self::core::{Core, Kept, Outcome, Picked, Wanted};
 pub use backend::{BackendState, Health, Member, MemberSpec};
 pub use balance::{hash, hash_address};
 pub use dial::{Dialed, Dialer};
+pub use discovery::Repeat;
 pub use events::{Event, Happening};
 pub use health::{Change, ProbeReport};
 pub use lease::{Lease, Tried};
@@ -169,6 +170,8 @@ pub struct Pool {
     /// Run by one at a time.
     discovery: tokio::sync::Mutex<Discovery>,
     roster: Arc<Roster>,
+    /// The discovery's.
+    repeats: Arc<Mutex<Vec<Repeat>>>,
     tickets: Tickets,
     /// How its backends are met in TLS; `None` is clear text.
     tls: Option<Arc<PeerTls>>,
@@ -200,6 +203,7 @@ impl Pool {
             core: Core::with(spec, shared),
             clock,
             interner,
+            repeats: discovery.repeats(),
             discovery: tokio::sync::Mutex::new(discovery),
             roster,
             tickets,
@@ -270,6 +274,11 @@ impl Pool {
     /// The members, usable or not, in file order.
     pub fn members(&self) -> Arc<[Arc<Member>]> {
         self.core.members()
+    }
+
+    /// The backends that are no members, as an earlier one has their address.
+    pub fn repeats(&self) -> Vec<Repeat> {
+        self.repeats.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Finds the pool's members: once at the start, and again for pools with host names.
