@@ -1,10 +1,7 @@
 //! What a reload would change, and what only a hand-over can.
 
 use super::App;
-use crate::{
-    config::{Checked, Outline},
-    model::{Config, Listener},
-};
+use crate::config::{Checked, Fixed, Outline};
 
 /// What one configuration says otherwise than another.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -22,46 +19,21 @@ impl App {
         Difference { changes: after.outline.changes_from(&before.outline), fixed }
     }
 
-    /// The same where only what the files say is known, without the secrets in them.
-    pub fn difference_of_outlines(&self, before: &Outline, after: &Outline) -> Difference {
-        let fixed = after.fixed_keys(before);
-        Difference { changes: after.changes_from(before), fixed }
+    /// What `after` says otherwise than the file of a running instance, which tells of that by its admin
+    /// API, without the secrets in it.
+    pub fn difference_from_running(
+        &self,
+        before: &serde_json::Value,
+        after: &Checked,
+    ) -> Difference {
+        let fixed = Fixed::from_json(before)
+            .map(|before| Fixed::of(after).masked(&after.outline).changed_from(&before));
+        let changes = after.outline.masked().changes_from(&Outline::from_json(before));
+        Difference { changes, fixed: fixed.unwrap_or_default() }
     }
 }
 
-/// The keys that say something else and cannot change while the process runs.
+/// The keys that have another value and cannot change while the process runs.
 pub(super) fn fixed_keys(before: &Checked, after: &Checked) -> Vec<String> {
-    let mut fixed = Vec::new();
-    if before.config.server != after.config.server {
-        let keys = after.outline.changed_keys(&before.outline, "server");
-        // A default that depends on the environment may have changed without the file.
-        fixed.extend(if keys.is_empty() { vec!["server".to_owned()] } else { keys });
-    }
-    let admin = |checked: &Checked| checked.config.admin.as_ref().map(|it| it.address.clone());
-    if admin(before) != admin(after) {
-        fixed.push("admin.address".to_owned());
-    }
-    fixed.extend(fixed_listeners(&before.config, &after.config));
-    fixed
-}
-
-fn fixed_listeners(before: &Config, after: &Config) -> Vec<String> {
-    let find = |among: &[Listener], name| among.iter().position(|other| other.name == name);
-    let mut fixed = Vec::new();
-    for old in &before.listeners {
-        match find(&after.listeners, old.name.clone()).map(|index| &after.listeners[index]) {
-            None => fixed.push(format!("listeners.{}", old.name)),
-            Some(new) if new.address != old.address => {
-                fixed.push(format!("listeners.{}.address", old.name));
-            }
-            Some(new) if new.is_http() != old.is_http() => {
-                fixed.push(format!("listeners.{}.protocol", old.name));
-            }
-            Some(_) => {}
-        }
-    }
-    let new = after.listeners.iter();
-    let new = new.filter(|listener| find(&before.listeners, listener.name.clone()).is_none());
-    fixed.extend(new.map(|listener| format!("listeners.{}", listener.name)));
-    fixed
+    Fixed::of(after).changed_from(&Fixed::of(before))
 }

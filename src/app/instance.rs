@@ -47,7 +47,7 @@ impl Text for Described {
     }
 
     fn file(&self) -> Value {
-        self.checked.outline.to_json()
+        self.checked.to_json()
     }
 }
 

@@ -2,8 +2,8 @@
 #![allow(clippy::doc_markdown, reason = "help texts are not Markdown")]
 
 use super::{App, client::AdminArguments, print};
-use crate::{Difference, config::Outline};
-use clap::{Args, CommandFactory, error::ErrorKind};
+use crate::Difference;
+use clap::{Args, error::ErrorKind};
 use http::Method;
 use std::{path::PathBuf, process::ExitCode};
 
@@ -13,6 +13,9 @@ const DIFFERENT: u8 = 3;
 
 /// What `diff` is told.
 #[derive(Debug, Args)]
+#[command(
+    override_usage = "pingora-lb diff [OPTIONS] -c FILE\n       pingora-lb diff [OPTIONS] [-c] OLD NEW"
+)]
 pub(super) struct DiffArguments {
     /// The file that would be read: alone, it is compared with the running instance, and with a second
     /// file it is the old one
@@ -35,20 +38,17 @@ impl DiffArguments {
     pub(super) fn run(&self, app: &App) -> Result<ExitCode, String> {
         let difference = match (&self.conf, self.files.as_slice()) {
             (Some(file), []) => {
-                let after = app.load(file)?.outline.masked();
+                let after = app.load(file)?;
                 let client = self.admin.client();
                 let before = client.ask(Method::GET, "/api/v1/config/file", None)?;
-                let before = Outline::from_json(&before);
-                app.difference_of_outlines(&before, &after)
+                app.difference_from_running(&before, &after)
             }
             (Some(old), [new]) | (None, [old, new]) => {
                 app.difference(&app.load(old)?, &app.load(new)?)
             }
             _ => {
-                let mut command = super::Arguments::command();
-                let own = command.find_subcommand_mut("diff").map(std::mem::take);
                 let what = "one of -c FILE, -c OLD NEW and OLD NEW is required";
-                own.unwrap_or(command).error(ErrorKind::MissingRequiredArgument, what).exit()
+                super::usage_error("diff", ErrorKind::MissingRequiredArgument, what)
             }
         };
         print(&text(&difference))?;

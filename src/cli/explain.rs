@@ -3,12 +3,13 @@
 
 use super::{App, client::AdminArguments, print};
 use crate::explain::{Description, Explanation};
-use clap::{Args, CommandFactory, error::ErrorKind};
+use clap::{Args, error::ErrorKind};
 use http::Method;
 use std::{net::IpAddr, path::PathBuf};
 
 /// What `explain` is told.
 #[derive(Debug, Args)]
+#[command(override_usage = "pingora-lb explain [OPTIONS] [METHOD] URL")]
 pub(super) struct ExplainArguments {
     /// Explain with this configuration file, after a fresh start; without it, the running instance is
     /// asked
@@ -49,10 +50,7 @@ impl ExplainArguments {
     pub(super) fn run(&self, app: &App) -> Result<(), String> {
         let description = self.description();
         if let Err(error) = description.check() {
-            let mut command = super::Arguments::command();
-            // Its own usage, rather than that of the whole program.
-            let own = command.find_subcommand_mut("explain").map(std::mem::take);
-            own.unwrap_or(command).error(ErrorKind::ValueValidation, error).exit()
+            super::usage_error("explain", ErrorKind::ValueValidation, error)
         }
         let explanation = match &self.conf {
             Some(file) => {

@@ -14,10 +14,18 @@ use arguments::{Arguments, Command};
 use clap::{CommandFactory, Parser, error::ErrorKind};
 use operate::BackendChoice;
 use std::{
+    fmt::Display,
     io::{self, Write as _},
     path::Path,
     process::ExitCode,
 };
+
+/// Ends the process, as wrong usage does, with what is wrong and the usage of this subcommand.
+fn usage_error(subcommand: &str, kind: ErrorKind, what: impl Display) -> ! {
+    let mut command = Arguments::command();
+    let own = command.find_subcommand_mut(subcommand).map(std::mem::take);
+    own.unwrap_or(command).error(kind, what).exit()
+}
 
 impl App {
     /// Reads the process's arguments and does what they say: serves a configuration, checks one, or

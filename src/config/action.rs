@@ -54,10 +54,12 @@ fn share(key: &str, field: &Field<'_>, names: &Names<'_>) -> Option<(PoolName, u
 
 pub(super) fn redirect(field: &Field<'_>) -> Option<Redirect> {
     let section = field.section(&REDIRECT)?;
-    let to = section.require("to", LOCATION).and_then(|field| field.template(LOCATION, location));
+    let to = section.require("to", LOCATION);
+    let secret = to.as_ref().is_some_and(Field::has_secret);
+    let to = to.and_then(|field| field.template(LOCATION, location));
     let default = StatusCode::PERMANENT_REDIRECT;
     let status = section.or("status", default, |field| status_among(field, &REDIRECTS));
-    Some(Redirect { to: to?, status })
+    Some(Redirect { to: to?, secret, status })
 }
 
 fn location(text: &str) -> Result<Template, Hint> {

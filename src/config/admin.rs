@@ -5,6 +5,7 @@ use super::{
     listener::{self, ADDRESS},
     reader::{Field, Keys, Section},
     scalar::Hint,
+    unused,
 };
 use crate::model::{Admin, ListenAddress, Listener, Token, host_without_port};
 
@@ -23,7 +24,9 @@ pub(super) fn read(field: &Field<'_>) -> Option<Admin> {
     let hosts = section.or("hosts", Vec::new(), hosts);
     let (address, token) = (address?, token?);
     check_token(&section, &address, token.as_ref());
-    Some(Admin { address, token, hosts })
+    let admin = Admin { address, token, hosts };
+    unused::admin(&section, &admin);
+    Some(admin)
 }
 
 /// Whoever is not on this machine has to show a token.
@@ -45,12 +48,13 @@ fn check_token(section: &Section<'_>, address: &ListenAddress, token: Option<&To
 
 /// It has its address to itself.
 pub(super) fn check_address(field: &Field<'_>, admin: &Admin, listeners: &[Listener]) {
-    let any_port = matches!(&admin.address, ListenAddress::Tcp(address) if address.port() == 0);
-    let same = listeners.iter().find(|listener| listener.address == admin.address && !any_port);
+    let same = listeners.iter().find(|listener| listener.address.meets(&admin.address));
     let Some(listener) = same else { return };
     let found = format!("duplicate address {}", quote(&admin.address.to_string()));
-    let expected =
-        format!("an address that no listener has; listener {} has this one", listener.name);
+    let expected = format!(
+        "an address that no listener has; listener {} has {}",
+        listener.name, listener.address
+    );
     if let Some(field) = field.section(&KEYS).and_then(|section| section.get("address")) {
         field.error(&Fault::new(found, expected));
     }

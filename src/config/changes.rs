@@ -41,42 +41,9 @@ impl Outline {
         lines
     }
 
-    /// The keys under `section` of which the two say something else, such as `server.threads`.
-    pub fn changed_keys(&self, before: &Self, section: &str) -> Vec<String> {
-        let (before, after) = (entry(Some(&before.0), section), entry(Some(&self.0), section));
-        let changed = pairs(before, after).into_iter().filter(|(_, a, b)| !same(*a, *b));
-        changed.map(|(key, _, _)| format!("{section}.{key}")).collect()
-    }
-}
-
-impl Outline {
-    /// The keys of which the two say something else and that cannot change while a process runs.
-    pub fn fixed_keys(&self, before: &Self) -> Vec<String> {
-        let mut fixed = self.changed_keys(before, "server");
-        let admin = |outline: &Self| {
-            let address = entry(entry(Some(&outline.0), "admin"), "address");
-            address.map(|address| text(Some(address)))
-        };
-        if admin(self) != admin(before) {
-            fixed.push("admin.address".to_owned());
-        }
-        let (before, after) =
-            (entry(Some(&before.0), "listeners"), entry(Some(&self.0), "listeners"));
-        for (name, before, after) in pairs(before, after) {
-            if before.is_none() || after.is_none() {
-                fixed.push(format!("listeners.{name}"));
-                continue;
-            }
-            let value = |listener, key, default: &str| {
-                entry(listener, key).map_or(default.to_owned(), |value| text(Some(value)))
-            };
-            for (key, default) in [("address", ""), ("protocol", "http")] {
-                if value(before, key, default) != value(after, key, default) {
-                    fixed.push(format!("listeners.{name}.{key}"));
-                }
-            }
-        }
-        fixed
+    /// What the file has at this path.
+    pub(super) fn at(&self, path: &[&str]) -> Option<&Settings> {
+        path.iter().try_fold(&self.0, |settings, step| entry(Some(settings), step))
     }
 
     /// The same without what is secret.
@@ -86,11 +53,11 @@ impl Outline {
     }
 
     /// What the file says as JSON, without what is secret.
-    pub fn to_json(&self) -> serde_json::Value {
+    pub(super) fn to_json(&self) -> serde_json::Value {
         to_json(&masked(&self.0))
     }
 
-    /// What a file says according to [`Outline::to_json`].
+    /// What a file says according to [`Checked::to_json`](super::Checked::to_json).
     pub fn from_json(json: &serde_json::Value) -> Self {
         Self(from_json(json))
     }

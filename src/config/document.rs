@@ -2,18 +2,21 @@
 
 use super::{
     access_log, admin,
-    diagnostic::Fault,
+    diagnostic::{Fault, quote},
     listener,
     names::Names,
     pool,
     reader::{Field, Keys, Section},
-    route, server, trusted_proxies, warnings,
+    route, server, trusted_proxies, unused, warnings,
 };
 use crate::{
     filter::Chain,
     model::{AccessLog, Admin, Config, Listener, LogTarget, Pool, PoolName, Route, Server},
 };
-use std::collections::HashSet;
+use std::{
+    collections::HashSet,
+    path::{Path, PathBuf},
+};
 
 pub(super) const KEYS: Keys = Keys {
     section: "",
@@ -34,6 +37,9 @@ pub(super) fn read(root: &Field<'_>) -> Option<(Config, Vec<Chain>)> {
         check_log_target(&file, server, log);
     }
     let access_log = access_log.flatten();
+    if let Some(server) = &server {
+        check_own_files(&file, server, access_log.as_ref());
+    }
     let trusted_proxies = file.or("trusted_proxies", Vec::new(), trusted_proxies::read);
     let listeners = listeners_field.as_ref().and_then(|field| listener::read_all(field, &names));
     check_admin(&file, admin.as_ref(), listeners.as_deref());
@@ -63,6 +69,7 @@ pub(super) fn read(root: &Field<'_>) -> Option<(Config, Vec<Chain>)> {
     }
     if !root.context().has_errors() {
         warn(&file, &listeners, &routes, &pools, &filters);
+        warn_of_pools(&file, &pools, admin.as_ref().is_some_and(Option::is_some));
     }
     let (server, admin) = (server?, admin?);
     Some((Config { server, admin, access_log, trusted_proxies, listeners, routes, pools }, filters))
@@ -116,6 +123,35 @@ fn check_log_target(file: &Section<'_>, server: &Server, log: &AccessLog) {
     }
 }
 
+/// What the process writes to or binds has a path of its own. Two logs may have one, such as /dev/null.
+fn check_own_files(file: &Section<'_>, server: &Server, log: Option<&AccessLog>) {
+    let clean = |path: &Path| path.components().collect::<PathBuf>();
+    let access_log = log.and_then(|log| match &log.path {
+        LogTarget::File(path) => Some(path.as_path()),
+        LogTarget::Stdout => None,
+    });
+    let files = [
+        ("server", "pid_file", Some(server.pid_file.as_path())),
+        ("server", "upgrade_sock", Some(server.upgrade_sock.as_path())),
+        ("server", "error_log", server.error_log.as_deref()),
+        ("access_log", "path", access_log),
+    ];
+    let mut earlier: Vec<(&str, PathBuf)> = Vec::new();
+    for (section, key, path) in files {
+        let Some(path) = path.map(clean) else { continue };
+        let is_log = |key: &str| !["pid_file", "upgrade_sock"].contains(&key);
+        let same = |(other, at): &&(&str, PathBuf)| *at == path && !(is_log(key) && is_log(other));
+        let other = earlier.iter().find(same).map(|(other, _)| *other);
+        if let (Some(other), Some(map)) = (other, file.get(section)) {
+            // One of the two is given, as the defaults differ.
+            let field = map.find(key).or_else(|| map.find(other)).unwrap_or(map);
+            let found = format!("duplicate path {}", quote(&path.display().to_string()));
+            field.error(&Fault::new(found, format!("another than that of {other}")));
+        }
+        earlier.push((key, path));
+    }
+}
+
 /// Without routes there is one pool, which gets everything.
 fn check_only_pool(file: &Section<'_>, count: usize) {
     let Some(pools) = file.require("pools", pool::EXPECTED) else { return };
@@ -146,5 +182,12 @@ fn warn(
         .collect();
     for (pool, (_, field)) in pools.iter().zip(entries.into_iter().flatten()) {
         warnings::pool(&field, pool, used.contains(&pool.name));
+    }
+}
+
+fn warn_of_pools(file: &Section<'_>, pools: &[Pool], has_admin: bool) {
+    let entries = file.get("pools").and_then(|field| field.entries("a map of pools"));
+    for (pool, (_, field)) in pools.iter().zip(entries.into_iter().flatten()) {
+        unused::pool(&field, pool, has_admin);
     }
 }

@@ -93,7 +93,8 @@ fn request_variable(reference: &str, variables: RequestVariables) -> Result<Stri
         RequestVariables::Kept => Ok(format!("${{{reference}}}")),
         RequestVariables::Refused => Err(Fault::new(
             format!("request variable ${{{reference}}}"),
-            "request variables in redirect.to only; environment variables are in upper case",
+            "request variables in redirect.to, request_headers and response_headers only; \
+             environment variables are in upper case",
         )),
     }
 }
@@ -193,8 +194,8 @@ mod tests {
             ),
             (
                 "${client_ip}",
-                "request variable ${client_ip}; expected request variables in redirect.to only; \
-                 environment variables are in upper case",
+                "request variable ${client_ip}; expected request variables in redirect.to, \
+                 request_headers and response_headers only; environment variables are in upper case",
             ),
             (
                 "${Host}",

@@ -2,7 +2,7 @@
 
 use super::{changes, diagnostic::Fault, reader::Field, secrets};
 use crate::{
-    filter::{Instance, Setup},
+    filter::{Instance, Setup, Shown},
     model::{PoolName, Settings, SettingsValue},
 };
 
@@ -40,7 +40,11 @@ fn build(
     let context = field.context();
     let mut setup = Setup::new(context.base(), pools);
     match context.filters().build(name, settings, &mut setup) {
-        Ok(instance) => Some(Instance { settings: changes::line(settings), ..instance }),
+        Ok(instance) => {
+            let line = changes::line(settings);
+            let shown = Shown { line, hides: settings.has_secret() };
+            Some(Instance { settings: shown, ..instance })
+        }
         Err(error) => {
             let position = error.position.unwrap_or_else(|| field.key_position());
             let message = shown(error.message, settings.find(&error.path));

@@ -8,7 +8,7 @@ use super::{
     names::{Names, key_name},
     reader::{Field, Keys, Once, Section},
     scalar::Hint,
-    tls, trusted_proxies,
+    tls, trusted_proxies, unused,
 };
 use crate::model::{
     AddressError, HostPattern, ListenAddress, Listener, ListenerLimits, ListenerName,
@@ -72,7 +72,7 @@ pub(super) fn read_all(field: &Field<'_>, names: &Names<'_>) -> Option<Vec<Liste
         field.error(&Fault::new("found an empty map", EXPECTED));
         return None;
     }
-    let mut addresses = Once::default();
+    let mut addresses = Addresses::default();
     let listeners: Vec<Option<Listener>> =
         entries.iter().map(|(name, field)| read(name, field, names, &mut addresses)).collect();
     listeners.into_iter().collect()
@@ -82,12 +82,12 @@ fn read(
     name: &str,
     field: &Field<'_>,
     names: &Names<'_>,
-    addresses: &mut Once,
+    addresses: &mut Addresses,
 ) -> Option<Listener> {
     let name = key_name(name, field, ListenerName::try_new);
     let section = field.section(&KEYS)?;
     let address = section.require("address", ADDRESS).and_then(|field| address(&field, addresses));
-    let kind = section.try_or("protocol", Kind::Http, |field| field.word("protocol", &KINDS));
+    let kind = section.try_or("protocol", Kind::Http, kind);
     let protocol = kind.and_then(|kind| protocol(&section, kind, names));
     let tls = section.try_or("tls", None, |field| tls_of(kind, field).map(Some));
     let h2c = h2c(&section);
@@ -95,7 +95,7 @@ fn read(
     let max_connections = section.optional("max_connections", Field::count).flatten();
     let timeouts = section.or("timeouts", ListenerTimeouts::default(), timeouts);
     let limits = section.or("limits", ListenerLimits::default(), limits);
-    Some(Listener {
+    let listener = Listener {
         name: name?,
         address: address?,
         protocol: protocol?,
@@ -105,7 +105,20 @@ fn read(
         max_connections,
         timeouts,
         limits,
-    })
+    };
+    if listener.is_http() {
+        unused::http_listener(&section, &listener);
+    }
+    Some(listener)
+}
+
+fn kind(field: &Field<'_>) -> Option<Kind> {
+    if field.is_one_of(&["https"]) {
+        let found = "unknown protocol \"https\"";
+        field.error(&Fault::new(found, "http, with tls beside it for https, or tcp"));
+        return None;
+    }
+    field.word("protocol", &KINDS)
 }
 
 fn tls_of(kind: Option<Kind>, field: &Field<'_>) -> Option<ListenerTls> {
@@ -271,11 +284,20 @@ pub(super) fn any_address(field: &Field<'_>) -> Option<ListenAddress> {
     })
 }
 
-fn address(field: &Field<'_>, addresses: &mut Once) -> Option<ListenAddress> {
+/// The addresses of listeners so far, with where they stand.
+#[derive(Default)]
+struct Addresses(Vec<(ListenAddress, String, u32)>);
+
+fn address(field: &Field<'_>, addresses: &mut Addresses) -> Option<ListenAddress> {
     let address = any_address(field)?;
-    let any_port = matches!(address, ListenAddress::Tcp(address) if address.port() == 0);
-    if !any_port {
-        addresses.check(&address.to_string(), "address", field);
+    if let Some((other, path, line)) = addresses.0.iter().find(|(it, ..)| it.meets(&address)) {
+        let covered = if *other == address { String::new() } else { format!(" with {other}") };
+        let found = format!("duplicate address {}", quote(&address.to_string()));
+        let first = format!("each address once; the first, {path}{covered}, is on line {line}");
+        field.error(&Fault::new(found, first));
+    } else {
+        let line = field.position().line;
+        addresses.0.push((address.clone(), field.path().to_owned(), line));
     }
     Some(address)
 }

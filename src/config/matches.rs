@@ -21,6 +21,7 @@ pub(super) const VALUE: Keys =
 pub(super) const QUERY_VALUE: Keys =
     Keys { section: "routes[*].match.query.*", names: &["regex", "present"] };
 
+const PATH_KEYS: [&str; 3] = ["path", "path_prefix", "path_regex"];
 const HOSTS: &str = "a host, or a list of at least one";
 const HOST: &str = "a host such as example.com or *.example.com, without scheme and port";
 const PATH: &str = "a path that starts with /, without ? and #";
@@ -33,7 +34,12 @@ pub(super) fn read(field: &Field<'_>) -> Option<Match> {
     let methods = |field: &Field<'_>| {
         field.some_list("a list of at least one method", |item| item.scalar(METHOD, method))
     };
+    let is_secret = |keys: &[&str]| {
+        keys.iter().filter_map(|key| section.get(key)).any(|field| field.has_secret())
+    };
     Some(Match {
+        secret_hosts: is_secret(&["host"]),
+        secret_path: is_secret(&PATH_KEYS),
         hosts: section.or("host", Vec::new(), hosts),
         path: path_match(&section),
         methods: section.or("methods", Vec::new(), methods),
@@ -91,7 +97,7 @@ fn host_hint(text: &str) -> Hint {
 }
 
 fn path_match(section: &Section<'_>) -> Option<PathMatch> {
-    let (key, field) = section.at_most_one(&["path", "path_prefix", "path_regex"])?;
+    let (key, field) = section.at_most_one(&PATH_KEYS)?;
     match key {
         "path" => field.scalar(PATH, path).map(PathMatch::Exact),
         "path_prefix" => field.scalar(PATH, path).map(PathMatch::Prefix),
@@ -143,15 +149,17 @@ fn reason(error: &regex::Error) -> String {
 
 fn headers(field: &Field<'_>) -> Option<Vec<HeaderMatch>> {
     let entries = header_names(field)?;
-    let read =
-        |(name, field): (_, Field<'_>)| Some(HeaderMatch { name, value: value(&field, &VALUE)? });
+    let read = |(name, field): (_, Field<'_>)| {
+        Some(HeaderMatch { name, value: value(&field, &VALUE)?, secret: field.has_secret() })
+    };
     Some(entries.into_iter().filter_map(read).collect())
 }
 
 fn query(field: &Field<'_>) -> Option<Vec<QueryMatch>> {
     let entries = field.entries("a map of parameter names to values")?;
     let read = |(name, field): (&str, Field<'_>)| {
-        Some(QueryMatch { name: name.to_owned(), value: value(&field, &QUERY_VALUE)? })
+        let (value, secret) = (value(&field, &QUERY_VALUE)?, field.has_secret());
+        Some(QueryMatch { name: name.to_owned(), value, secret })
     };
     Some(entries.into_iter().filter_map(read).collect())
 }

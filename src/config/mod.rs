@@ -22,6 +22,7 @@ mod effective;
 mod ejection;
 mod env;
 mod filters;
+mod fixed;
 #[cfg(any(test, fuzzing))]
 mod fuzz;
 mod health_check;
@@ -42,6 +43,7 @@ mod streams;
 mod tls;
 mod tree;
 mod trusted_proxies;
+mod unused;
 mod warnings;
 
 #[cfg(test)]
@@ -53,6 +55,7 @@ pub use crate::model::{
 };
 pub use changes::Outline;
 pub use diagnostic::{ConfigErrors, Diagnostic};
+pub use fixed::Fixed;
 #[cfg(any(test, fuzzing))]
 pub(crate) use fuzz::fuzz;
 pub use quick::{Quick, quick};
@@ -68,6 +71,7 @@ use std::{
     fs::File,
     io::{self, Read},
     path::{Path, PathBuf},
+    string::FromUtf8Error,
 };
 
 /// The largest file that is read, in bytes: far above any configuration, far below what hurts.
@@ -103,6 +107,16 @@ impl Checked {
         effective::json(&self.outline, &self.config.server, filters)
     }
 
+    /// What the file says as JSON, without what is secret, and in the same way what of it cannot change
+    /// while a process runs.
+    pub fn to_json(&self) -> serde_json::Value {
+        let mut json = self.outline.to_json();
+        if json.is_object() {
+            Fixed::of(self).masked(&self.outline).add_to(&mut json);
+        }
+        json
+    }
+
     /// A number of 48 bits, so that any float can hold it, that differs where the effective
     /// configuration does, secrets and what the machine decides aside.
     pub fn hash(&self, filters: &Registry) -> u64 {
@@ -131,7 +145,8 @@ pub fn load(path: &Path, filters: &Registry) -> Result<Checked, ConfigErrors> {
         let fault = Fault::new(format!("cannot read the file: {error}"), "a readable YAML file");
         ConfigErrors::single(&file, None, &fault)
     };
-    let (text, stamp) = read_text(path).map_err(unreadable)?;
+    let (bytes, stamp) = read_bytes(path).map_err(unreadable)?;
+    let text = String::from_utf8(bytes).map_err(|error| not_utf_8(&file, &error))?;
     let absolute = std::path::absolute(path).map_err(unreadable)?;
     let base = absolute.parent().unwrap_or(Path::new("/"));
     let checked = parse(&text, &file, base, &|name| std::env::var(name).ok(), filters)?;
@@ -140,7 +155,7 @@ pub fn load(path: &Path, filters: &Registry) -> Result<Checked, ConfigErrors> {
     Ok(Checked { source: Some(absolute), files, ..checked })
 }
 
-fn read_text(path: &Path) -> io::Result<(String, Stamp)> {
+fn read_bytes(path: &Path) -> io::Result<(Vec<u8>, Stamp)> {
     let mut bytes = Vec::new();
     let file = File::open(path)?;
     let stamp = Stamp::of(&file.metadata()?);
@@ -148,8 +163,24 @@ fn read_text(path: &Path) -> io::Result<(String, Stamp)> {
     if bytes.len() as u64 > MAX_FILE {
         return Err(io::Error::new(io::ErrorKind::FileTooLarge, "larger than 64MiB"));
     }
-    let not_utf_8 = |_| io::Error::new(io::ErrorKind::InvalidData, "not UTF-8");
-    Ok((String::from_utf8(bytes).map_err(not_utf_8)?, stamp))
+    Ok((bytes, stamp))
+}
+
+/// The error of a file that is no text, at the first byte that is none.
+fn not_utf_8(file: &str, error: &FromUtf8Error) -> ConfigErrors {
+    let (before, _) = error.as_bytes().split_at(error.utf8_error().valid_up_to());
+    let before = String::from_utf8_lossy(before);
+    let last = before.rsplit('\n').next().unwrap_or_default();
+    let number = |count: usize| u32::try_from(count + 1).unwrap_or(u32::MAX);
+    let position = Position {
+        line: number(before.matches('\n').count()),
+        column: number(last.chars().count()),
+    };
+    ConfigErrors::single(
+        file,
+        Some(position),
+        &Fault::new("a byte that is not UTF-8", "text in UTF-8"),
+    )
 }
 
 /// Reads the configuration in `text`. Messages call it `file`, relative paths start from `base`,

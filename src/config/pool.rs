@@ -7,11 +7,12 @@ use super::{
     http::{HOST_AND_PORT, host_and_port},
     names::key_name,
     reader::{Field, Keys, Section},
-    retry, sticky, streams, tls,
+    retry, sticky, streams, tls, unused,
 };
 use crate::model::{
-    BackendProtocol, Balance, BalancePolicy, Ejection, HostHeader, Percent, Pool, PoolLimits,
-    PoolName, PoolTimeouts, ProxyVersion, Retry,
+    Backend, BackendAddress, BackendProtocol, Balance, BalancePolicy, Ejection, HealthCheck,
+    HostHeader, HttpProbe, Percent, Pool, PoolLimits, PoolName, PoolTimeouts, Probe, ProxyVersion,
+    Retry,
 };
 use http::HeaderValue;
 use std::time::Duration;
@@ -98,6 +99,11 @@ fn read(
     if protocol == BackendProtocol::Http1 && !(users.streams && users.alone) {
         warn_of_grpc_check(&section);
     }
+    let health_check =
+        section.or("health_check", Some(health_check::defaults()), health_check::read);
+    if let (Some(check), Some(backends)) = (&health_check, &backends) {
+        refuse_port_of_socket(&section, check, backends);
+    }
     // Fields are read in this order, so what is missing stops nothing that comes before it.
     Some(Pool {
         resolve_interval: section.or(
@@ -109,11 +115,7 @@ fn read(
         host_header: section.or("host_header", HostHeader::Preserve, host_header),
         balance: section.or("balance", Balance::of(BalancePolicy::RoundRobin), balance::read),
         sticky: section.optional("sticky", sticky::read).flatten(),
-        health_check: section.or(
-            "health_check",
-            Some(health_check::defaults()),
-            health_check::read,
-        ),
+        health_check,
         ejection: section.or("ejection", Some(Ejection::default()), ejection::read),
         panic_threshold: section.or("panic_threshold", never_panic(), Field::percent),
         slow_start: section.or("slow_start", SLOW_START, Field::duration),
@@ -126,6 +128,24 @@ fn read(
         backends: backends?,
         tls: tls?,
     })
+}
+
+/// A unix socket has no port that another could stand for.
+fn refuse_port_of_socket(section: &Section<'_>, check: &HealthCheck, backends: &[Backend]) {
+    let is_socket = |backend: &&Backend| matches!(backend.address, BackendAddress::Unix(_));
+    let socket = backends.iter().find(is_socket);
+    let (Probe::Http(HttpProbe { port: Some(_), .. }), Some(socket)) = (&check.probe, socket)
+    else {
+        return;
+    };
+    let http = section.get("health_check").and_then(|field| field.find("http"));
+    if let Some(port) = http.and_then(|field| field.find("port")) {
+        let found = format!(
+            "a port beside backend {}, a unix socket that has none",
+            quote(socket.name.as_str())
+        );
+        port.key_error(&Fault::new(found, "no port, or backends with ports only"));
+    }
 }
 
 /// The panic threshold of a pool that does not say: one that is never reached.
@@ -155,6 +175,11 @@ fn warn_of_grpc_check(section: &Section<'_>) {
 }
 
 fn protocol(field: &Field<'_>) -> Option<BackendProtocol> {
+    if field.is_one_of(&["https"]) {
+        let expected = "http1, http2 or auto, with tls beside it";
+        field.error(&Fault::new("unknown protocol \"https\"", expected));
+        return None;
+    }
     let words = [
         ("http1", BackendProtocol::Http1),
         ("http2", BackendProtocol::Http2),
@@ -221,7 +246,9 @@ fn limits(field: &Field<'_>) -> Option<PoolLimits> {
     if queue > 0 && connections_per_backend.is_none() {
         refuse_queue(&section);
     }
-    Some(PoolLimits { connections_per_backend, queue, queue_timeout })
+    let limits = PoolLimits { connections_per_backend, queue, queue_timeout };
+    unused::limits(&section, &limits);
+    Some(limits)
 }
 
 /// A request waits only for a backend at its limit.

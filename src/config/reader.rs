@@ -6,7 +6,7 @@
 //! place of a wrong value is never used.
 
 use super::{
-    diagnostic::{ConfigErrors, Diagnostic, Fault, Position, alternatives, nearest, quote},
+    diagnostic::{ConfigErrors, Diagnostic, Fault, Position, alternatives, quote},
     env::{self, Environment, RequestVariables},
     scalar::{self, Hint},
     secrets,
@@ -120,6 +120,11 @@ impl<'a> Field<'a> {
         self.context
     }
 
+    /// The path of its key.
+    pub(super) fn path(&self) -> &str {
+        &self.path
+    }
+
     /// Where a message about this value points: to a scalar, else to the key if there is one.
     pub(super) fn position(&self) -> Position {
         match self.node.value {
@@ -164,6 +169,25 @@ impl<'a> Field<'a> {
         }
         let value = env::expand(text, RequestVariables::Kept, self.context.env).ok()?;
         secrets::hides(&value).then(|| value.into_owned())
+    }
+
+    /// Whether this or what is in it is a secret.
+    pub(super) fn has_secret(&self) -> bool {
+        match &self.node.value {
+            Value::Null => false,
+            Value::Scalar(_) => self.secret().is_some(),
+            Value::List(nodes) => {
+                let mut items = nodes.iter().enumerate();
+                items.any(|(index, node)| self.item(index, node).has_secret())
+            }
+            Value::Map(entries) => entries.iter().any(|entry| self.under(entry).has_secret()),
+        }
+    }
+
+    /// The item at `index` of this list.
+    fn item(&self, index: usize, node: &'a Node) -> Self {
+        let path = format!("{}[{index}]", self.path);
+        Self { context: self.context, path, node, key: None }
     }
 
     /// Reports an error about what is at `path` below this value, in words that are put together
@@ -338,7 +362,10 @@ impl<'a> Field<'a> {
     pub(super) fn duration_from(&self, least: Duration, name: &str) -> Option<Duration> {
         self.scalar(scalar::DURATION, |text| match scalar::duration(text)? {
             duration if duration >= least => Ok(duration),
-            _ => Err(Hint::expected(format!("a duration of at least that of {name}, {least:?}"))),
+            _ => Err(Hint::expected(format!(
+                "a duration of at least that of {name}, {}",
+                scalar::duration_text(least)
+            ))),
         })
     }
 
@@ -368,11 +395,7 @@ impl<'a> Field<'a> {
             self.wrong_type(expected);
             return None;
         };
-        let item = |(index, node)| {
-            let path = format!("{}[{index}]", self.path);
-            Self { context: self.context, path, node, key: None }
-        };
-        Some(nodes.iter().enumerate().map(item).collect())
+        Some(nodes.iter().enumerate().map(|(index, node)| self.item(index, node)).collect())
     }
 
     /// The items of a list that has at least one.
@@ -406,6 +429,12 @@ impl<'a> Field<'a> {
         Some(entries.iter().map(|entry| (entry.key.as_str(), self.under(entry))).collect())
     }
 
+    /// The value of `key` if this is a map that has it.
+    pub(super) fn find(&self, key: &str) -> Option<Self> {
+        let Value::Map(entries) = &self.node.value else { return None };
+        entries.iter().find(|entry| entry.key == key).map(|entry| self.under(entry))
+    }
+
     /// A map with known keys. Unknown ones are reported here.
     pub(super) fn section(&self, keys: &'static Keys) -> Option<Section<'a>> {
         self.section_where(keys, || expected_section(keys))
@@ -437,7 +466,7 @@ impl<'a> Field<'a> {
             names => alternatives(names.iter().copied()),
         };
         let fault = Fault::new(format!("unknown key {}", quote(&entry.key)), expected)
-            .with_nearest(nearest(&entry.key, keys.names.iter().copied()));
+            .with_nearest(scalar::meant(&entry.key, keys.names.iter().copied()));
         self.under(entry).key_error(&fault);
     }
 }

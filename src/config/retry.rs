@@ -3,6 +3,7 @@
 use super::{
     diagnostic::Fault,
     reader::{Field, Keys, Once},
+    unused,
 };
 use crate::model::{Backoff, Budget, Retry, RetryOn};
 use std::time::Duration;
@@ -36,6 +37,7 @@ pub(super) fn read(field: &Field<'_>) -> Option<Retry> {
         let found = "a budget of 0, which allows no retry";
         field.warning(&Fault::new(found, "a budget above 0, or attempts: 0 for no retries"));
     }
+    unused::retry(&section, &retry);
     Some(retry)
 }
 

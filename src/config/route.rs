@@ -9,6 +9,7 @@ use super::{
     names::{NAME, Names},
     reader::{Field, Keys, Once, Section},
     scalar::Hint,
+    unused,
 };
 use crate::{
     filter::Chain,
@@ -73,7 +74,9 @@ fn read(
     let action = action(&section, names);
     let timeout = section.optional("timeout", Field::positive_duration);
     let upgrades = section.or("allow_upgrade", Upgrades::default(), upgrades);
-    Some((Route { name: name?, listeners, matches, action: action?, timeout, upgrades }, filters))
+    let route = Route { name: name?, listeners, matches, action: action?, timeout, upgrades };
+    unused::route(&section, &route, &filters);
+    Some((route, filters))
 }
 
 fn upgrades(field: &Field<'_>) -> Option<Upgrades> {

@@ -8,8 +8,7 @@
 
 use super::diagnostic::quote;
 
-/// What stands in the place of a secret.
-pub(super) const MASK: &str = "(secret)";
+pub(super) use crate::model::MASK;
 
 /// The maps whose keys are names of header fields.
 const FIELD_MAPS: [&str; 3] = ["headers", "set", "add"];

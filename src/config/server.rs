@@ -30,7 +30,7 @@ pub(super) const KEYS: Keys = Keys {
 };
 
 const MAX_THREADS: usize = 1024;
-const LOG_LEVELS: [(&str, LevelFilter); 6] = [
+pub(super) const LOG_LEVELS: [(&str, LevelFilter); 6] = [
     ("off", LevelFilter::Off),
     ("error", LevelFilter::Error),
     ("warn", LevelFilter::Warn),

@@ -5,8 +5,12 @@
 
 use super::diagnostic::{Fault, Position, quote};
 use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
-use serde_saphyr::{Location, Spanned, budget::BudgetBreach, options::AliasLimits};
-use std::fmt;
+use serde_saphyr::{
+    Location, Spanned, Tagged,
+    budget::BudgetBreach,
+    options::{AliasLimits, MergeKeyPolicy},
+};
+use std::{collections::HashSet, fmt};
 
 /// The most scalars, lists and maps in a file: several times what 10,000 routes need.
 const MAX_NODES: usize = 1_000_000;
@@ -51,9 +55,8 @@ pub(super) struct SyntaxError {
 pub(super) fn parse(text: &str) -> Result<Node, SyntaxError> {
     // Byte positions count from after a byte order mark, so it goes first.
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
-    serde_saphyr::from_str_with_options::<Spanned<Raw>>(text, options())
-        .map(|raw| node(raw, text))
-        .map_err(|error| syntax_error(&error))
+    let raw = serde_saphyr::from_str_with_options::<Placed>(text, options());
+    node(raw.map_err(|error| syntax_error(&error, text))?, text)
 }
 
 fn options() -> serde_saphyr::Options {
@@ -68,6 +71,9 @@ fn options() -> serde_saphyr::Options {
         alias_limits: aliases,
         // A tag would ask for a type that we do not give.
         reject_unsupported_tags: true,
+        ignore_binary_tag_for_string: true,
+        // We merge ourselves, so that two merge keys in a map are as much of a duplicate as any two.
+        merge_keys: MergeKeyPolicy::AsOrdinary,
         non_finite_float_policy: serde_saphyr::options::NonFiniteFloatPolicy::PassThrough,
         with_snippet: false,
     }
@@ -78,23 +84,64 @@ fn position(location: Location) -> Position {
     Position { line: number(location.line()), column: number(location.column()) }
 }
 
-fn syntax_error(error: &serde_saphyr::Error) -> SyntaxError {
+fn syntax_error(error: &serde_saphyr::Error, text: &str) -> SyntaxError {
     use serde_saphyr::Error;
     let error = error.without_snippet();
     let location = error.location().filter(|location| location.line() > 0);
     let fault = match error {
-        Error::DuplicateMappingKey { key, .. } => {
-            let key = key.as_deref().map_or_else(String::new, |key| format!(" {}", quote(key)));
-            Fault::new(format!("duplicate key{key}"), "each key once")
-        }
+        Error::DuplicateMappingKey { key, .. } => duplicate_key(key.as_deref().unwrap_or_default()),
+        Error::UnsupportedTag { tag, .. } => unknown_tag(tag),
+        Error::RecursiveReferencesRequireWeakTypes { .. } => inside_of_itself(),
         Error::MultipleDocuments { .. } => Fault::new("a second document", "one YAML document"),
         Error::Budget { breach: BudgetBreach::Depth { .. }, .. } => {
             Fault::new("lists and maps nested too deep", format!("at most {MAX_DEPTH} levels"))
         }
         Error::Budget { .. } => Fault::new(syntax_message(error), "a smaller file"),
+        _ if location.is_some_and(|location| has_bare_variable(line(text, location))) => {
+            Fault::new(
+                syntax_message(error),
+                "valid YAML, in which ${...} stands in quotes inside of {} and []",
+            )
+        }
         _ => Fault::new(syntax_message(error), "valid YAML"),
     };
     SyntaxError { position: location.map(position), fault }
+}
+
+fn duplicate_key(key: &str) -> Fault {
+    Fault::new(format!("duplicate key {}", quote(key)), "each key once")
+}
+
+fn unknown_tag(tag: &str) -> Fault {
+    let tag = tag.replace("tag:yaml.org,2002:", "!!");
+    Fault::new(format!("unknown tag {}", quote(&tag)), "a value without a tag")
+}
+
+fn inside_of_itself() -> Fault {
+    Fault::new("an alias inside of what it stands for", "an alias of something else")
+}
+
+fn line(text: &str, location: Location) -> &str {
+    let index = usize::try_from(location.line()).unwrap_or(usize::MAX).saturating_sub(1);
+    text.lines().nth(index).unwrap_or_default()
+}
+
+/// Whether a `${` stands in a line outside of quotes, where its brace is one of YAML's in a map or list
+/// in one line.
+fn has_bare_variable(line: &str) -> bool {
+    let mut quote = None;
+    let mut before = ' ';
+    for c in line.chars() {
+        match quote {
+            Some(end) if c == end => quote = None,
+            None if before == '$' && c == '{' => return true,
+            // Within a word it is an apostrophe.
+            None if ['\'', '"'].contains(&c) && !before.is_alphanumeric() => quote = Some(c),
+            _ => {}
+        }
+        before = c;
+    }
+    false
 }
 
 /// The library's message up to the position, which the diagnostic gives already.
@@ -104,33 +151,103 @@ fn syntax_message(error: &serde_saphyr::Error) -> String {
     first.split(" at line ").next().unwrap_or(first).to_owned()
 }
 
+/// A value with its place and its tag.
+type Placed = Spanned<Tagged<Raw>>;
+
 /// What the library hands us. `Guessed` is a plain scalar in which it saw another type than text;
 /// its spelling is then taken from the source.
 enum Raw {
     Null,
     Text(String),
     Guessed(String),
-    List(Vec<Spanned<Raw>>),
-    Map(Vec<(Spanned<String>, Spanned<Raw>)>),
+    List(Vec<Placed>),
+    Map(Vec<(Placed, Placed)>),
 }
 
-fn node(raw: Spanned<Raw>, text: &str) -> Node {
-    let value = match raw.value {
+fn node(raw: Placed, text: &str) -> Result<Node, SyntaxError> {
+    let at = position(raw.referenced);
+    let Tagged(value, tag) = raw.value;
+    // The library would read it, as bytes.
+    if let Some(tag) = tag.filter(|tag| tag.ends_with("binary")) {
+        return Err(SyntaxError { position: Some(at), fault: unknown_tag(&tag) });
+    }
+    let value = match value {
         Raw::Null => Value::Null,
         Raw::Text(scalar) => Value::Scalar(scalar),
         Raw::Guessed(guess) => {
             Value::Scalar(spelling(raw.defined, text).map_or(guess, str::to_owned))
         }
-        Raw::List(items) => Value::List(items.into_iter().map(|item| node(item, text)).collect()),
-        Raw::Map(entries) => {
-            Value::Map(entries.into_iter().map(|(key, value)| entry(key, value, text)).collect())
+        Raw::List(items) => {
+            let items = items.into_iter().map(|item| node(item, text));
+            Value::List(items.collect::<Result<_, _>>()?)
         }
+        Raw::Map(entries) => Value::Map(map(entries, text)?),
     };
-    Node { position: position(raw.referenced), value }
+    Ok(Node { position: at, value })
 }
 
-fn entry(key: Spanned<String>, value: Spanned<Raw>, text: &str) -> Entry {
-    Entry { position: position(key.referenced), key: key.value, node: node(value, text) }
+/// The entries of a map: its own, and then those of the maps that it merges and has not itself. The
+/// library compares keys by their types, so that a number and the same in quotes are two to it.
+fn map(raw: Vec<(Placed, Placed)>, text: &str) -> Result<Vec<Entry>, SyntaxError> {
+    let mut entries = Vec::with_capacity(raw.len());
+    let mut merged = Vec::new();
+    let mut seen = HashSet::with_capacity(raw.len());
+    for (key, value) in raw {
+        let is_merge_key = is_merge(&key, text);
+        let entry = entry(key, value, text)?;
+        if !seen.insert(entry.key.clone()) {
+            let fault = duplicate_key(&entry.key);
+            return Err(SyntaxError { position: Some(entry.position), fault });
+        }
+        if is_merge_key {
+            merged.extend(maps_of(entry)?);
+        } else {
+            entries.push(entry);
+        }
+    }
+    for entry in merged {
+        if seen.insert(entry.key.clone()) {
+            entries.push(entry);
+        }
+    }
+    Ok(entries)
+}
+
+/// Whether this is YAML's merge key, rather than a text in quotes that looks like it.
+fn is_merge(key: &Placed, text: &str) -> bool {
+    let Tagged(Raw::Text(value), _) = &key.value else { return false };
+    value == "<<" && spelling(key.defined, text).is_some()
+}
+
+/// The entries of the map, or the list of maps, that a merge key has.
+fn maps_of(entry: Entry) -> Result<Vec<Entry>, SyntaxError> {
+    let (key, position) = (entry.key, entry.position);
+    let wrong = || SyntaxError {
+        position: Some(position),
+        fault: Fault::new(format!("{} of what is no map", quote(&key)), "a map, or a list of maps"),
+    };
+    match entry.node.value {
+        Value::Map(entries) => Ok(entries),
+        Value::List(items) => {
+            let entries = items.into_iter().map(|item| match item.value {
+                Value::Map(entries) => Ok(entries),
+                _ => Err(wrong()),
+            });
+            Ok(entries.collect::<Result<Vec<_>, _>>()?.into_iter().flatten().collect())
+        }
+        Value::Null | Value::Scalar(_) => Err(wrong()),
+    }
+}
+
+fn entry(key: Placed, value: Placed, text: &str) -> Result<Entry, SyntaxError> {
+    let Node { position, value: name } = node(key, text)?;
+    let found = match name {
+        Value::Scalar(key) => return Ok(Entry { position, key, node: node(value, text)? }),
+        Value::Null => "null as a key",
+        Value::List(_) => "a list as a key",
+        Value::Map(_) => "a map as a key",
+    };
+    Err(SyntaxError { position: Some(position), fault: Fault::new(found, "a text as a key") })
 }
 
 /// A plain scalar as it is written. `None` when its bytes are not known, or are not the scalar's
@@ -283,7 +400,68 @@ mod tests {
         ] {
             assert_eq!(error(text), expected, "{text}");
         }
-        assert!(error("a: !foo bar").starts_with("1:9: "), "{}", error("a: !foo bar"));
+    }
+
+    #[test]
+    fn tags_of_types_that_we_do_not_give_are_unknown() {
+        for (text, tag) in [
+            ("a: !foo bar", "!foo"),
+            ("a: !!binary NXM=", "!!binary"),
+            ("a: !!binary {}", "!!binary"),
+        ] {
+            let error = error(text);
+            let expected = format!("unknown tag \"{tag}\"; expected a value without a tag");
+            assert!(error.starts_with("1:") && error.ends_with(&expected), "{error}");
+        }
+    }
+
+    #[test]
+    fn keys_are_texts_and_occur_once_however_they_are_spelled() {
+        for (text, expected) in [
+            ("{5: a, \"5\": b}", "1:8: duplicate key \"5\"; expected each key once"),
+            ("'404': a\n404: b", "2:1: duplicate key \"404\"; expected each key once"),
+            ("on: a\n\"on\": b", "2:1: duplicate key \"on\"; expected each key once"),
+            (
+                "a: &a {x: 1}\nb: &b {y: 1}\nc:\n  <<: *a\n  <<: *b\n",
+                "5:3: duplicate key \"<<\"; expected each key once",
+            ),
+            ("~: a", "1:1: null as a key; expected a text as a key"),
+            ("? [a, b]\n: c", "1:3: a list as a key; expected a text as a key"),
+            ("<<: a", "1:1: \"<<\" of what is no map; expected a map, or a list of maps"),
+            ("<<: [{a: b}, c]", "1:1: \"<<\" of what is no map; expected a map, or a list of maps"),
+        ] {
+            assert_eq!(error(text), expected, "{text}");
+        }
+        assert_eq!(scalars("a: {on: 1, On: 2, 5: 3, 05: 4}"), ["1", "2", "3", "4"]);
+    }
+
+    #[test]
+    fn merges_add_what_a_map_has_not_itself() {
+        let text = "a: &a {x: 1, y: 2}\nb: &b {y: 3, z: 4}\nc: {y: 5, <<: [*a, *b]}\n";
+        assert_eq!(scalars(text), ["1", "2", "3", "4", "5", "1", "4"]);
+        assert_eq!(scalars("a: {\"<<\": 1}"), ["1"]);
+        assert_eq!(scalars("a: &a {5: 1}\nb: {<<: *a, '5': 2}"), ["1", "2"]);
+    }
+
+    #[test]
+    fn an_alias_inside_of_what_it_stands_for_is_refused() {
+        let expected = "an alias inside of what it stands for; expected an alias of something else";
+        for (text, place) in
+            [("a: &a {b: 1, c: *a}", "1:17"), ("a: &a\n  - *a", "2:5"), ("&a {b: *a}", "1:8")]
+        {
+            assert_eq!(error(text), format!("{place}: {expected}"), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_variable_without_quotes_in_a_flow_is_told() {
+        let told = "in which ${...} stands in quotes inside of {} and []";
+        for text in ["a: {b: ${C}}", "a:\n- [${C}, x]", "a: {b: 'x', c: ${C:-1}}"] {
+            assert!(error(text).ends_with(told), "{}", error(text));
+        }
+        for text in ["a: {b: 'it''s ${C}', c: }}", "a: [1\nb: 2", "a: {b: \"${C}\"}}"] {
+            assert!(!error(text).ends_with(told), "{}", error(text));
+        }
     }
 
     fn nested(open: &str, close: &str, depth: usize) -> String {

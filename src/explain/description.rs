@@ -7,7 +7,7 @@ use crate::{
 use http::{HeaderName, HeaderValue, Method};
 use pingora::http::RequestHeader;
 use serde::{Deserialize, Serialize};
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 
 /// A request in words, as it is on the command line and in `POST /api/v1/explain`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -72,6 +72,18 @@ impl Description {
         self.parse().map(drop)
     }
 
+    /// Whether nothing is said of a request where there is none.
+    fn check_stream(&self) -> Result<(), NotExplained> {
+        let expected = "tcp://listener or tcp://listener/server.name without it";
+        let beside = |found: &str| malformed(&format!("found {found} beside a tcp URL"), expected);
+        match () {
+            () if self.method != get() => Err(beside("a method")),
+            () if !self.headers.is_empty() => Err(beside("a header")),
+            () if self.listener.is_some() => Err(beside("a listener")),
+            () => Ok(()),
+        }
+    }
+
     pub(super) fn parse(&self) -> Result<Parsed<'_>, NotExplained> {
         let found = || format!("found the URL {:?}", self.url);
         let (scheme, rest) = self.url.split_once("://").unwrap_or(("http", &self.url));
@@ -81,7 +93,7 @@ impl Description {
         let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
         let (authority, target) = rest.split_at(end);
         let is_bad = |c: char| c == '@' || c.is_control() || c.is_whitespace();
-        if authority.is_empty() || authority.contains(is_bad) {
+        if authority.is_empty() || authority.contains(is_bad) || !is_closed(authority) {
             return Err(malformed(&found(), FORMS));
         }
         // What follows a hash sign stays with the client.
@@ -99,6 +111,9 @@ impl Description {
                 "GET or another",
             ));
         }
+        if scheme == "tcp" {
+            self.check_stream()?;
+        }
         Ok(Parsed {
             method: &self.method,
             url: &self.url,
@@ -110,6 +125,13 @@ impl Description {
             listener: self.listener.as_deref(),
         })
     }
+}
+
+/// Whether an authority that begins with a bracket is an IPv6 address in brackets, with a port or none.
+fn is_closed(authority: &str) -> bool {
+    let Some(rest) = authority.strip_prefix('[') else { return !authority.contains(['[', ']']) };
+    let Some((address, port)) = rest.split_once(']') else { return false };
+    address.parse::<Ipv6Addr>().is_ok() && (port.is_empty() || port.starts_with(':'))
 }
 
 impl Parsed<'_> {
@@ -202,14 +224,14 @@ impl Parsed<'_> {
             let is_on = |listener: &Listener| listener.address.port() == Some(port);
             listeners.iter().position(|listener| fits(listener) && is_on(listener))
         };
-        // Clients leave out the usual port, which a listener behind a mapping may not have.
+        // Clients use the usual ports, which a listener behind a mapping may not have.
         let usual = if tls { 443 } else { 80 };
-        if let Some(port) = self.port().filter(|port| *port != usual) {
+        if let Some(port) = self.port().filter(|port| ![80, 443].contains(port)) {
             let what = format!("no listener speaks {} on port {port}", self.scheme);
             return on(port).ok_or_else(|| none(&what, listeners));
         }
         let first = || listeners.iter().position(fits);
-        on(usual)
+        on(self.port().unwrap_or(usual))
             .or_else(first)
             .ok_or_else(|| none(&format!("no listener speaks {}", self.scheme), listeners))
     }
@@ -259,7 +281,18 @@ mod tests {
 
     #[test]
     fn what_is_no_description_is_said_so() {
-        for url in ["", "/x", "ftp://a/", "http:///x", "http://u@a/", "http://a b/"] {
+        for url in [
+            "",
+            "/x",
+            "ftp://a/",
+            "http:///x",
+            "http://u@a/",
+            "http://a b/",
+            "http://[::1/",
+            "http://[::1]x/",
+            "http://[a]/",
+            "http://a]/",
+        ] {
             assert!(description(url).check().is_err(), "{url}");
         }
         let with = |name: &str, value: &str| Description {
@@ -269,6 +302,13 @@ mod tests {
         assert!(with("x-a", "1").check().is_ok());
         assert!(with("x-a", "1\r\nx-b: 2").check().is_err());
         assert!(with("", "1").check().is_err());
+        for wrong in [
+            Description { method: "POST".to_owned(), ..description("tcp://pg") },
+            Description { listener: Some("pg".to_owned()), ..description("tcp://pg") },
+            Description { headers: with("a", "b").headers, ..description("tcp://pg") },
+        ] {
+            assert!(wrong.check().unwrap_err().to_string().contains("beside a tcp URL"));
+        }
         assert!(
             Description { method: "G ET".to_owned(), ..description("http://a/") }.check().is_err()
         );

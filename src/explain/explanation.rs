@@ -155,6 +155,18 @@ pub struct Pool {
     pub backends: Vec<Backend>,
     /// Backends whose host names have no address.
     pub unresolved: Vec<String>,
+    /// Backends that are left out, as an earlier one has their address.
+    #[serde(default)]
+    pub same_address: Vec<SameAddress>,
+}
+
+/// A backend that has the address of another.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct SameAddress {
+    /// Its name.
+    pub name: String,
+    /// The name of the other.
+    pub of: String,
 }
 
 /// A sticky cookie.
@@ -302,11 +314,15 @@ impl Share {
 impl Pool {
     pub(super) fn of(pool: &pool::Pool, preview: &Preview) -> Self {
         let spec = pool.spec();
-        let is_member = |backend: &&model::Backend| {
+        let repeats = pool.repeats();
+        let is_known = |backend: &&model::Backend| {
+            if repeats.iter().any(|repeat| repeat.entry == backend.name) {
+                return true;
+            }
             let model::BackendAddress::Host { host, .. } = &backend.address else { return true };
             preview.members.iter().any(|it| it.member.host_name() == Some(host))
         };
-        let missing = spec.backends.iter().filter(|backend| !is_member(backend));
+        let missing = spec.backends.iter().filter(|backend| !is_known(backend));
         Self {
             name: spec.name.to_string(),
             policy: spec.balance.policy.to_string(),
@@ -318,6 +334,7 @@ impl Pool {
             queued: preview.queued,
             backends: preview.members.iter().map(|it| Backend::of(it, pool.now())).collect(),
             unresolved: missing.map(|backend| backend.name.to_string()).collect(),
+            same_address: repeats.iter().map(SameAddress::of).collect(),
         }
     }
 
@@ -334,6 +351,12 @@ impl Pool {
         };
         self.hash_on = Some(on);
         self.hash_key = key.map(|key| format!("{key:016x}"));
+    }
+}
+
+impl SameAddress {
+    fn of(repeat: &pool::Repeat) -> Self {
+        Self { name: repeat.name.to_string(), of: repeat.of.to_string() }
     }
 }
 

@@ -10,14 +10,14 @@ mod text;
 
 pub use description::{Description, NotExplained};
 pub use explanation::{
-    Answered, Backend, Explanation, Filter, Listener, Pool, Request, Retried, Retry, Share,
-    Skipped, State, Sticky, Way,
+    Answered, Backend, Explanation, Filter, Listener, Pool, Request, Retried, Retry, SameAddress,
+    Share, Skipped, State, Sticky, Way,
 };
 
 use crate::{
     filter::{Answer, Effect, Step},
     listener::{Refusal, check_head},
-    model::{Ends, ListenAddress, Reason},
+    model::{Ends, ListenAddress, MASK, Reason, RetryOn},
     pool::{Choice, hash_address},
     proxy::{Link, Rehearsal, Sending, rehearse},
     runtime::{Action, Forwarding, Route, Snapshot},
@@ -119,7 +119,7 @@ fn of_request(
     rehearsal: Rehearsal,
 ) -> Explanation {
     let mut explanation = begun(snapshot, listener, parsed, state);
-    let Rehearsal { client, scheme, target, unmet, route, steps, end } = rehearsal;
+    let Rehearsal { client, scheme, target, hides_answer, unmet, route, steps, end } = rehearsal;
     explanation.request.client = client;
     scheme.clone_into(&mut explanation.request.scheme);
     explanation.request.target = target;
@@ -134,6 +134,10 @@ fn of_request(
     match &end {
         Err(answer) => explanation.answer = Some(Answered::of(answer, by)),
         Ok(sending) => explanation.send(sending, route, parsed, state),
+    }
+    let location = explanation.answer.as_mut().and_then(|answer| answer.location.as_mut());
+    if let Some(location) = location.filter(|_| hides_answer) {
+        MASK.clone_into(location);
     }
     explanation.note_what_is_not_known();
     explanation
@@ -225,8 +229,9 @@ fn of_connection(
         shown.hash(&spec.balance, key, false);
     }
     explanation.pool = Some(shown);
-    // Until a byte has passed, a connection can begin anew elsewhere.
-    let retries: Vec<_> = spec.retry.on.iter().map(|kind| (*kind, true)).collect();
+    // Until a byte has passed, a connection can begin anew elsewhere. There are no answers to judge.
+    let holds = |kind: &RetryOn| matches!(kind, RetryOn::ConnectFailure | RetryOn::Reset);
+    let retries: Vec<_> = spec.retry.on.iter().map(|kind| (*kind, holds(kind))).collect();
     explanation.retry = Some(Retry::of(spec, &preview, &retries));
     explanation.pick_of(&preview, spec.limits.queue);
     if let Some(answer) = &mut explanation.answer {

@@ -1,6 +1,7 @@
 //! An explanation as people read it.
 
-use super::{Answered, Backend, Explanation, Pool, Retry, State, Way};
+use super::{Answered, Backend, Explanation, Pool, Retry, SameAddress, State, Way};
+use crate::model::scalar;
 use std::{
     fmt::{self, Display, Formatter},
     time::Duration,
@@ -8,7 +9,7 @@ use std::{
 
 /// A duration as it stands in a configuration, such as `250ms`.
 pub(super) fn duration(duration: Duration) -> String {
-    format!("{duration:?}")
+    scalar::duration_text(duration)
 }
 
 /// A line with its title in the first column.
@@ -35,7 +36,7 @@ impl Display for Explanation {
             (None, None) => line(f, "pick", "waits in the queue until a backend has room")?,
         }
         if let Some(retry) = &self.retry {
-            retry.write(f)?;
+            retry.write(f, self.request.scheme == "tcp")?;
         }
         for note in &self.notes {
             line(f, "note", note)?;
@@ -167,6 +168,9 @@ impl Pool {
         for name in &self.unresolved {
             line(f, "backend", format_args!("{name:<width$}  its name has no address"))?;
         }
+        for SameAddress { name, of } in &self.same_address {
+            line(f, "backend", format_args!("{name:<width$}  same address as {of}, left out"))?;
+        }
         if self.panic {
             line(f, "panic", "so few backends are usable that all active ones are used")?;
         }
@@ -194,7 +198,7 @@ impl Display for Backend {
 }
 
 impl Retry {
-    fn write(&self, f: &mut Formatter<'_>) -> fmt::Result {
+    fn write(&self, f: &mut Formatter<'_>, of_stream: bool) -> fmt::Result {
         if self.attempts == 0 {
             return line(f, "retry", "never");
         }
@@ -210,7 +214,8 @@ impl Retry {
             line(f, "  on", on)?;
         }
         if !not_on.is_empty() {
-            line(f, "  not on", format_args!("{not_on}: the method is not idempotent"))?;
+            let why = if of_stream { "a stream has none" } else { "the method is not idempotent" };
+            line(f, "  not on", format_args!("{not_on}: {why}"))?;
         }
         let [base, most] = &self.backoff;
         line(f, "  pause", format_args!("up to {base}, doubled with each try up to {most}"))?;

@@ -30,8 +30,16 @@ pub(crate) struct Instance {
     pub(crate) pools: Vec<PoolName>,
     /// The files that its settings name, as they were before it read them.
     pub(crate) files: Vec<Source>,
-    /// Its settings in a line, to be shown; empty if it has none or they are not known.
-    pub(crate) settings: String,
+    pub(crate) settings: Shown,
+}
+
+/// A filter's settings as they are shown.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Shown {
+    /// In a line; empty if there are none or they are not known.
+    pub(crate) line: String,
+    /// Whether a secret is left out, so that what the filter makes of it is not shown either.
+    pub(crate) hides: bool,
 }
 
 /// What went wrong in a hook: it panicked, returned an error, or broke a rule.
@@ -101,8 +109,7 @@ struct Inner {
 /// A filter in its place.
 pub(super) struct Place {
     pub(super) filter: Box<dyn Erased>,
-    /// To be shown.
-    pub(super) settings: String,
+    pub(super) settings: Shown,
     /// Cleared when the first piece shows that there is no such hook.
     response_body: AtomicBool,
     /// Likewise.
@@ -582,7 +589,7 @@ mod tests {
             filter: Box::new(filter.clone()),
             pools: Vec::new(),
             files: Vec::new(),
-            settings: String::new(),
+            settings: Shown::default(),
         };
         let chain = Chain::new(vec![instance]);
         pass(&chain).await;

@@ -42,7 +42,7 @@ pub use registry::{PoolRef, Registry, SettingsError, Setup};
 pub use request::{MAX_READ_AHEAD, Request, RequestBody, TargetError, UpstreamRequest};
 pub use response::{Ended, Response, ResponseBody};
 
-pub(crate) use chain::{Instance, Stop};
+pub(crate) use chain::{Instance, Shown, Stop};
 pub(crate) use facts::{Facts, Variables};
 pub(crate) use passage::{Outcome, Passage, Progress};
 pub(crate) use registry::instance;

@@ -1,6 +1,11 @@
 //! The filters that are known, by name.
 
-use super::{Filter, builtin, chain::Instance, flow::Result, settings};
+use super::{
+    Filter, builtin,
+    chain::{Instance, Shown},
+    flow::Result,
+    settings,
+};
 use crate::model::{
     Fault, PoolName, Position, Settings, Source,
     fault::{nearest, quote},
@@ -122,7 +127,7 @@ pub(crate) fn instance<F: Filter>(
     let filter = F::new(settings, setup)?;
     let pools = std::mem::take(&mut setup.used);
     let files = setup.files.take();
-    Ok(Instance { filter: Box::new(filter), pools, files, settings: String::new() })
+    Ok(Instance { filter: Box::new(filter), pools, files, settings: Shown::default() })
 }
 
 /// What a constructor may ask of the configuration that its filter is in.

@@ -1,12 +1,11 @@
 //! What the filters of a route would do with a request, as far as that can be told without doing it.
 
-use super::{
-    Answer, Chain, Passage, Request,
-    chain::{Place, Stop},
-    request::Incoming,
-};
-use crate::filter::Progress;
+use super::{Answer, Chain, Passage, Progress, Request, chain::Stop, request::Incoming};
+use crate::model::MASK;
 use http::HeaderMap;
+
+/// How a change of the target begins.
+const TARGET: &str = "target ";
 
 /// What one filter would do with a request.
 #[derive(Debug)]
@@ -15,6 +14,16 @@ pub(crate) struct Step {
     /// Its settings in a line; empty if it has none.
     pub(crate) settings: String,
     pub(crate) effect: Effect,
+    /// Whether the target after it has a secret of its settings in it, or of those of one before it.
+    pub(crate) hides_target: bool,
+    hides: bool,
+}
+
+impl Step {
+    /// Whether it answers with what may be a secret of its settings.
+    pub(crate) fn hides_answer(&self) -> bool {
+        self.hides && matches!(self.effect, Effect::Answers(_) | Effect::Fails(_))
+    }
 }
 
 /// What is known of it.
@@ -44,21 +53,33 @@ impl Passage<'_> {
         let (facts, rewritten) = (self.facts, &mut *self.rewritten);
         let mut request = Request { incoming, facts, rewritten, choices, slots, place: 0 };
         let (mut steps, mut answer) = (Vec::new(), None);
+        let mut hides_target = false;
         for (index, place) in self.chain.places().iter().enumerate() {
-            let effect = match () {
+            let before = request.target().into_owned();
+            let mut effect = match () {
                 () if answer.is_some() => Effect::NotReached,
                 () if !place.filter.hooks().request => Effect::Indifferent,
                 () if place.filter.has_side_effects() => Effect::Unknown,
                 () => run(self.chain, index, &mut request, mishaps, &mut answer).await,
             };
-            steps.push(step(place, effect));
+            let hides = place.settings.hides;
+            let changed = request.target() != before;
+            hides_target |= hides && changed;
+            if hides_target && let Effect::Passes(changes) = &mut effect {
+                mask_target(changes);
+            }
+            let (filter, settings) = (place.filter.name(), place.settings.line.clone());
+            steps.push(Step { filter, settings, effect, hides_target, hides });
         }
         (steps, answer)
     }
 }
 
-fn step(place: &Place, effect: Effect) -> Step {
-    Step { filter: place.filter.name(), settings: place.settings.clone(), effect }
+/// Takes the targets out of changes where a secret is in one of them.
+fn mask_target(changes: &mut [String]) {
+    for change in changes.iter_mut().filter(|change| change.starts_with(TARGET)) {
+        *change = format!("{TARGET}{MASK}");
+    }
 }
 
 async fn run(
@@ -106,7 +127,7 @@ impl Looks {
     fn changes(&self, after: &Self) -> Vec<String> {
         let mut changes = Vec::new();
         if self.target != after.target {
-            changes.push(format!("target {} -> {}", self.target, after.target));
+            changes.push(format!("{TARGET}{} -> {}", self.target, after.target));
         }
         for name in after.headers.keys().filter(|name| !self.has_same(after, name)) {
             changes.push(format!("sets {name}"));

@@ -60,9 +60,10 @@ fn unix_path(path: &str) -> Result<PathBuf, AddressError> {
     Ok(PathBuf::from(path))
 }
 
-/// A path relative to the folder of the configuration file, made absolute.
+/// A path relative to the folder of the configuration file, made absolute, without `.` and repeated
+/// slashes.
 fn resolved(path: &Path, base: &Path) -> PathBuf {
-    if path.is_absolute() { path.to_path_buf() } else { base.join(path) }
+    base.join(path).components().collect()
 }
 
 impl ListenAddress {
@@ -71,6 +72,21 @@ impl ListenAddress {
         match self {
             Self::Tcp(address) => Some(address.port()),
             Self::Unix(_) => None,
+        }
+    }
+
+    /// Whether only one of the two can be bound: they are the same, or one is every address of the
+    /// other's family and port. Sockets for IPv6 take no IPv4.
+    pub fn meets(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Unix(path), Self::Unix(other)) => path == other,
+            (Self::Tcp(address), Self::Tcp(other)) => {
+                let any = address.ip().is_unspecified() || other.ip().is_unspecified();
+                let same_port = address.port() == other.port() && address.port() != 0;
+                let same_family = address.is_ipv4() == other.is_ipv4();
+                same_port && same_family && (any || address.ip() == other.ip())
+            }
+            _ => false,
         }
     }
 
@@ -177,6 +193,28 @@ mod tests {
         }
         for text in ["0.0.0.0:0", "[::]:8080", "unix:/run/a.sock"] {
             assert_eq!(text.parse::<ListenAddress>().unwrap().to_string(), text);
+        }
+    }
+
+    #[test]
+    fn addresses_meet_where_one_socket_excludes_the_other() {
+        let read = |text: &str| text.parse::<ListenAddress>().unwrap().relative_to(Path::new("/a"));
+        for (one, other, meet) in [
+            ("0.0.0.0:80", "127.0.0.1:80", true),
+            ("127.0.0.1:80", "127.0.0.1:80", true),
+            ("[::]:80", "[::1]:80", true),
+            ("[::]:80", "0.0.0.0:80", false),
+            ("[::]:80", "127.0.0.1:80", false),
+            ("0.0.0.0:80", "127.0.0.1:81", false),
+            ("127.0.0.2:80", "127.0.0.1:80", false),
+            ("0.0.0.0:0", "127.0.0.1:0", false),
+            ("unix:a.sock", "unix:./a.sock", true),
+            ("unix:/a//b/./c", "unix:b/c", true),
+            ("unix:a", "unix:b", false),
+            ("unix:a", "0.0.0.0:80", false),
+        ] {
+            let (one, other) = (read(one), read(other));
+            assert_eq!((one.meets(&other), other.meets(&one)), (meet, meet), "{one} {other}");
         }
     }
 

@@ -53,7 +53,7 @@ pub use route::{
     RouteListeners, Split, Upgrades, ValueMatch,
 };
 pub use server::{AccessLog, AccessLogFormat, LogTarget, Server};
-pub use settings::{Settings, SettingsValue};
+pub use settings::{MASK, Settings, SettingsValue};
 pub use template::{Template, TemplateError, Variable};
 pub use tls::{
     Alpn, Authorities, ClientAuth, Identity, ListenerTls, PoolTls, Source, Stamp, TlsVersion,

@@ -63,6 +63,10 @@ pub struct Match {
     pub headers: Vec<HeaderMatch>,
     /// All of these query parameters.
     pub query: Vec<QueryMatch>,
+    /// Whether one of the hosts is a secret.
+    pub secret_hosts: bool,
+    /// Whether the path is one.
+    pub secret_path: bool,
 }
 
 /// A host condition. Ports are not part of it.
@@ -93,6 +97,8 @@ pub struct HeaderMatch {
     pub name: HeaderName,
     /// The condition on its value; with several fields of that name, one must meet it.
     pub value: ValueMatch,
+    /// Whether that is a secret, which no explanation shows.
+    pub secret: bool,
 }
 
 /// A condition on a query parameter, percent-decoded.
@@ -102,6 +108,8 @@ pub struct QueryMatch {
     pub name: String,
     /// The condition on its value; with several of that name, one must meet it.
     pub value: ValueMatch,
+    /// Whether that is a secret, which no explanation shows.
+    pub secret: bool,
 }
 
 /// A condition on a value.
@@ -137,6 +145,8 @@ pub struct Split(pub Vec<(PoolName, u32)>);
 pub struct Redirect {
     /// The `Location`.
     pub to: Template,
+    /// Whether that has a secret in it, which no explanation shows.
+    pub secret: bool,
     /// 301, 302, 303, 307 or 308.
     pub status: StatusCode,
 }

@@ -94,6 +94,20 @@ pub(crate) fn duration(text: &str) -> Result<Duration, Hint> {
     }
 }
 
+/// A duration as [`parse_duration`] reads it, in whole milliseconds.
+pub(crate) fn duration_text(duration: Duration) -> String {
+    let mut rest = duration.as_millis();
+    let mut text = String::new();
+    for (unit, factor) in DURATION_UNITS {
+        if rest >= factor {
+            text.push_str(&(rest / factor).to_string());
+            text.push_str(unit);
+            rest %= factor;
+        }
+    }
+    if text.is_empty() { "0s".to_owned() } else { text }
+}
+
 /// Reads a duration above zero.
 pub(crate) fn positive_duration(text: &str) -> Result<Duration, Hint> {
     match duration(text)? {
@@ -144,6 +158,13 @@ fn duration_hint(text: &str) -> Hint {
         compact = compact.replace(long, short);
     }
     Hint::nearest(Some(compact).filter(|compact| milliseconds(compact).is_some()))
+}
+
+/// A size as [`size`] reads it, in the largest unit that it is a multiple of.
+pub(crate) fn size_text(size: u64) -> String {
+    let fits = |(_, factor): &&(&str, u64)| size.is_multiple_of(*factor) && size >= *factor;
+    let (unit, factor) = SIZE_UNITS.iter().rev().find(fits).unwrap_or(&SIZE_UNITS[0]);
+    format!("{}{unit}", size / factor)
 }
 
 /// Reads a size in bytes.
@@ -251,8 +272,44 @@ pub(crate) fn word<T: Copy>(text: &str, what: &str, words: &[(&str, T)]) -> Resu
     Err(Hint {
         found: Some(format!("unknown {what} {}", quote(text))),
         expected: Some(alternatives(names())),
-        nearest: nearest(text, names()),
+        nearest: meant(text, names()),
     })
+}
+
+/// Words that others have for what a word here is, where the spelling alone does not lead to it.
+const ELSEWHERE: [(&str, &str); 20] = [
+    ("leastconn", "least_connections"),
+    ("least_conn", "least_connections"),
+    ("least_request", "least_connections"),
+    ("rr", "round_robin"),
+    ("wrr", "round_robin"),
+    ("ewma", "peak_ewma"),
+    ("power_of_two_choices", "p2c"),
+    ("ip_hash", "ring_hash"),
+    ("consistent_hash", "ring_hash"),
+    ("warning", "warn"),
+    ("verbose", "debug"),
+    ("drain", "draining"),
+    ("disable", "disabled"),
+    ("down", "disabled"),
+    ("up", "active"),
+    ("enabled", "active"),
+    ("brotli", "br"),
+    ("zstandard", "zstd"),
+    ("certs", "certificates"),
+    ("h2", "http2"),
+];
+
+/// The one of `names` that `text` is most likely to stand for: by what it is called elsewhere, else the
+/// nearest spelling.
+pub(crate) fn meant<'n>(
+    text: &str,
+    names: impl Iterator<Item = &'n str> + Clone,
+) -> Option<String> {
+    let lower = text.to_lowercase();
+    let elsewhere = ELSEWHERE.into_iter().find(|(other, _)| *other == lower);
+    let known = elsewhere.filter(|(_, word)| names.clone().any(|name| name == *word));
+    known.map_or_else(|| nearest(text, names), |(_, word)| Some(word.to_owned()))
 }
 
 /// What is wrong with a template in which `variables` may stand.
@@ -292,6 +349,14 @@ mod tests {
         ] {
             assert_eq!(parse_duration(text), Ok(Duration::from_millis(milliseconds)), "{text}");
         }
+    }
+
+    #[test]
+    fn durations_are_written_as_they_are_read() {
+        for text in ["0s", "1ms", "250ms", "1s500ms", "1m30s", "1h", "1h1m1s1ms", "8760h"] {
+            assert_eq!(duration_text(parse_duration(text).unwrap()), text);
+        }
+        assert_eq!(duration_text(Duration::from_micros(1500)), "1ms");
     }
 
     #[test]
@@ -337,6 +402,9 @@ mod tests {
         ] {
             assert_eq!(size(text).unwrap_err().nearest.as_deref(), nearest, "{text}");
         }
+        for text in ["0B", "1B", "1023B", "1KiB", "1025B", "64KiB", "3GiB"] {
+            assert_eq!(size_text(size(text).unwrap()), text);
+        }
         let hint = size("99999999999GiB").unwrap_err();
         assert_eq!(hint.expected.as_deref(), Some("a smaller size"));
     }
@@ -362,6 +430,21 @@ mod tests {
         for text in ["1025", "-1", "+1", "1.0", "0x10", "1e3", "1_000", "", "99999999999999999999"]
         {
             assert_eq!(integer(text, &range), Err(Hint::default()), "{text}");
+        }
+    }
+
+    #[test]
+    fn words_of_others_are_known() {
+        for (text, names, expected) in [
+            ("leastconn", &["round_robin", "least_connections"][..], Some("least_connections")),
+            ("WARNING", &["warn", "info"], Some("warn")),
+            ("drain", &["active", "draining"], Some("draining")),
+            ("brotli", &["zstd", "br", "gzip"], Some("br")),
+            ("certs", &["certificates", "alpn"], Some("certificates")),
+            ("brotli", &["gzip"], None),
+            ("activ", &["active", "draining"], Some("active")),
+        ] {
+            assert_eq!(meant(text, names.iter().copied()).as_deref(), expected, "{text}");
         }
     }
 

@@ -2,6 +2,9 @@
 
 use super::Position;
 
+/// What stands in the place of a secret.
+pub const MASK: &str = "(secret)";
+
 /// A value of a filter's settings, and where it stands in the file. Environment variables are
 /// replaced already.
 #[derive(Clone, Debug)]
@@ -36,12 +39,38 @@ impl Settings {
         Self { at, key: None, secret: false, value: SettingsValue::Map(Vec::new()) }
     }
 
+    /// Whether this or what is in it is a secret.
+    pub fn has_secret(&self) -> bool {
+        let within = match &self.value {
+            SettingsValue::Null | SettingsValue::Text(_) => false,
+            SettingsValue::List(items) => items.iter().any(Self::has_secret),
+            SettingsValue::Map(entries) => entries.iter().any(|(_, value)| value.has_secret()),
+        };
+        self.secret || within
+    }
+
     /// Where a message about this value points: to a scalar, else to the key if there is one.
     pub fn position(&self) -> Position {
         match self.value {
             SettingsValue::Text(_) | SettingsValue::Null => self.at,
             SettingsValue::List(_) | SettingsValue::Map(_) => self.key.unwrap_or(self.at),
         }
+    }
+
+    /// The value at a path such as `keys[1].name`, to be changed.
+    pub fn find_mut(&mut self, path: &str) -> Option<&mut Self> {
+        let mut found = self;
+        let steps = path.split(['.', '[']).map(|step| step.trim_end_matches(']'));
+        for step in steps.filter(|step| !step.is_empty()) {
+            found = match &mut found.value {
+                SettingsValue::Map(entries) => {
+                    entries.iter_mut().find(|(key, _)| key == step).map(|(_, value)| value)?
+                }
+                SettingsValue::List(items) => items.get_mut(step.parse::<usize>().ok()?)?,
+                SettingsValue::Null | SettingsValue::Text(_) => return None,
+            };
+        }
+        Some(found)
     }
 
     /// The value at a path such as `keys[1].name`, or as far as it leads.

@@ -65,6 +65,21 @@ pub(super) struct Discovery {
     interner: Arc<Interner>,
     /// What was decided at run time.
     roster: Arc<Roster>,
+    /// The backends that have the address of another, for those who ask.
+    repeats: Arc<Mutex<Vec<Repeat>>>,
+    /// Those of them that were told, each once.
+    told: HashSet<Repeat>,
+}
+
+/// A backend that has the address of an earlier one and so is left out.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Repeat {
+    /// Its entry in the configuration.
+    pub entry: BackendName,
+    /// Its name.
+    pub name: BackendName,
+    /// The name of the earlier one.
+    pub of: BackendName,
 }
 
 /// The last good answer for a host name, and whether its latest lookup failed.
@@ -92,16 +107,19 @@ impl Discovery {
             probed: pool.health_check.is_some(),
             roster: interner.roster(&pool.name),
             interner,
+            repeats: Arc::default(),
+            told: HashSet::new(),
         }
     }
 
     /// The members that there should be as far as is known now, in file order, those that were added last.
     /// Of `before`, those that are as they were are the same.
-    pub(super) fn members(&self, before: &[Arc<Member>]) -> Vec<Arc<Member>> {
+    pub(super) fn members(&mut self, before: &[Arc<Member>]) -> Vec<Arc<Member>> {
         let entries = self.roster.entries(&self.backends);
         let known: HashMap<usize, &Arc<Member>> =
             before.iter().map(|member| (member.id(), member)).collect();
-        let mut seen = HashSet::new();
+        let mut seen: HashMap<String, BackendName> = HashMap::new();
+        let mut repeats = Vec::new();
         let mut members = Vec::new();
         for (order, entry) in entries.iter().enumerate() {
             for (address, name) in self.addresses(&entry.backend) {
@@ -110,16 +128,37 @@ impl Discovery {
                     continue;
                 }
                 // Two entries may come to the same address through a host name: the first stands.
-                if !seen.insert(key) {
-                    log::debug!("pool {}: {name} is listed before, ignored", self.pool);
+                if let Some(of) = seen.get(&key) {
+                    let (entry, of) = (entry.backend.name.clone(), of.clone());
+                    repeats.push(Repeat { entry, name, of });
                     continue;
                 }
+                seen.insert(key, name.clone());
                 let member = self.member(order, entry, address, name);
                 let same = known.get(&member.id()).filter(|known| known.is_like(&member));
                 members.push(same.map_or_else(|| Arc::new(member), |same| Arc::clone(same)));
             }
         }
+        self.tell(repeats);
         members
+    }
+
+    /// The backends that have the address of another, as of the last discovery.
+    pub(super) fn repeats(&self) -> Arc<Mutex<Vec<Repeat>>> {
+        Arc::clone(&self.repeats)
+    }
+
+    /// Warns once of each backend that is left out for its address: its weight goes with it.
+    fn tell(&mut self, repeats: Vec<Repeat>) {
+        for repeat in &repeats {
+            if self.told.insert(repeat.clone()) {
+                let (pool, Repeat { name, of, .. }) = (&self.pool, repeat);
+                log::warn!(
+                    "pool {pool}: backend {name} has the address of {of}, so it is left out with its weight"
+                );
+            }
+        }
+        *self.repeats.lock().unwrap_or_else(PoisonError::into_inner) = repeats;
     }
 
     /// Looks up these host names, at the same time: one that hangs holds up no other for longer than it

@@ -38,6 +38,7 @@ pub use self::core::{Core, Kept, Outcome, Picked, Wanted};
 pub use backend::{BackendState, Health, Member, MemberSpec};
 pub use balance::{hash, hash_address};
 pub use dial::{Dialed, Dialer, is_ours, system_error};
+pub use discovery::Repeat;
 pub use events::{Event, Happening};
 pub use health::Change;
 pub use lease::{Lease, Tried};
@@ -184,6 +185,8 @@ pub struct Pool {
     /// Run by one at a time.
     discovery: Arc<tokio::sync::Mutex<Discovery>>,
     roster: Arc<Roster>,
+    /// The discovery's.
+    repeats: Arc<Mutex<Vec<Repeat>>>,
     tickets: Tickets,
     /// How its backends are met in TLS; `None` is clear text.
     tls: Option<Arc<PeerTls>>,
@@ -217,6 +220,7 @@ impl Pool {
             core: Core::with(spec, shared),
             clock,
             interner,
+            repeats: discovery.repeats(),
             discovery: Arc::new(tokio::sync::Mutex::new(discovery)),
             roster,
             tickets,
@@ -320,6 +324,11 @@ impl Pool {
         self.core.members()
     }
 
+    /// The backends that are no members, as an earlier one has their address.
+    pub fn repeats(&self) -> Vec<Repeat> {
+        self.repeats.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     /// Finds the pool's members: once at the start, and again for pools with host names. Those whose
     /// addresses are known are there before the first lookup.
     pub async fn discover(self: &Arc<Self>) {
@@ -366,7 +375,7 @@ impl Pool {
     /// What discovery knows now is what the pool has from now on.
     async fn take_in(
         self: &Arc<Self>,
-        discovery: OwnedMutexGuard<Discovery>,
+        mut discovery: OwnedMutexGuard<Discovery>,
         anew: bool,
     ) -> OwnedMutexGuard<Discovery> {
         let pool = self.clone();

@@ -3,9 +3,9 @@
 use super::{Exchange, Link, RequestBody, nominated, retry::is_safe};
 use crate::{
     filter::{Answer, Described, Step},
-    model::RetryOn,
+    model::{MASK, RetryOn},
     pool::{Kept, Member, Pool, Preview},
-    runtime::Snapshot,
+    runtime::{Action, Snapshot},
 };
 use bytes::Bytes;
 use pingora::http::RequestHeader;
@@ -18,8 +18,11 @@ pub(crate) struct Rehearsal {
     pub(crate) client: Option<IpAddr>,
     /// What the client uses, likewise.
     pub(crate) scheme: &'static str,
-    /// The target as it was sent, or as filters and the normal form leave it.
+    /// The target as it was sent, or as filters and the normal form leave it; a mask where a secret of a
+    /// filter is in it.
     pub(crate) target: String,
+    /// Whether the answer may have a secret of the configuration in it.
+    pub(crate) hides_answer: bool,
     /// For each of the routes before the one that matches, the condition that fails and what it asks
     /// for.
     pub(crate) unmet: Vec<(String, String)>,
@@ -73,10 +76,15 @@ pub(crate) async fn rehearse(
         Some(answer) => Err(answer),
         None => exchange.sending(head).ok_or_else(|| Answer::error(super::Reason::NoRoute)),
     };
+    let hides_target = steps.iter().any(|step| step.hides_target);
+    let target = if hides_target { MASK.into() } else { exchange.target(head) };
     Rehearsal {
         client: exchange.client,
         scheme: exchange.scheme,
-        target: exchange.target(head).into_owned(),
+        target: target.into_owned(),
+        hides_answer: hides_target
+            || exchange.hides_redirect()
+            || steps.iter().any(Step::hides_answer),
         unmet,
         route: exchange.route,
         steps,
@@ -85,6 +93,12 @@ pub(crate) async fn rehearse(
 }
 
 impl Exchange {
+    /// Whether its route sends clients to a place that is a secret.
+    fn hides_redirect(&self) -> bool {
+        let route = self.route.map(|index| &self.snapshot.routes[index].action);
+        matches!(route, Some(Action::Redirect(redirect)) if redirect.secret)
+    }
+
     /// The condition that fails for each of the routes before the one that matches.
     fn unmet(&mut self, head: &RequestHeader) -> Vec<(String, String)> {
         let before = self.route.unwrap_or(self.snapshot.routes.len());

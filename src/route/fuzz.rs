@@ -115,7 +115,7 @@ pub(super) fn model_find(routes: &[Route], request: &Request) -> Option<usize> {
             .collect()
     };
     routes.iter().position(|route| {
-        let Match { hosts, path, methods, headers: fields, query: parameters } = &route.matches;
+        let Match { hosts, path, methods, headers: fields, query: parameters, .. } = &route.matches;
         let on_listener = match &route.listeners {
             RouteListeners::All => true,
             RouteListeners::Only(names) => names.contains(&listeners()[request.listener]),
@@ -182,11 +182,14 @@ impl Choices<'_> {
             headers: self.several(2, |choices| HeaderMatch {
                 name: HeaderName::from_static(choices.of(&NAMES)),
                 value: choices.value(),
+                secret: false,
             }),
             query: self.several(2, |choices| QueryMatch {
                 name: choices.of(&NAMES).to_owned(),
                 value: choices.value(),
+                secret: false,
             }),
+            ..Match::default()
         };
         Route { listeners, ..route(matches) }
     }

@@ -2,8 +2,8 @@
 
 use super::{Facts, decode, host_matches, path_has_prefix};
 use crate::model::{
-    HeaderMatch, HostPattern, ListenerName, Match, PathMatch, QueryMatch, Route, RouteListeners,
-    ValueMatch,
+    HeaderMatch, HostPattern, ListenerName, MASK, Match, PathMatch, QueryMatch, Route,
+    RouteListeners, ValueMatch,
 };
 use http::{HeaderMap, HeaderValue, Method};
 use regex::Regex;
@@ -15,9 +15,9 @@ pub enum Condition<'a> {
     /// The listeners it applies to.
     Listener,
     /// Its hosts.
-    Host(&'a [HostPattern]),
+    Host(&'a Match),
     /// Its path, prefix or regular expression.
-    Path(&'a PathMatch),
+    Path(&'a Match),
     /// Its methods.
     Method(&'a [Method]),
     /// Its condition on this header field.
@@ -27,18 +27,35 @@ pub enum Condition<'a> {
 }
 
 impl Condition<'_> {
-    /// What it asks for.
+    /// What it asks for, without what is secret.
     pub fn expected(&self) -> String {
         match self {
+            _ if self.is_secret() => MASK.to_owned(),
             Self::Listener => "another listener".to_owned(),
-            Self::Host(hosts) => one_of(hosts.iter().map(host_text)),
-            Self::Path(PathMatch::Exact(path)) => path.clone(),
-            Self::Path(PathMatch::Prefix(path)) => format!("{path} or below it"),
-            Self::Path(PathMatch::Regex(regex)) => matching(regex),
+            Self::Host(matches) => one_of(matches.hosts.iter().map(host_text)),
+            Self::Path(matches) => matches.path.as_ref().map(path_text).unwrap_or_default(),
             Self::Method(methods) => one_of(methods.iter().map(Method::to_string)),
             Self::Header(header) => value_text(&header.value),
             Self::Query(parameter) => value_text(&parameter.value),
         }
+    }
+
+    fn is_secret(&self) -> bool {
+        match self {
+            Self::Listener | Self::Method(_) => false,
+            Self::Host(matches) => matches.secret_hosts,
+            Self::Path(matches) => matches.secret_path,
+            Self::Header(header) => header.secret,
+            Self::Query(parameter) => parameter.secret,
+        }
+    }
+}
+
+fn path_text(path: &PathMatch) -> String {
+    match path {
+        PathMatch::Exact(path) => path.clone(),
+        PathMatch::Prefix(path) => format!("{path} or below it"),
+        PathMatch::Regex(regex) => matching(regex),
     }
 }
 
@@ -129,7 +146,7 @@ impl Rule {
     pub(super) fn unmet_host(&self, host: &str) -> Option<Condition<'_>> {
         let hosts = &self.matches.hosts;
         let holds = hosts.is_empty() || hosts.iter().any(|pattern| host_matches(pattern, host));
-        (!holds).then_some(Condition::Host(hosts))
+        (!holds).then_some(Condition::Host(&self.matches))
     }
 
     /// The first condition, the host aside, that does not hold. The host is left out because a
@@ -139,8 +156,8 @@ impl Rule {
         if !self.listeners.contains(facts.listener) {
             return Some(Condition::Listener);
         }
-        if let Some(path) = path.as_ref().filter(|path| !path_holds(path, facts.path)) {
-            return Some(Condition::Path(path));
+        if path.as_ref().is_some_and(|path| !path_holds(path, facts.path)) {
+            return Some(Condition::Path(&self.matches));
         }
         if !methods.is_empty() && !methods.contains(facts.method) {
             return Some(Condition::Method(methods));

@@ -129,7 +129,7 @@ fn listeners_limit_a_route() {
 #[test]
 fn query_parameters_are_decoded() {
     let when = |name: &str, value| {
-        let parameter = QueryMatch { name: name.to_owned(), value };
+        let parameter = QueryMatch { name: name.to_owned(), value, secret: false };
         table(&[route(Match { query: vec![parameter], ..Match::default() })])
     };
     let exact = || ValueMatch::Exact("a b".to_owned());
@@ -162,7 +162,7 @@ fn query_parameters_are_decoded() {
 #[test]
 fn one_of_several_header_fields_suffices() {
     let when = |value| {
-        let header = HeaderMatch { name: HeaderName::from_static("x-a"), value };
+        let header = HeaderMatch { name: HeaderName::from_static("x-a"), value, secret: false };
         table(&[route(Match { headers: vec![header], ..Match::default() })])
     };
     let request = Request::get("", "/").with_header("x-a", b"one").with_header("x-a", b"t\xffo");
@@ -186,8 +186,10 @@ fn names_the_condition_that_fails() {
     let header = HeaderMatch {
         name: HeaderName::from_static("x-canary"),
         value: ValueMatch::Exact("1".to_owned()),
+        secret: false,
     };
-    let parameter = QueryMatch { name: "debug".to_owned(), value: ValueMatch::Present(true) };
+    let parameter =
+        QueryMatch { name: "debug".to_owned(), value: ValueMatch::Present(true), secret: false };
     let table = table(&[on_listeners(
         &["web"],
         Match {
@@ -303,10 +305,16 @@ fn any_route() -> impl Strategy<Value = Route> {
         3 => Just(RouteListeners::All),
         1 => proptest::sample::subsequence(listeners(), 1..3).prop_map(RouteListeners::Only),
     ];
-    let header = (name(), any_value())
-        .prop_map(|(name, value)| HeaderMatch { name: HeaderName::from_static(name), value });
-    let parameter =
-        (name(), any_value()).prop_map(|(name, value)| QueryMatch { name: name.to_owned(), value });
+    let header = (name(), any_value()).prop_map(|(name, value)| HeaderMatch {
+        name: HeaderName::from_static(name),
+        value,
+        secret: false,
+    });
+    let parameter = (name(), any_value()).prop_map(|(name, value)| QueryMatch {
+        name: name.to_owned(),
+        value,
+        secret: false,
+    });
     let conditions = (
         prop::collection::vec(any_host(), 0..4),
         prop::option::weighted(0.7, any_path()),
@@ -316,7 +324,7 @@ fn any_route() -> impl Strategy<Value = Route> {
     );
     (listeners, conditions).prop_map(|(listeners, (hosts, path, methods, headers, query))| Route {
         listeners,
-        ..route(Match { hosts, path, methods, headers, query })
+        ..route(Match { hosts, path, methods, headers, query, ..Match::default() })
     })
 }
 

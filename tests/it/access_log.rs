@@ -241,12 +241,14 @@ fn the_log_can_go_to_standard_output() {
 }
 
 #[test]
-fn without_the_section_nothing_is_logged() {
+fn without_the_section_or_with_off_nothing_is_logged() {
     let origin = Origin::named("app-1");
-    let lb = Config::pool(&[origin.entry()], UNCHECKED).start();
-    lb.get("/");
-    assert_eq!(lb.program.stdout.all(), Vec::<String>::new());
-    assert!(!lb.directory().join("access.log").exists());
+    for section in ["", "access_log: off\n"] {
+        let lb = Config::pool(&[origin.entry()], UNCHECKED).and(section).start();
+        lb.get("/");
+        assert_eq!(lb.program.stdout.all(), Vec::<String>::new());
+        assert!(!lb.directory().join("access.log").exists());
+    }
 }
 
 #[test]

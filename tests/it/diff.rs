@@ -1,6 +1,6 @@
 //! `diff`: what a reload would change.
 
-use crate::support::{Config, Files, Program};
+use crate::support::{Config, Files, Program, lb::server};
 use std::{ffi::OsStr, fs};
 
 const OLD: &str = r#"
@@ -84,4 +84,32 @@ fn the_running_instance_is_compared_without_its_secrets() {
     lb.wait_for_line(&format!("reloaded: {foretold}"));
     let (code, _, stderr) = Program::run(["diff", "-c", &new, "--admin", &admin]);
     assert_eq!((code, stderr.contains("wants a token")), (1, true), "{stderr}");
+}
+
+/// What is foretold from the running instance is what a reload does: another spelling is refused by
+/// neither.
+#[test]
+fn another_spelling_of_what_cannot_change_is_not_foretold_as_refused() {
+    let text = format!("{}{OLD}", server("drain_timeout: 30s"));
+    let lb = Config::new(text).start();
+    let admin = lb.extra(2).to_string();
+    let new = changed(&lb, &[("drain_timeout: 30s", "drain_timeout: 30000ms\n  daemon: false")]);
+    let args = ["diff", "-c", &new, "--admin", &admin, "--token", "the-admin-token-1"];
+    let (code, stdout, stderr) = Program::run(args);
+    assert_eq!((code, stderr.as_str()), (0, ""));
+    assert_eq!(stdout, "server.drain_timeout 30s -> 30000ms\nserver.daemon default -> false");
+    lb.replace("lb.yaml", &lb.read("new.yaml"));
+    lb.signal(rustix::process::Signal::HUP);
+    lb.wait_for_line("reloaded: server.drain_timeout 30s -> 30000ms");
+}
+
+#[test]
+fn wrong_usage_shows_how_it_is_used() {
+    let (code, _, stderr) = Program::run(["diff", "a"]);
+    assert_eq!(code, 2);
+    assert!(stderr.contains("Usage: pingora-lb diff [OPTIONS] -c FILE"), "{stderr}");
+    let (code, help, _) = Program::run(["explain", "--help"]);
+    assert_eq!(code, 0);
+    assert!(help.contains("Usage: pingora-lb explain [OPTIONS] [METHOD] URL"), "{help}");
+    assert!(help.contains("[METHOD] URL"), "{help}");
 }

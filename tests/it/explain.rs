@@ -3,7 +3,7 @@
 mod agreement;
 mod live;
 
-use crate::support::{Authority, Config, Files, Program};
+use crate::support::{Authority, Config, Files, Origin, Program};
 use serde_json::Value;
 
 /// The explanation of a request in JSON.
@@ -212,6 +212,20 @@ pools:
     let b = explained(&files, &["tcp://names/z.y.example", "--client", "192.0.2.1"]);
     assert_eq!((&b["pool"]["name"], &b["pick"]), (&"b".into(), &"127.0.0.1:2".into()));
     assert_eq!((&b["pool"]["hash_on"], &b["route"]), (&"client_ip".into(), &Value::Null));
+    // There are no answers in a stream.
+    let retried = &b["retry"]["on"];
+    assert_eq!(each(retried, "failure"), ["connect_failure", "refused_stream", "reset"]);
+    let holds: Vec<_> = retried.as_array().unwrap().iter().map(|it| &it["retried"]).collect();
+    assert_eq!(holds, [true, false, true]);
+    let (_, text, _) = run(&files, &["tcp://pg"]);
+    assert!(text.contains("not on  refused_stream: a stream has none"), "{text}");
+    for beside in
+        [&["POST", "tcp://pg"][..], &["tcp://pg", "-H", "a: b"], &["tcp://pg", "--listener", "pg"]]
+    {
+        let (code, _, stderr) = run(&files, beside);
+        assert_eq!(code, 2, "{beside:?}: {stderr}");
+        assert!(stderr.contains("beside a tcp URL"), "{beside:?}: {stderr}");
+    }
     let none = explained(&files, &["tcp://names/y.example"]);
     assert_eq!(
         (&none["answer"]["reason"], &none["answer"]["status"]),
@@ -223,6 +237,8 @@ pools:
         (&["tcp://nothing"], "there is no listener \"nothing\""),
         (&["https://a/"], "no listener speaks https"),
         (&["http://a:1/"], "no listener speaks http on port 1"),
+        // The usual ports are those of clients, whose mapping nobody knows here.
+        (&["https://a:80/"], "no listener speaks https;"),
         (&["http://a/", "--listener", "nothing"], "there are: web (http, "),
     ] {
         let (code, stdout, stderr) = run(&files, request);
@@ -310,4 +326,42 @@ fn backends_whose_names_have_no_address_are_told() {
         (&answer["status"], &answer["reason"], &answer["by"]),
         (&503.into(), &"no_healthy_backend".into(), &"pool".into())
     );
+}
+
+#[test]
+fn backends_with_the_address_of_another_are_told() {
+    let backends = ["127.0.0.1:1", "localhost:1", "localhost:2"].map(str::to_owned);
+    let files = Config::pool(&backends, "").write();
+    let explanation = explained(&files, &["http://a/"]);
+    let pool = &explanation["pool"];
+    assert_eq!(each(&pool["backends"], "name"), ["127.0.0.1:1", "localhost:2"]);
+    assert_eq!(pool["unresolved"], serde_json::json!([]));
+    assert_eq!(
+        pool["same_address"],
+        serde_json::json!([{ "name": "localhost:1", "of": "127.0.0.1:1" }])
+    );
+    let (_, text, _) = run(&files, &["http://a/"]);
+    assert!(text.contains("localhost:1  same address as 127.0.0.1:1, left out"), "{text}");
+    let keys = "timeout: 1s500ms\n";
+    let routes = format!("routes:\n  - pool: app\n    {keys}");
+    let files = Config::new(format!("pools: {{ app: {{ backends: [127.0.0.1:1] }} }}\n{routes}"));
+    assert_eq!(explained(&files.write(), &["http://a/"])["timeout"], "1s500ms");
+}
+
+/// It is told when it is found, and not again with each resolution.
+#[test]
+fn a_backend_with_the_address_of_another_is_logged_once() {
+    let origin = Origin::named("a");
+    let port = origin.port();
+    let backends =
+        [format!("127.0.0.1:{port}"), format!("localhost:{port}"), "x.invalid:1".to_owned()];
+    let lb = Config::pool(&backends, "resolve_interval: 20ms").start();
+    let line = format!("backend localhost:{port} has the address of 127.0.0.1:{port}");
+    lb.wait_for_line(&line);
+    lb.wait_for_line("x.invalid does not resolve");
+    // A reload with the same pool looks the name up again, after many resolutions.
+    for _ in 0..50 {
+        assert_eq!(lb.get("/").status, 200);
+    }
+    assert_eq!(lb.program.stderr.count(&line), 1);
 }

@@ -331,7 +331,7 @@ fn settings_that_cannot_be_are_errors() {
     }
     assert_eq!(
         said("realm: x"),
-        ":4:9: routes[0].filters[0].basic_auth: missing key \"file\"; expected a value for it"
+        ":4:9: routes[0].filters[0].basic_auth: missing key \"file\"; expected the path of a file"
     );
     let file = format!("file: {}", users.path().display());
     assert_eq!(

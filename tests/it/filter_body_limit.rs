@@ -155,7 +155,14 @@ fn what_is_wrong_with_a_body_limit_is_said() {
     let head = "routes[0].filters[0].body_limit";
     for (settings, expected) in [
         ("body_limit", "4:22: {}: found null; expected a map with max"),
-        ("body_limit: {}", "4:11: {}: missing key \"max\"; expected a value for it"),
+        (
+            "body_limit: { max: ~ }",
+            "4:30: {}.max: found null; expected a size such as 512B, 64KiB, 10MiB or 1GiB",
+        ),
+        (
+            "body_limit: {}",
+            "4:11: {}: missing key \"max\"; expected a size such as 512B, 64KiB, 10MiB or 1GiB",
+        ),
         (
             "body_limit: { max: 10MB }",
             "4:30: {}.max: found \"10MB\"; expected a size such as 512B, 64KiB, 10MiB or 1GiB; did you mean \"10MiB\"?",

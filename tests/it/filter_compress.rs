@@ -454,7 +454,9 @@ fn settings_that_cannot_work_are_errors_at_their_place() {
     for (settings, expected) in [
         (
             "algorithms: [gzip, brotli]",
-            format!("4:42: {filter}.algorithms[1]: found \"brotli\"; expected zstd, br or gzip"),
+            format!(
+                "4:42: {filter}.algorithms[1]: found \"brotli\"; expected zstd, br or gzip; did you mean \"br\"?"
+            ),
         ),
         (
             "algorithms: [gzp]",

@@ -227,12 +227,53 @@ fn each_key_has_places_of_its_own() {
     gate.open();
 }
 
+/// Whether a second request is refused while one of the route `route` with these fields is held.
+fn is_refused(lb: &Lb, origin: &Origin, held: &[&str], fields: &[&str]) -> bool {
+    let before = origin.working();
+    let _held = send(lb, "GET", "/held", held, b"");
+    eventually("it arrives", || origin.working() > before);
+    lb.client().ask(request("GET", "/", fields, b"")).status == 503
+}
+
+#[test]
+fn a_cookie_a_client_or_a_route_can_be_the_key() {
+    let from = |client: &str| format!("X-Forwarded-For: {client}");
+    let (one, two) = (from("192.0.2.1"), from("192.0.2.2"));
+    let (ada, zoe) = ("Cookie: user=ada", "Cookie: user=zoe");
+    for (key, held, same, other) in
+        [("{ cookie: user }", ada, ada, zoe), ("client_ip", &one, &one, &two)]
+    {
+        for (fields, refused) in [(same, true), (other, false)] {
+            let gate = Gate::default();
+            let origin = origin(&gate);
+            let filter = format!("concurrency_limit: {{ max: 1, key: {key} }}");
+            let routes = format!("routes:\n  - {{ filters: [{filter}], pool: app }}");
+            let lb = Config::pool(&[origin.entry()], "health_check: off")
+                .and("trusted_proxies: [127.0.0.1]")
+                .and(&routes)
+                .start();
+            assert_eq!(is_refused(&lb, &origin, &[held], &[fields]), refused, "{key}: {fields}");
+            gate.open();
+        }
+    }
+    // Two routes of the same settings have places of their own, whoever asks.
+    let gate = Gate::default();
+    let origin = origin(&gate);
+    let filter = "filters: [concurrency_limit: { max: 1, key: route }], pool: app";
+    let lb = Config::pool(&[origin.entry()], "health_check: off")
+        .and(&format!("routes:\n  - {{ match: {{ path: /held }}, {filter} }}\n  - {{ {filter} }}"))
+        .start();
+    assert!(!is_refused(&lb, &origin, &[], &[]));
+    assert_eq!(lb.get("/held").status, 503);
+    gate.open();
+}
+
 #[test]
 fn settings_that_cannot_be_are_errors() {
     for (settings, error) in [
         (
             "{}",
-            ":4:9: routes[0].filters[0].concurrency_limit: missing key \"max\"; expected a value for it",
+            ":4:9: routes[0].filters[0].concurrency_limit: missing key \"max\"; expected a whole number from 1 to 4294967295",
         ),
         (
             "{ max: 0 }",

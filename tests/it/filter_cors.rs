@@ -301,6 +301,6 @@ fn settings_that_cannot_work_are_errors_at_their_place() {
     }
     assert_eq!(
         filter_error("cors: {}"),
-        format!("4:11: {filter}: missing key \"origins\"; expected a value for it")
+        format!("4:11: {filter}: missing key \"origins\"; expected a list")
     );
 }

@@ -140,7 +140,10 @@ fn what_is_wrong_with_an_ip_filter_is_said() {
             "ip_filter: { allow: [10.0.0.1/8] }",
             "4:32: {}.allow[0]: found \"10.0.0.1/8\"; expected no bits after the prefix; did you mean \"10.0.0.0/8\"?",
         ),
-        ("ip_filter: { deny: 10.0.0.0/8 }", "4:30: {}.deny: found \"10.0.0.0/8\"; expected a list"),
+        (
+            "ip_filter: { deny: 10.0.0.0/8 }",
+            "4:30: {}.deny: found \"10.0.0.0/8\"; expected a list, [\"10.0.0.0/8\"]",
+        ),
         (
             "ip_filter: { denny: [10.0.0.0/8] }",
             "4:24: {}.denny: unknown key \"denny\"; expected allow or deny; did you mean \"deny\"?",

@@ -239,7 +239,7 @@ fn settings_that_cannot_be_are_errors() {
     for (settings, error) in [
         (
             "{ per: 1s }",
-            ":4:9: routes[0].filters[0].rate_limit: missing key \"requests\"; expected a value for it",
+            ":4:9: routes[0].filters[0].rate_limit: missing key \"requests\"; expected a whole number from 1 to 4294967295",
         ),
         (
             "{ requests: 0 }",

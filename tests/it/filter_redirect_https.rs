@@ -127,7 +127,7 @@ fn what_is_wrong_with_a_redirect_is_said() {
         ),
         (
             "redirect_https: { port: 65536 }",
-            "4:35: {}.port: found \"65536\"; expected a whole number from 0 to 65535",
+            "4:35: {}.port: found \"65536\"; expected a port from 1 to 65535",
         ),
         (
             "redirect_https: { code: 301 }",

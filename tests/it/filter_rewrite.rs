@@ -224,7 +224,7 @@ fn what_is_wrong_with_a_rewrite_is_said() {
         ),
         (
             "rewrite: { replace_prefix: { from: /a } }",
-            "4:22: {}.replace_prefix: missing key \"to\"; expected a value for it",
+            "4:22: {}.replace_prefix: missing key \"to\"; expected a text",
         ),
         (
             "rewrite: { regex: '(', to: /b }",

@@ -103,6 +103,7 @@ fn methods_headers_and_queries_are_conditions() {
         says("query", "path: /q, query: { debug: \"1\" }"),
         says("number", "path: /q, query: { page: { regex: \"^[0-9]+$\" } }"),
         says("given", "path: /q, query: { page: { present: true } }"),
+        says("without", "path: /n, query: { page: { present: false } }"),
     ]);
     assert_routed(
         &lb,
@@ -123,6 +124,10 @@ fn methods_headers_and_queries_are_conditions() {
             ("GET", "/q?debug=11", &[], "404"),
             ("GET", "/q?xdebug=1", &[], "404"),
             ("GET", "/q", &[], "404"),
+            ("GET", "/n", &[], "without"),
+            ("GET", "/n?pages=1", &[], "without"),
+            ("GET", "/n?page=1", &[], "404"),
+            ("GET", "/n?page", &[], "404"),
         ],
     );
 }

@@ -2,7 +2,6 @@
 
 use crate::support::{Client, Config, Lb, Origin, Program, lb::server, request};
 use rustix::process::Signal;
-use std::ffi::OsStr;
 
 /// What no output may have in it.
 const SECRETS: [&str; 11] = [
@@ -17,6 +16,13 @@ const SECRETS: [&str; 11] = [
     "part-of-a-bearer",
     "of-a-variable",
     "asked-in-the-query",
+];
+
+/// The variables that the configurations name.
+const ENVIRONMENT: [(&str, &str); 3] = [
+    ("ADMIN_TOKEN", "adm1n-t0ken"),
+    ("PART", "part-of-a-bearer"),
+    ("PARTNER_API_KEY", "of-a-variable"),
 ];
 
 fn text(origin: &Origin) -> String {
@@ -46,13 +52,8 @@ fn text(origin: &Origin) -> String {
 }
 
 fn started(origin: &Origin) -> Lb {
-    let environment = [
-        ("ADMIN_TOKEN", "adm1n-t0ken"),
-        ("PART", "part-of-a-bearer"),
-        ("PARTNER_API_KEY", "of-a-variable"),
-    ];
     let config = Config::new(text(origin)).access_log();
-    environment.iter().fold(config, |config, (name, value)| config.environment(name, value)).start()
+    ENVIRONMENT.iter().fold(config, |config, (name, value)| config.environment(name, value)).start()
 }
 
 #[track_caller]
@@ -70,14 +71,15 @@ fn ask_admin(lb: &Lb, method: &str, path: &str) -> String {
     response.text()
 }
 
-/// Runs the binary on the configuration, with the variables that it names.
-fn run(lb: &Lb, flag: &str) -> (i32, String) {
-    let mut command = Program::command([OsStr::new(flag), OsStr::new("-c"), lb.path().as_os_str()]);
-    command.envs([
-        ("ADMIN_TOKEN", "adm1n-t0ken"),
-        ("PART", "part-of-a-bearer"),
-        ("PARTNER_API_KEY", "of-a-variable"),
-    ]);
+/// Checks the configuration of a running instance with `-t` or `-T`.
+fn check(lb: &Lb, flag: &str) -> (i32, String) {
+    run(&[flag, "-c", lb.path().to_str().unwrap()])
+}
+
+/// Runs the binary with the variables that the configuration names.
+fn run(arguments: &[&str]) -> (i32, String) {
+    let mut command = Program::command(arguments);
+    command.envs(ENVIRONMENT);
     let (code, stdout, stderr) = Program::spawn(&mut command).finish();
     (code, format!("{stdout}{stderr}"))
 }
@@ -94,7 +96,7 @@ fn secrets_work_and_are_shown_nowhere() {
     assert_eq!(seen.get("x-upstream-auth"), Some("Bearer part-of-a-bearer"));
     assert_eq!(origin.requests()[0].headers.get("authorization"), Some("probe-credentials"));
 
-    let (code, effective) = run(&lb, "-T");
+    let (code, effective) = check(&lb, "-T");
     assert_eq!(code, 0, "{effective}");
     assert!(effective.contains("shown-in-full") && effective.contains("cookie: LB_APP"));
     assert_none_shown("-T", &effective);
@@ -144,7 +146,7 @@ fn errors_do_not_repeat_secrets() {
         .replace("asked-in-the-query }", "{ regex: \"asked-in-the-query(\" } }");
     assert_ne!(file, wrong);
     lb.replace("lb.yaml", &wrong);
-    let (code, errors) = run(&lb, "-t");
+    let (code, errors) = check(&lb, "-t");
     assert_eq!(code, 1, "{errors}");
     for place in ["headers.Authorization", "set.authorization", "set.x-note", "query.token"] {
         assert!(errors.contains(place), "no error about {place} in\n{errors}");
@@ -153,4 +155,60 @@ fn errors_do_not_repeat_secrets() {
     lb.signal(Signal::HUP);
     lb.wait_for_line("set.authorization");
     assert_none_shown("the error log", &lb.program.stderr.text());
+}
+
+#[test]
+fn explanations_do_not_show_secrets() {
+    let origin = Origin::named("a");
+    let routes = "routes:\n\
+         \x20 - { name: by-field, match: { headers: { authorization: probe-credentials } }, pool: app }\n\
+         \x20 - { name: by-query, match: { query: { token: { regex: asked-in-the-query } } }, pool: app }\n\
+         \x20 - { name: by-path, match: { path: \"/${PARTNER_API_KEY}\" }, pool: app }\n\
+         \x20 - { name: by-host, match: { host: [\"${PARTNER_API_KEY}.example\"] }, pool: app }\n\
+         \x20 - { name: moved, match: { path: /moved }, redirect: { to: \"/?${PARTNER_API_KEY}\" } }\n\
+         \x20 - name: rewritten\n\
+         \x20   pool: app\n\
+         \x20   filters:\n\
+         \x20     - rewrite: { replace_prefix: { from: /, to: \"/${PARTNER_API_KEY}\" } }\n\
+         \x20     - rewrite: { replace_prefix: { from: /, to: /shown } }\n";
+    let admin = "admin: { address: \"@2@\", token: \"${ADMIN_TOKEN}\" }\n";
+    let pools = format!("pools:\n  app: {{ backends: [{}] }}\n", origin.entry());
+    let config = Config::new(format!("{admin}{routes}{pools}"));
+    let lb = ENVIRONMENT.iter().fold(config, |it, (key, value)| it.environment(key, value)).start();
+    for (path, told) in [
+        (
+            "/x",
+            &[
+                "by-field: header authorization must be (secret)",
+                "by-query: query parameter token must be (secret)",
+                "by-path: path must be (secret)",
+                "by-host: host must be (secret)",
+                "lets it go on: target (secret)",
+                "request   (secret) of host",
+            ][..],
+        ),
+        ("/moved", &["308 (ok), by the route, to (secret)"]),
+    ] {
+        let url = format!("http://localhost{path}");
+        let (code, text) = run(&["explain", "-c", lb.path().to_str().unwrap(), &url]);
+        assert_eq!(code, 0, "{text}");
+        for line in told {
+            assert!(text.contains(line), "no {line:?} in\n{text}");
+        }
+        assert_none_shown("explain", &text);
+        let body = format!(r#"{{"url":"{url}"}}"#);
+        let fields = [
+            "Host: localhost",
+            "Authorization: Bearer adm1n-t0ken",
+            "Content-Type: application/json",
+        ];
+        let head = request("POST", "/api/v1/explain", &fields, body.as_bytes());
+        let answer = Client::connect(&lb.extra(2)).ask(head);
+        assert_eq!(answer.status, 200, "{}", answer.text());
+        assert!(answer.text().contains("(secret)"));
+        assert_none_shown("/api/v1/explain", &answer.text());
+    }
+    // They are in force.
+    lb.get("/x");
+    assert_eq!(origin.traffic()[0].target, "/shown/of-a-variable/x");
 }

@@ -83,6 +83,21 @@ fn the_cookie_says_secure_when_told() {
 }
 
 #[test]
+fn the_cookie_says_to_which_sites_it_goes() {
+    let origins = named(&["a"]);
+    for (keys, said) in [
+        ("same_site: none, secure: true", "; SameSite=None"),
+        ("same_site: lax", "; SameSite=Lax"),
+        ("ttl: 5s", "; SameSite=Lax"),
+    ] {
+        let lb = sticky(&entries(&origins), keys, "");
+        let response = lb.get("/");
+        let field = response.headers.get("set-cookie").unwrap();
+        assert!(field.contains(said), "{keys}: {field}");
+    }
+}
+
+#[test]
 fn without_the_key_there_is_no_cookie() {
     let lb = Config::pool(&entries(&named(&["a"])), "").start();
     assert_eq!(cookie(&lb.get("/")), None);

@@ -80,6 +80,21 @@ impl Running {
     }
 }
 
+#[test]
+fn a_sticky_cookie_is_for_tls_alone_unless_told_otherwise() {
+    for (keys, secure) in [("", true), (", secure: auto", true), (", secure: false", false)] {
+        let mut simple = Simple::new();
+        let pool = pool_of(&simple.origin);
+        let sticky = format!("{pool}    sticky: {{ cookie: LB{keys} }}\n");
+        simple.config = Config::new(format!("{}{sticky}", listener(&["a"], "")))
+            .certificate("a", &simple.authority.server(&["a.example"]));
+        let running = simple.start();
+        let response = running.connect().get("/");
+        let field = response.headers.get("set-cookie").expect("a cookie");
+        assert_eq!(field.contains("; Secure"), secure, "{keys}: {field}");
+    }
+}
+
 /// What a handshake with `name` in mind failed of, or what asking for something after it did: in
 /// TLS 1.3 a client has finished before it is told that its certificate is not good.
 fn failure(lb: &Lb, client: &TlsClient) -> String {

@@ -70,6 +70,11 @@ fn loosen(schema: &mut Value) {
 
 /// The JSON types that a scalar of a type may have in the file.
 fn loose(kind: &Value) -> Value {
+    if let Some(kinds) = kind.as_array() {
+        // Of a filter's key that may be left out, which is another thing than null.
+        let kinds: Vec<&Value> = kinds.iter().filter(|kind| *kind != "null").collect();
+        return if let [kind] = kinds[..] { loose(kind) } else { json!(kinds) };
+    }
     match kind.as_str() {
         Some("string") => json!(["string", "number", "boolean"]),
         Some("integer" | "number" | "boolean") => json!([kind, "string"]),

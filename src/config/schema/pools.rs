@@ -8,10 +8,8 @@ use super::{
     sections::{fields, host_and_port},
 };
 use crate::config::{backend, balance, ejection, health_check, pool, retry, sticky, tls};
+use crate::model::{BackendState, BalancePolicy, RetryOn};
 use serde_json::{Value, json};
-
-const POLICIES: [&str; 7] =
-    ["round_robin", "random", "least_connections", "p2c", "peak_ewma", "ring_hash", "maglev"];
 
 pub(super) fn pool() -> Value {
     section(
@@ -40,7 +38,7 @@ pub(super) fn pool() -> Value {
             key(
                 "panic_threshold",
                 percent(),
-                "With fewer usable backends than this share, all are used. 0%: never.",
+                "With fewer usable backends than this share, all active ones are used. 0%: never.",
             )
             .default("0%"),
             key(
@@ -80,7 +78,7 @@ fn backend() -> Value {
             key("backup", switch(), "Serves only when no other backend is usable.").default(false),
             key(
                 "state",
-                words(&["active", "draining", "disabled"]),
+                words(&BackendState::ALL.map(BackendState::as_str)),
                 "Draining: only sticky clients and what is in flight; disabled: none.",
             )
             .default("active"),
@@ -114,10 +112,11 @@ fn balance() -> Value {
             key("query", text(), "The name of a query parameter."),
         ],
     );
+    let policies = BalancePolicy::ALL.map(BalancePolicy::as_str);
     let settings = section(
         &balance::KEYS,
         vec![
-            key("policy", words(&POLICIES), "The policy.").required(),
+            key("policy", words(&policies), "The policy.").required(),
             key(
                 "hash_on",
                 any_of(&[words(&["client_ip", "path", "uri"]), hash_on]),
@@ -130,7 +129,7 @@ fn balance() -> Value {
             ),
         ],
     );
-    any_of(&[words(&POLICIES), settings])
+    any_of(&[words(&policies), settings])
 }
 
 fn sticky() -> Value {
@@ -216,9 +215,12 @@ fn ejection() -> Value {
 }
 
 fn retry() -> Value {
-    let conditions =
-        words(&["connect_failure", "refused_stream", "reset", "timeout", "502", "503", "504"]);
-    let on = any_of(&[conditions, json!({ "enum": [502, 503, 504] })]);
+    let statuses = RetryOn::NAMES.into_iter().filter_map(|(_, condition)| match condition {
+        RetryOn::Status(status) => Some(status),
+        _ => None,
+    });
+    let statuses = json!({ "enum": statuses.collect::<Vec<_>>() });
+    let on = any_of(&[words(&RetryOn::NAMES.map(|(name, _)| name)), statuses]);
     section(
         &retry::KEYS,
         vec![

@@ -41,7 +41,7 @@ pub(in crate::config) fn file(filters: &Registry) -> Value {
 }
 
 fn server() -> Value {
-    let levels = ["off", "error", "warn", "info", "debug", "trace"];
+    let levels = server::LOG_LEVELS.map(|(name, _)| name);
     section(
         &server::KEYS,
         vec![

@@ -27,12 +27,20 @@ fn json_of(node: &tree::Node) -> Value {
 
 /// What the schema says is wrong with a file: the place and the problem.
 fn complaints(text: &str) -> Vec<String> {
+    complaints_of(&json_of(&tree::parse(text).unwrap()))
+}
+
+/// The same for an editor that knows a number in quotes from one without.
+fn complaints_as_written(text: &str) -> Vec<String> {
+    complaints_of(&serde_saphyr::from_str(text).unwrap())
+}
+
+fn complaints_of(file: &Value) -> Vec<String> {
     let (mut schemas, mut compiler) = (boon::Schemas::new(), boon::Compiler::new());
     compiler.add_resource("lb", schema(&Registry::default())).unwrap();
     let index = compiler.compile("lb", &mut schemas).expect("the schema is a schema");
-    let file = json_of(&tree::parse(text).unwrap());
     let mut found = Vec::new();
-    if let Err(error) = schemas.validate(&file, index) {
+    if let Err(error) = schemas.validate(file, index) {
         collect(&error, &mut found);
     }
     found
@@ -59,6 +67,27 @@ fn every_example_is_valid() {
             format!("listeners: {{ web: {{ address: 0.0.0.0:8080 }} }}\n{block}")
         };
         assert_eq!(complaints(&text), [""; 0], "{text}");
+    }
+}
+
+#[test]
+fn what_the_program_takes_is_not_marked() {
+    let route = |filter: &str| {
+        format!(
+            "listeners: {{ web: {{ address: 0.0.0.0:8080 }} }}\n\
+             pools: {{ app: {{ backends: [a:1] }} }}\n\
+             routes: [{{ pool: app, filters: [{filter}] }}]\n"
+        )
+    };
+    for filter in [
+        "redirect_https: { status: \"308\", port: \"443\" }",
+        "redirect_https: { status: 308, port: 443 }",
+        "rate_limit: { requests: \"5\", burst: \"6\", per: 1m }",
+        "cors: { origins: [\"*\"], credentials: off, max_age: \"5s\" }",
+        "compress: { min_size: \"5\" }",
+    ] {
+        read(&route(filter)).unwrap();
+        assert_eq!(complaints_as_written(&route(filter)), [""; 0], "{filter}");
     }
 }
 

@@ -1,4 +1,4 @@
-use super::{LISTENERS, POOLS, errors, parse};
+use super::{LISTENERS, POOLS, config, errors, parse};
 use crate::{config::load, filter::Registry, model::ProxyVersion};
 use std::path::Path;
 
@@ -160,7 +160,7 @@ fn values_out_of_range_are_errors() {
             (
                 "server: { log_level: warning }",
                 "3:22: server.log_level: unknown log level \"warning\"; \
-                 expected off, error, warn, info, debug or trace",
+                 expected off, error, warn, info, debug or trace; did you mean \"warn\"?",
             ),
             (
                 "server: { pid_file: '' }",
@@ -325,7 +325,7 @@ fn the_admin_api_is_checked() {
             (
                 "admin: { address: 0.0.0.0:8080, token: x }",
                 "3:19: admin.address: duplicate address \"0.0.0.0:8080\"; \
-                 expected an address that no listener has; listener web has this one",
+                 expected an address that no listener has; listener web has 0.0.0.0:8080",
             ),
             (
                 "admin: { address: 127.0.0.1:9901, token: two words }",
@@ -812,7 +812,8 @@ fn answers_are_checked() {
             (
                 "respond: { status: 200, body: '${client_ip}' }",
                 "4:33: routes[0].respond.body: request variable ${client_ip}; expected request \
-                 variables in redirect.to only; environment variables are in upper case",
+                 variables in redirect.to, request_headers and response_headers only; environment \
+                 variables are in upper case",
             ),
         ],
         routes,
@@ -1176,7 +1177,7 @@ fn backends_are_checked() {
             (
                 "{ address: a:1, state: drain }",
                 "5:30: pools.app.backends[0].state: unknown state \"drain\"; \
-                 expected active, draining or disabled",
+                 expected active, draining or disabled; did you mean \"draining\"?",
             ),
             (
                 "a:1\n    - { address: A:1, name: b }",
@@ -1346,9 +1347,12 @@ fn an_unreadable_file_is_an_error_about_the_file() {
 
     let folder = tempfile::tempdir().unwrap();
     let binary = folder.path().join("binary.yaml");
-    std::fs::write(&binary, [0xff, 0xfe]).unwrap();
+    std::fs::write(&binary, b"a: b\nc: \xff\xfe").unwrap();
     let error = load(&binary, &Registry::default()).unwrap_err().to_string();
-    assert!(error.ends_with("cannot read the file: not UTF-8; expected a readable YAML file"));
+    assert!(
+        error.ends_with("binary.yaml:2:4: a byte that is not UTF-8; expected text in UTF-8"),
+        "{error}"
+    );
 }
 
 #[test]
@@ -1358,4 +1362,102 @@ fn diagnostics_say_the_file_line_and_column() {
     let position = first.position.unwrap();
     assert_eq!((first.file.as_str(), first.path.as_str()), ("lb.yaml", "listeners"));
     assert_eq!((position.line, position.column), (1, 12));
+}
+
+#[test]
+fn listeners_that_cannot_be_bound_beside_each_other_are_refused() {
+    let of = |rest: &str| errors(&format!("{rest}\n{POOLS}"));
+    for (text, expected) in [
+        (
+            "listeners: { web: { address: 0.0.0.0:80 },\n two: { address: 127.0.0.1:80 } }",
+            "2:18: listeners.two.address: duplicate address \"127.0.0.1:80\"; expected each address \
+             once; the first, listeners.web.address with 0.0.0.0:80, is on line 1",
+        ),
+        (
+            "listeners: { web: { address: \"[::1]:80\" },\n two: { address: \"[::]:80\" } }",
+            "2:18: listeners.two.address: duplicate address \"[::]:80\"; expected each address \
+             once; the first, listeners.web.address with [::1]:80, is on line 1",
+        ),
+        (
+            "listeners: { web: { address: \"unix:a.sock\" },\n two: { address: \"unix:./a.sock\" } }",
+            "2:18: listeners.two.address: duplicate address \"unix:/etc/lb/a.sock\"; expected each \
+             address once; the first, listeners.web.address, is on line 1",
+        ),
+        (
+            "listeners: { web: { address: 0.0.0.0:80 } }\nadmin: { address: 127.0.0.1:80 }",
+            "2:19: admin.address: duplicate address \"127.0.0.1:80\"; expected an address that no \
+             listener has; listener web has 0.0.0.0:80",
+        ),
+        (
+            "listeners: { web: { address: 0.0.0.0:80, protocol: https } }",
+            "1:52: listeners.web.protocol: unknown protocol \"https\"; expected http, with tls beside \
+             it for https, or tcp",
+        ),
+    ] {
+        assert_eq!(of(text), expected, "{text}");
+    }
+    config(&format!(
+        "listeners: {{ a: {{ address: 0.0.0.0:80 }}, b: {{ address: \"[::]:80\" }}, \
+         c: {{ address: 127.0.0.1:0 }}, d: {{ address: 0.0.0.0:0 }} }}\n{POOLS}"
+    ));
+}
+
+#[test]
+fn files_of_the_process_have_paths_of_their_own() {
+    for (text, expected) in [
+        (
+            "server: { pid_file: /a/b, upgrade_sock: /a/./b }",
+            "3:41: server.upgrade_sock: duplicate path \"/a/b\"; expected another than that of pid_file",
+        ),
+        (
+            "server: { pid_file: x.log }\naccess_log: { path: ./x.log }",
+            "4:21: access_log.path: duplicate path \"/etc/lb/x.log\"; expected another than that of \
+             pid_file",
+        ),
+        (
+            "server: { upgrade_sock: /a, error_log: /a }",
+            "3:40: server.error_log: duplicate path \"/a\"; expected another than that of upgrade_sock",
+        ),
+    ] {
+        assert_eq!(errors(&format!("{LISTENERS}{POOLS}{text}")), expected, "{text}");
+    }
+    let null = "server: { error_log: /dev/null }\naccess_log: { path: /dev/null }";
+    config(&format!("{LISTENERS}{POOLS}{null}"));
+}
+
+#[test]
+fn a_socket_has_no_port_to_check_on() {
+    let of = |backends: &str| {
+        format!(
+            "{LISTENERS}pools: {{ app: {{ backends: [{backends}],\n \
+             health_check: {{ http: {{ port: 81 }} }} }} }}"
+        )
+    };
+    assert_eq!(
+        errors(&of("a:1, \"unix:/s\"")),
+        "3:26: pools.app.health_check.http.port: a port beside backend \"unix:/s\", a unix socket that \
+         has none; expected no port, or backends with ports only"
+    );
+    config(&of("a:1"));
+}
+
+#[test]
+fn words_of_others_are_understood() {
+    for (text, expected) in [
+        ("balance: leastconn", "did you mean \"least_connections\"?"),
+        ("protocol: https", "expected http1, http2 or auto, with tls beside it"),
+        ("protocol: h2", "did you mean \"http2\"?"),
+    ] {
+        let text = format!("{LISTENERS}pools: {{ app: {{ backends: [a:1], {text} }} }}");
+        assert!(errors(&text).ends_with(expected), "{}", errors(&text));
+    }
+    let level = format!("{LISTENERS}{POOLS}server: {{ log_level: warning }}");
+    assert!(errors(&level).ends_with("did you mean \"warn\"?"), "{}", errors(&level));
+    let tls = "listeners: { web: { address: 0.0.0.0:1, tls: { certs: [] } } }\n";
+    let found = errors(&format!("{tls}{POOLS}"));
+    assert!(found.contains("did you mean \"certificates\"?"), "{found}");
+    let filter = format!(
+        "{LISTENERS}{POOLS}routes: [{{ pool: app, filters: [compress: {{ algorithms: [brotli] }}] }}]"
+    );
+    assert!(errors(&filter).ends_with("did you mean \"br\"?"), "{}", errors(&filter));
 }

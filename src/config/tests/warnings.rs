@@ -126,10 +126,8 @@ fn settings_that_cannot_be_meant_are_warnings() {
     );
     for fine in [
         "retry: { budget: { percent: 0% } }",
-        "retry: { attempts: 0, budget: { percent: 0%, min_per_second: 0 } }",
         "sticky: { cookie: LB }",
         "ejection: { max_percent: 1% }",
-        "limits: { queue: 0, queue_timeout: 1s }",
     ] {
         assert_eq!(of_pool(fine), [""; 0], "{fine}");
     }
@@ -316,5 +314,111 @@ fn slow_start_that_nothing_heeds_is_a_warning() {
         ("p2c", "slow_start: 30s"),
     ] {
         assert_eq!(of(balance, more), [""; 0], "{balance} {more}");
+    }
+}
+
+#[test]
+fn keys_of_a_pool_that_do_nothing_are_warnings() {
+    let of_pool = |backend: &str, rest: &str| {
+        warnings(&format!(
+            "{TWO_LISTENERS}pools: {{ app: {{ backends: [\"{backend}\"],\n  {rest} }} }}\n"
+        ))
+    };
+    let nothing =
+        "beside attempts: 0, with which nothing is tried again; expected attempts above 0";
+    let unchecked = "with neither health_check nor ejection, so that every backend counts as usable; \
+                     expected health_check or ejection that is not off";
+    for (rest, key, said) in [
+        (
+            "limits: { queue_timeout: 1s }",
+            "limits.queue_timeout",
+            "where no request waits; expected queue above 0 beside it",
+        ),
+        ("retry: { attempts: 0, on: [reset] }", "retry.on", nothing),
+        ("retry: { attempts: 0, backoff: { base: 1s } }", "retry.backoff", nothing),
+        ("retry: { attempts: 0, budget: { percent: 1% } }", "retry.budget", nothing),
+        ("health_check: off, ejection: off, panic_threshold: 5%", "panic_threshold", unchecked),
+        ("health_check: off, ejection: off, slow_start: 5s", "slow_start", unchecked),
+        (
+            "resolve_interval: 1s",
+            "resolve_interval",
+            "where no backend is a host name; expected a host name as a backend",
+        ),
+    ] {
+        let found = of_pool("127.0.0.1:1", rest);
+        let last = key.rsplit('.').next().unwrap();
+        let expected = format!("pools.app.{key}: \"{last}\" {said}");
+        assert!(matches!(&found[..], [one] if one.ends_with(&expected)), "{rest}: {found:?}");
+    }
+    for fine in [
+        "limits: { connections_per_backend: 1, queue: 1, queue_timeout: 1s }",
+        "retry: { attempts: 0 }",
+        "retry: { attempts: 0, per_try_timeout: 1s }",
+        "retry: { on: [reset], backoff: { base: 1s } }",
+        "health_check: off, panic_threshold: 5%, slow_start: 5s",
+        "ejection: off, panic_threshold: 5%, slow_start: 5s",
+        "health_check: off, ejection: off, panic_threshold: 0%, slow_start: 0s",
+    ] {
+        assert_eq!(of_pool("127.0.0.1:1", fine), [""; 0], "{fine}");
+    }
+    assert_eq!(of_pool("a.example:1", "resolve_interval: 1s"), [""; 0]);
+    let with_admin = "admin: { address: 127.0.0.1:1 }\n\
+                      pools: { app: { backends: [127.0.0.1:1], resolve_interval: 1s } }";
+    assert_eq!(warnings(&format!("{TWO_LISTENERS}{with_admin}")), [""; 0]);
+}
+
+#[test]
+fn keys_that_do_nothing_elsewhere_are_warnings() {
+    let pools = "pools: { app: { backends: [a:1] } }\n";
+    let web = "listeners: { web: { address: 0.0.0.0:80 } }\n";
+    let listener = |keys: &str| {
+        warnings(&format!("{pools}listeners: {{ web: {{ address: 0.0.0.0:80, {keys} }} }}"))
+    };
+    let route =
+        |keys: &str| warnings(&format!("{pools}{web}routes: [{{ {keys} }}, {{ pool: app }}]"));
+    let admin = |keys: &str| warnings(&format!("{pools}{web}admin: {{ {keys} }}"));
+    let at_once = "on a route that answers at once; expected pool or split";
+    for (found, key, said) in [
+        (
+            listener("timeouts: { tls_handshake: 1s }"),
+            "listeners.web.timeouts.tls_handshake",
+            "where there is no TLS; expected tls beside timeouts",
+        ),
+        (
+            listener("limits: { h2_streams: 5 }"),
+            "listeners.web.limits.h2_streams",
+            "where no client can speak HTTP/2; expected h2c: true, or tls",
+        ),
+        (
+            route("match: { path: /a }, redirect: { to: /x }, timeout: 1s"),
+            "routes[0].timeout",
+            at_once,
+        ),
+        (
+            route("match: { path: /a }, respond: { status: 200 }, allow_upgrade: [x]"),
+            "routes[0].allow_upgrade",
+            at_once,
+        ),
+        (
+            admin("address: \"unix:/a.sock\", hosts: [a.example]"),
+            "admin.hosts",
+            "on a unix socket, where every name is taken; expected no hosts, or an address with a port",
+        ),
+    ] {
+        let last = key.rsplit('.').next().unwrap();
+        let expected = format!("{key}: \"{last}\" {said}");
+        assert!(matches!(&found[..], [one] if one.ends_with(&expected)), "{found:?}");
+    }
+    for fine in [
+        listener("timeouts: { tls_handshake: 10s }, limits: { h2_streams: 100 }"),
+        listener("h2c: true, limits: { h2_streams: 5 }"),
+        route("match: { path: /a }, pool: app, timeout: 1s, allow_upgrade: []"),
+        route(
+            "match: { path: /a }, respond: { status: 200 }, timeout: 1s, filters: [cors: { origins: [\"*\"] }]",
+        ),
+        admin("address: \"unix:/a.sock\""),
+        admin("address: 127.0.0.1:1, hosts: [a.example]"),
+    ] {
+        assert_eq!(fine, [""; 0]);
     }
 }

@@ -134,7 +134,7 @@ impl Drop for Place {
 mod tests {
     use super::*;
     use crate::filter::{
-        Chain, Facts, Incoming, Instance, Passage, Progress, Reading, settings::NoSettings,
+        Chain, Facts, Incoming, Instance, Passage, Progress, Reading, Shown, settings::NoSettings,
     };
     use http::HeaderValue;
     use pingora::http::RequestHeader;
@@ -253,7 +253,7 @@ mod tests {
             filter,
             pools: Vec::new(),
             files: Vec::new(),
-            settings: String::new(),
+            settings: Shown::default(),
         };
         let chain = Chain::new(vec![instance(Box::new(limit)), instance(Box::new(Panics))]);
         for _ in 0..3 {

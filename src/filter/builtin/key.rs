@@ -8,7 +8,7 @@ use crate::{
     model::with_client_bytes,
 };
 use schemars::JsonSchema;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use std::{
     fmt,
     hash::{BuildHasher, Hasher, RandomState},
@@ -17,7 +17,7 @@ use std::{
 
 /// What requests have in common that count together. Those that lack the header field, the cookie or
 /// the address count as one.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum Key {
     /// The client's address; an IPv6 address counts by its first 64 bits.

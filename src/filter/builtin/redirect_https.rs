@@ -1,14 +1,16 @@
 //! `redirect_https`: no clear text.
 
 use crate::filter::{
-    Answer, Filter, Flow, Reason, Request, Result, SettingsError, Setup, settings::Status,
+    Answer, Filter, Flow, Reason, Request, Result, SettingsError, Setup,
+    settings::{Port, Status},
 };
 use http::{HeaderValue, StatusCode, header};
 use schemars::JsonSchema;
 use serde::Deserialize;
+use std::num::NonZeroU16;
 
 const STATUSES: [u16; 5] = [301, 302, 303, 307, 308];
-const HTTPS_PORT: u16 = 443;
+const HTTPS_PORT: NonZeroU16 = NonZeroU16::new(443).expect("443 is not 0");
 
 /// Where clients that use `http` are sent.
 #[derive(Debug, Deserialize, JsonSchema)]
@@ -16,16 +18,26 @@ const HTTPS_PORT: u16 = 443;
 pub(super) struct Settings {
     /// The status of the redirect: 301, 302, 303, 307 or 308. 308 by default, which is for good and
     /// keeps the method.
-    status: Option<Status>,
+    #[serde(default = "for_good")]
+    status: Status,
     /// The port of the `https` address, 443 by default.
-    port: Option<u16>,
+    #[serde(default = "https")]
+    port: Port,
+}
+
+fn for_good() -> Status {
+    Status(StatusCode::PERMANENT_REDIRECT)
+}
+
+fn https() -> Port {
+    Port(HTTPS_PORT)
 }
 
 /// Sends clients that use `http` to the same address with `https`.
 #[derive(Debug)]
 pub(super) struct RedirectHttps {
     status: StatusCode,
-    port: u16,
+    port: NonZeroU16,
 }
 
 impl Filter for RedirectHttps {
@@ -34,16 +46,12 @@ impl Filter for RedirectHttps {
     const HAS_SIDE_EFFECTS: bool = false;
 
     fn new(settings: Settings, _: &mut Setup<'_>) -> Result<Self, SettingsError> {
-        let status = settings.status.map_or(StatusCode::PERMANENT_REDIRECT, |status| *status);
+        let status = *settings.status;
         if !STATUSES.contains(&status.as_u16()) {
             let found = format!("found \"{}\"", status.as_str());
             return Err(SettingsError::new(found, "301, 302, 303, 307 or 308").at("status"));
         }
-        let port = settings.port.unwrap_or(HTTPS_PORT);
-        if port == 0 {
-            return Err(SettingsError::new("found \"0\"", "a port from 1 to 65535").at("port"));
-        }
-        Ok(Self { status, port })
+        Ok(Self { status, port: *settings.port })
     }
 
     async fn on_request(&self, request: &mut Request<'_>) -> Result {

@@ -12,8 +12,8 @@ mod types;
 
 pub use replacement::Replacement;
 pub use types::{
-    CookieName, Count, FieldName, FieldValue, FilePath, Network, NoSettings, Pattern, Period, Size,
-    Status, Template,
+    CookieName, Count, FieldName, FieldValue, FilePath, Network, NoSettings, Pattern, Period, Port,
+    Size, Status, Template,
 };
 
 pub(crate) use read::{read, takes_unknown_keys};

@@ -4,7 +4,7 @@ use crate::{
     filter::SettingsError,
     model::{
         Fault, Position, Settings, SettingsValue, Source, Stamp, Template, Variable,
-        fault::{alternatives, nearest, quote},
+        fault::{alternatives, quote},
         scalar,
     },
 };
@@ -52,11 +52,33 @@ pub(crate) fn read<T: DeserializeOwned>(
     files: &RefCell<Vec<Source>>,
 ) -> Result<T, SettingsError> {
     let base = Base { folder, files };
-    T::deserialize(Value { node, base }).map_err(|error| SettingsError {
-        path: error.path,
-        position: Some(error.position.unwrap_or_else(|| node.position())),
-        message: error.message,
+    T::deserialize(Value { node, base }).map_err(|error| {
+        let wanted = error.missing.and_then(|key| wanted::<T>(node, &error.path, key, folder));
+        SettingsError {
+            path: error.path,
+            position: Some(error.position.unwrap_or_else(|| node.position())),
+            message: wanted.unwrap_or(error.message),
+        }
     })
+}
+
+/// What is said of a missing key with what is expected there. Serde does not say what that is, but whoever
+/// reads a null in its place does.
+fn wanted<T: DeserializeOwned>(
+    node: &Settings,
+    path: &str,
+    key: &'static str,
+    folder: &Path,
+) -> Option<String> {
+    let mut node = node.clone();
+    let SettingsValue::Map(entries) = &mut node.find_mut(path)?.value else { return None };
+    let at = Position { line: 1, column: 1 };
+    let null = Settings { value: SettingsValue::Null, ..Settings::none(at) };
+    entries.push((key.to_owned(), null));
+    let base = Base { folder, files: &RefCell::default() };
+    let error = T::deserialize(Value { node: &node, base }).err()?;
+    let expected = error.message.strip_prefix("found null; expected ")?;
+    Some(Fault::new(format!("missing key {}", quote(key)), expected).to_string())
 }
 
 /// Whether settings of this type take a key that nobody knows: misspelt keys would be ignored.
@@ -79,6 +101,8 @@ struct Error {
     message: String,
     path: String,
     position: Option<Position>,
+    /// The key that is missing, if that is what is wrong.
+    missing: Option<&'static str>,
 }
 
 impl Error {
@@ -97,7 +121,7 @@ impl Error {
 
 impl From<Fault> for Error {
     fn from(fault: Fault) -> Self {
-        Self { message: fault.to_string(), path: String::new(), position: None }
+        Self { message: fault.to_string(), path: String::new(), position: None, missing: None }
     }
 }
 
@@ -111,7 +135,7 @@ impl std::error::Error for Error {}
 
 impl de::Error for Error {
     fn custom<T: fmt::Display>(message: T) -> Self {
-        Self { message: message.to_string(), path: String::new(), position: None }
+        Self { message: message.to_string(), path: String::new(), position: None, missing: None }
     }
 
     fn invalid_type(found: Unexpected<'_>, expected: &dyn Expected) -> Self {
@@ -129,7 +153,7 @@ impl de::Error for Error {
     fn unknown_variant(found: &str, expected: &'static [&'static str]) -> Self {
         let names = || expected.iter().copied();
         Fault::new(format!("found {}", quote(found)), alternatives(names()))
-            .with_nearest(nearest(found, names()))
+            .with_nearest(scalar::meant(found, names()))
             .into()
     }
 
@@ -138,12 +162,13 @@ impl de::Error for Error {
         let allowed =
             if expected.is_empty() { "no key here".to_owned() } else { alternatives(names()) };
         Fault::new(format!("unknown key {}", quote(found)), allowed)
-            .with_nearest(nearest(found, names()))
+            .with_nearest(scalar::meant(found, names()))
             .into()
     }
 
     fn missing_field(field: &'static str) -> Self {
-        Fault::new(format!("missing key {}", quote(field)), "a value for it").into()
+        let fault = Fault::new(format!("missing key {}", quote(field)), "a value for it");
+        Self { missing: Some(field), ..fault.into() }
     }
 
     fn duplicate_field(field: &'static str) -> Self {
@@ -228,6 +253,15 @@ macro_rules! numbers {
     };
 }
 
+/// What a type that is read from a text says that it expects.
+fn expected_by(expected: &dyn Expected) -> String {
+    match expected.to_string().as_str() {
+        // Serde's word for it.
+        "a string" => "a text".to_owned(),
+        other => other.to_owned(),
+    }
+}
+
 fn whole<T: fmt::Display>(least: T, most: T) -> String {
     format!("a whole number from {least} to {most}")
 }
@@ -274,7 +308,7 @@ impl<'de> Deserializer<'de> for Value<'_> {
     }
 
     fn deserialize_str<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
-        let text = self.text("a text")?;
+        let text = self.text(&expected_by(&visitor))?;
         visitor.visit_str(&text).map_err(|error: Error| error.at(self.node.at))
     }
 
@@ -339,6 +373,7 @@ impl<'de> Deserializer<'de> for Value<'_> {
     fn deserialize_seq<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
         match &self.node.value {
             SettingsValue::List(_) => self.deserialize_any(visitor),
+            SettingsValue::Text(text) => Err(self.wrong(&format!("a list, [{}]", quote(text)))),
             _ => Err(self.wrong("a list")),
         }
     }

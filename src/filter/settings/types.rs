@@ -6,8 +6,10 @@ use http::{HeaderName, HeaderValue, StatusCode};
 use ipnet::IpNet;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::{Deserialize, Deserializer, Error, Visitor};
+use serde::ser::{Serialize, Serializer};
 use std::{
-    borrow::Cow, fmt, marker::PhantomData, net::IpAddr, ops::Deref, path::PathBuf, time::Duration,
+    borrow::Cow, fmt, marker::PhantomData, net::IpAddr, num::NonZeroU16, ops::Deref, path::PathBuf,
+    time::Duration,
 };
 
 /// Settings of a filter that has none.
@@ -50,6 +52,10 @@ pub struct CookieName(pub String);
 /// A whole number of something, at least 1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Count(pub u32);
+
+/// A port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Port(pub NonZeroU16);
 
 /// A status from 200 to 599.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -129,6 +135,7 @@ texts! {
     FieldValue HeaderValue, deserialize_str();
     CookieName String, deserialize_str();
     Count u32, deserialize_str();
+    Port NonZeroU16, deserialize_str();
     Status StatusCode, deserialize_str();
     Pattern regex::Regex, deserialize_str();
 }
@@ -254,6 +261,20 @@ impl FromText for Count {
     }
 }
 
+impl FromText for Port {
+    const EXPECTED: &'static str = "a port from 1 to 65535";
+
+    fn schema() -> Schema {
+        json_schema!({ "type": ["integer", "string"], "minimum": 1, "maximum": u16::MAX, "pattern": "^[1-9][0-9]*$" })
+    }
+
+    fn from_text(text: &str) -> Result<Self, scalar::Hint> {
+        let number = scalar::integer(text, &(1..=u64::from(u16::MAX)))?;
+        let port = u16::try_from(number).ok().and_then(NonZeroU16::new);
+        port.map(Self).ok_or_else(scalar::Hint::default)
+    }
+}
+
 impl FromText for Status {
     const EXPECTED: &'static str = "a status from 200 to 599";
 
@@ -266,6 +287,28 @@ impl FromText for Status {
         let status = u16::try_from(number).ok().and_then(|n| StatusCode::from_u16(n).ok());
         status.map(Self).ok_or_else(scalar::Hint::default)
     }
+}
+
+/// What stands for a value where a schema shows it as a default.
+macro_rules! written {
+    ($($type:ident: $written:expr;)*) => {
+        $(impl Serialize for $type {
+            fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                let written: fn(&Self) -> _ = $written;
+                written(self).serialize(serializer)
+            }
+        })*
+    };
+}
+
+written! {
+    Period: |period| scalar::duration_text(period.0);
+    Size: |size| scalar::size_text(size.0);
+    Count: |count| count.0;
+    Port: |port| port.0;
+    Status: |status| status.0.as_u16();
+    FieldName: |name| name.0.as_str().to_owned();
+    CookieName: |name| name.0.clone();
 }
 
 impl Ord for FieldName {

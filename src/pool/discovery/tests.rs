@@ -206,3 +206,30 @@ async fn names_are_looked_up_again_every_interval_and_addresses_never() {
     assert!(!watch(&addresses, 60).await);
     assert_eq!(addresses.resolver.asked.load(SeqCst), 0);
 }
+
+#[tokio::test]
+async fn a_backend_with_the_address_of_another_is_known_as_such() {
+    let names = Names::new("[a.test:80, { address: b.test:80, weight: 5 }, 10.0.0.3:80]");
+    names.resolver.set("a.test", &["10.0.0.1"]);
+    names.resolver.set("b.test", &["10.0.0.1", "10.0.0.3"]);
+    let told = |pool: &Pool| {
+        let repeats = pool.repeats().into_iter();
+        repeats.map(|it| format!("{} of {}: {}", it.entry, it.of, it.name)).collect::<Vec<_>>()
+    };
+    for _ in 0..2 {
+        assert_eq!(
+            names.discover().await,
+            ["a.test:80 10.0.0.1:80 a.test:80", "b.test:80@10.0.0.3 10.0.0.3:80 b.test:80"]
+        );
+        assert_eq!(
+            told(&names.pool),
+            [
+                "b.test:80 of a.test:80: b.test:80@10.0.0.1",
+                "10.0.0.3:80 of b.test:80@10.0.0.3: 10.0.0.3:80"
+            ]
+        );
+    }
+    names.resolver.set("b.test", &["10.0.0.2"]);
+    names.discover().await;
+    assert_eq!(told(&names.pool), [""; 0]);
+}

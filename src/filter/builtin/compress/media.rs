@@ -2,7 +2,7 @@
 
 use crate::filter::SettingsError;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use std::borrow::Cow;
 
 const EXPECTED: &str =
@@ -45,8 +45,8 @@ fn essence(content_type: &str) -> &str {
 }
 
 /// One entry of `types`.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
-#[serde(try_from = "String")]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(try_from = "String", into = "String")]
 pub(super) struct MediaRange {
     /// `text` of `text/html`; `None` for any.
     main: Option<String>,
@@ -83,6 +83,17 @@ impl MediaRange {
             "*" if subtype == Subtype::Any => Some(Self { main: None, subtype }),
             main if is_token(main) => Some(Self { main: Some(main.to_owned()), subtype }),
             _ => None,
+        }
+    }
+}
+
+impl From<MediaRange> for String {
+    fn from(range: MediaRange) -> Self {
+        let main = range.main.as_deref().unwrap_or("*");
+        match range.subtype {
+            Subtype::Any => format!("{main}/*"),
+            Subtype::One(subtype) => format!("{main}/{subtype}"),
+            Subtype::Suffix(suffix) => format!("{main}/*{suffix}"),
         }
     }
 }

@@ -13,7 +13,7 @@ use encoder::Encoder;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use media::MediaRange;
 use schemars::JsonSchema;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 /// What is said of the bytes of a body, and not true of the compressed ones.
 const OF_THE_BYTES: [HeaderName; 5] = [
@@ -43,7 +43,7 @@ pub(super) struct Settings {
 }
 
 /// A way to compress.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 enum Algorithm {
     /// Zstandard.

@@ -11,7 +11,7 @@ use crate::filter::{
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use origin::Origin;
 use schemars::JsonSchema;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
 const ANY: &str = "*";
@@ -55,7 +55,7 @@ pub(super) struct Settings {
 }
 
 /// A method that pages can use.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "UPPERCASE")]
 enum AllowedMethod {
     Get,
