@@ -29,10 +29,8 @@ pub(super) fn accept(
         }
         return Ok(());
     }
-    let encoding = response.headers.get_all(header::TRANSFER_ENCODING).into_iter();
-    let mut codings = encoding.flat_map(|value| value.as_bytes().split(|byte| *byte == b','));
-    if !codings.all(|coding| coding.trim_ascii().eq_ignore_ascii_case(b"chunked")) {
-        return malformed("an unknown transfer coding");
+    if !has_known_coding(response) {
+        return malformed("a transfer coding other than chunked");
     }
     if !has_one_length(response) {
         return malformed("a length that is not one number");
@@ -43,6 +41,15 @@ pub(super) fn accept(
         return Err(Error::explain(status, "asks for a retry").into_up());
     }
     Ok(())
+}
+
+/// Whether a response has no transfer coding, or is chunked once, in HTTP/1.1. Nothing else says where it
+/// ends (RFC 9112 section 6.1).
+fn has_known_coding(response: &ResponseHeader) -> bool {
+    let mut codings = response.headers.get_all(header::TRANSFER_ENCODING).into_iter();
+    let Some(coding) = codings.next() else { return true };
+    let is_chunked = coding.as_bytes().trim_ascii().eq_ignore_ascii_case(b"chunked");
+    is_chunked && codings.next().is_none() && response.version == Version::HTTP_11
 }
 
 /// Whether a response has one length or none. One that says it twice, even if it says the same, was put
@@ -69,6 +76,11 @@ pub(super) async fn prepare(
 ) -> Result<()> {
     let switches = response.status == StatusCode::SWITCHING_PROTOCOLS;
     if response.status.is_informational() && !switches {
+        remove_hop_by_hop(response);
+        // It has no body that these could be of (RFC 9110 section 8.6, RFC 9112 section 6.1).
+        for name in [header::CONTENT_LENGTH, header::TRANSFER_ENCODING] {
+            response.remove_header(&name);
+        }
         return Ok(());
     }
     if !switches {

@@ -192,6 +192,26 @@ fn hop_by_hop_fields_of_a_response_stay_behind() {
 }
 
 #[test]
+fn hop_by_hop_fields_of_an_interim_response_stay_behind() {
+    let origin = Origin::scripted("app-1", |_| {
+        Reply::raw(
+            "HTTP/1.1 103 Early Hints\r\nlink: </a.css>\r\nconnection: keep-alive, x-secret\r\n\
+             x-secret: 1\r\nkeep-alive: timeout=5\r\ncontent-length: 7\r\n\r\n\
+             HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nhello",
+        )
+    });
+    let lb = in_front_of(&origin);
+    let mut client = lb.client();
+    client.send(request("GET", "/", &[], b""));
+    let interim = client.head();
+    assert_eq!((interim.status, interim.headers.get("link")), (103, Some("</a.css>")));
+    for gone in ["connection", "x-secret", "keep-alive", "content-length"] {
+        assert!(!interim.headers.has(gone), "{gone} in {:?}", interim.headers);
+    }
+    assert_eq!(client.response().text(), "hello");
+}
+
+#[test]
 fn repeated_and_odd_fields_pass_unchanged() {
     let origin = Origin::scripted("app-1", |_| {
         Reply::text("hi").with("Set-Cookie", "a=1").with("Set-Cookie", "b=2")

@@ -86,7 +86,10 @@ impl Reply {
     }
 
     /// Sends an interim response.
-    fn inform(&mut self, head: &ResponseHeader) -> Result<()> {
+    fn inform(&mut self, head: &mut ResponseHeader) -> Result<()> {
+        for name in &OF_CONNECTIONS {
+            head.remove_header(name);
+        }
         let response = Response::from_parts(head.as_owned_parts(), ());
         let sent = self.respond.send_informational(response);
         sent.or_err(ErrorType::WriteError, "while sending an interim response")
@@ -330,7 +333,7 @@ impl StreamSession {
             return Ok(());
         }
         if head.status.is_informational() {
-            let informed = self.reply().inform(&head);
+            let informed = self.reply().inform(&mut head);
             return self.or_gone(informed);
         }
         let begun = self.reply().begin(&mut head, end);
