@@ -24,8 +24,7 @@ pub(super) fn accept(
     if response.status.is_informational() && !switches {
         if response.status == StatusCode::CONTINUE {
             context.link.set_waiting_to_continue(false);
-            // Now it is the client's turn, who may take its time to send.
-            context.link.move_try(None);
+            context.invited();
         }
         return Ok(());
     }
@@ -106,6 +105,7 @@ pub(super) async fn prepare(
         context.link.set_upgraded();
     } else {
         frame(session, response, rechunk)?;
+        context.await_response(response, may_have_body(session, response));
     }
     context.link.set_answered();
     Ok(())

@@ -86,4 +86,5 @@ mod testing;
 mod tls;
 mod tls_backends;
 mod upgrades;
+mod uploads;
 mod watch;

@@ -135,6 +135,10 @@ impl Socket {
         if !self.inbound.is_empty() {
             let length = self.inbound.len().min(out.remaining());
             let taken = self.take_body(length)?;
+            if taken > 0 {
+                // It came with the head, of a client that does not wait for a 100.
+                self.link.set_waiting_to_continue(false);
+            }
             out.put_slice(&self.inbound[..taken]);
             self.inbound.advance(taken);
             return Poll::Ready(Ok(()));
@@ -284,7 +288,9 @@ impl Socket {
     ) -> Poll<io::Result<T>> {
         match taken {
             Poll::Ready(Ok(value)) => {
-                self.writing.end();
+                if self.writing.end() {
+                    self.link.set_held_up(false);
+                }
                 Poll::Ready(Ok(value))
             }
             Poll::Ready(Err(error)) => Poll::Ready(Err(self.disconnected(error))),
@@ -292,6 +298,7 @@ impl Socket {
                 if std::mem::replace(&mut self.taken, self.transport.sent()) != self.taken {
                     self.writing.end();
                 }
+                self.link.set_held_up(true);
                 ready!(self.writing.poll(self.paces.response, self.taken, None, cx));
                 let what = "the client does not take its response";
                 Poll::Ready(Err(self.fault(Fault::WriteTimeout, io::ErrorKind::TimedOut, what)))

@@ -315,12 +315,15 @@ impl StreamSession {
     fn poll_room(&mut self, cx: &mut Context<'_>, wanted: usize) -> Poll<Result<usize>> {
         match self.reply().poll_room(cx, wanted) {
             Poll::Ready(Some(Ok(room))) => {
-                self.writing.end();
+                if self.writing.end() {
+                    self.link.set_held_up(false);
+                }
                 Poll::Ready(Ok(room))
             }
             Poll::Ready(Some(Err(error))) => Poll::Ready(self.broken(error)),
             Poll::Ready(None) => Poll::Ready(self.broken(Reason::CANCEL.into())),
             Poll::Pending => {
+                self.link.set_held_up(true);
                 ready!(self.writing.poll(self.paces.response, self.seen.sent(), None, cx));
                 let what = "the client makes no room for its response";
                 Poll::Ready(self.too_slow(Fault::WriteTimeout, ErrorType::WriteTimedout, what))
