@@ -28,6 +28,9 @@ impl Exchange {
     }
 
     pub(super) fn enter_route(&mut self, request: &mut RequestHeader) -> Result<(), Answer> {
+        if !self.from_trusted {
+            client::remove_claims(request);
+        }
         let Some(index) = self.find_route(request)? else {
             return Err(Answer::error(Reason::NoRoute));
         };
