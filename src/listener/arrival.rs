@@ -23,9 +23,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// How long the TLS handshake of a connection that is one too many may take. It is made to tell the
-/// client so, and a crowd of them should not pile up.
-const HANDSHAKE_OVERLOADED: Duration = Duration::from_secs(1);
+/// How long the PROXY header of a connection that is one too many may take, and how long its TLS
+/// handshake. They are waited for to tell the client so, and a crowd of them should not pile up.
+const OVERLOADED: Duration = Duration::from_secs(1);
 
 /// A connection that was accepted.
 pub(super) struct Arrival {
@@ -65,10 +65,12 @@ impl Arrival {
         &self.snapshot.listeners[self.listener]
     }
 
-    /// Finds out whose connection it is. One that is one too many is not asked.
+    /// Finds out whose connection it is. One that is one too many is asked only where it will be told so,
+    /// which it would not understand ahead of what its proxy says.
     async fn meet(&self, socket: &ClientSocket) -> Result<Ends, Rejected> {
-        let said = match &self.listener().proxy_protocol {
-            Some(protocol) if !self.counted.is_too_many() => {
+        let listener = self.listener();
+        let said = match &listener.proxy_protocol {
+            Some(protocol) if listener.is_http() || !self.counted.is_too_many() => {
                 // Boxed, as most connections have nothing like it.
                 Box::pin(self.read_header(socket, protocol)).await?
             }
@@ -96,7 +98,7 @@ impl Arrival {
             socket: socket.socket(),
             protocol,
             peer: self.peer.map(|address| address.ip()),
-            until: (self.accepted + listener.timeouts.header).into(),
+            until: (self.accepted + self.patience(listener.timeouts.header)).into(),
             // A client of HTTP that says nothing wants nothing.
             may_be_silent: !listener.is_http(),
         };
@@ -137,14 +139,17 @@ impl Arrival {
 
     fn handshake(&self, ends: &Ends) -> Option<Handshake> {
         let acceptor = self.snapshot.acceptor(self.listener)?.clone();
-        let patience = self.listener().timeouts.tls_handshake;
-        let most = if self.counted.is_too_many() { HANDSHAKE_OVERLOADED } else { patience };
         Some(Handshake {
             acceptor,
             client: ends.client,
-            patience: patience.min(most),
+            patience: self.patience(self.listener().timeouts.tls_handshake),
             drain: self.drain.clone(),
         })
+    }
+
+    /// How long the client has for something that may take so long otherwise.
+    fn patience(&self, otherwise: Duration) -> Duration {
+        if self.counted.is_too_many() { otherwise.min(OVERLOADED) } else { otherwise }
     }
 
     /// Passes on what the client says, once the TLS handshake is made if there is to be one.

@@ -87,11 +87,11 @@ impl Waiting {
         Self { from: moved, ..Self::default() }
     }
 
-    /// Something has moved, so the wait is over.
-    pub(super) fn end(&mut self) {
-        if let Some(wait) = self.wait.take() {
-            self.waited += wait.counts.elapsed();
-        }
+    /// Something has moved, so the wait is over; whether there was one.
+    pub(super) fn end(&mut self) -> bool {
+        let Some(wait) = self.wait.take() else { return false };
+        self.waited += wait.counts.elapsed();
+        true
     }
 
     /// Waits on, with this many bytes `moved` so far, the `last` of them then if that was in this wait.

@@ -40,6 +40,7 @@ async fn is_taken_in(link: &Link) -> bool {
 async fn passed(link: &Link) {
     let mut timer: Option<Pin<Box<Sleep>>> = None;
     poll_fn(|cx| {
+        link.pause();
         let next = link.deadline().into_iter().chain(link.try_deadline()).min();
         let Some(deadline) = next.map(Instant::from_std) else { return Poll::Pending };
         let timer = timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(deadline)));

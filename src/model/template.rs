@@ -100,6 +100,14 @@ impl Template {
         self.0.iter().any(|part| matches!(part, Part::Variable(_)))
     }
 
+    /// The text up to the first variable.
+    pub fn beginning(&self) -> &str {
+        match self.0.first() {
+            Some(Part::Literal(literal)) => literal,
+            Some(Part::Variable(_)) | None => "",
+        }
+    }
+
     /// The variables in the text, in order.
     pub fn variables(&self) -> impl Iterator<Item = Variable> {
         self.0.iter().filter_map(|part| match part {

@@ -3,11 +3,15 @@
 use super::field::Field;
 use crate::runtime::Snapshot;
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue};
+use http::{HeaderMap, HeaderName, HeaderValue};
+use pingora::http::RequestHeader;
 use std::net::IpAddr;
 
 pub(super) const X_FORWARDED_FOR: Field = Field::new("x-forwarded-for");
 pub(super) const X_FORWARDED_PROTO: Field = Field::new("x-forwarded-proto");
+pub(super) const X_FORWARDED_HOST: Field = Field::new("x-forwarded-host");
+/// What the names of fields begin with in which proxies tell of their clients.
+const X_FORWARDED: &str = "x-forwarded-";
 pub(super) const HTTP: &str = "http";
 pub(super) const HTTPS: &str = "https";
 
@@ -53,6 +57,19 @@ fn parse(entry: &[u8]) -> Option<IpAddr> {
     let bare = entry.strip_prefix('[').and_then(|rest| rest.split(']').next()).unwrap_or(entry);
     let without_port = || bare.rsplit_once(':').and_then(|(address, _)| address.parse().ok());
     bare.parse().ok().or_else(without_port)
+}
+
+/// Removes what a client that is not trusted claims to have forwarded, where nothing of ours will stand in
+/// its place: a backend could believe it. Filters come after this, and may say such things.
+pub(super) fn remove_claims(request: &mut RequestHeader) {
+    let replaced = [&X_FORWARDED_FOR, &X_FORWARDED_PROTO, &X_FORWARDED_HOST];
+    let is_claim = |name: &&HeaderName| {
+        name.as_str().starts_with(X_FORWARDED) && replaced.iter().all(|field| field.name != **name)
+    };
+    let claims: Vec<HeaderName> = request.headers.keys().filter(is_claim).cloned().collect();
+    for name in claims {
+        request.remove_header(&name);
+    }
 }
 
 /// Whether `value` may serve as a request id: visible ASCII of a bearable length.

@@ -29,7 +29,7 @@ use std::{
 };
 
 /// How long the rest of a body is read after its request was answered.
-const DRAIN: Duration = Duration::from_secs(2);
+pub(super) const DRAIN: Duration = Duration::from_secs(2);
 
 /// How much of a request's body is there when its head is handed over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -89,12 +89,16 @@ pub struct Exchange {
     pub(super) descriptor: Option<RawFd>,
     /// When the present try had passed on the last of a body that was streamed.
     pub(super) body_passed_on: Option<Instant>,
+    /// What is still to come of a response of known length, while the client may still be sending.
+    pub(super) to_come: Option<u64>,
     pub(super) connect_time: Option<Duration>,
     pub(super) upstream_time: Option<Duration>,
     pub(super) reason: Reason,
     /// The status of an answer of ours; a backend's is read from the session.
     pub(super) own_status: Option<StatusCode>,
-    /// The bytes of the body of an answer that is sent without a session.
+    /// The status of a backend's answer that began while the client was still sending.
+    pub(super) answered: Option<StatusCode>,
+    /// The bytes of the body of such an answer, or of one that is sent without a session.
     pub(super) own_bytes: u64,
     /// What the client wants for its connection, in Pingora's terms.
     pub(super) keepalive: Option<u64>,
@@ -167,10 +171,12 @@ impl Exchange {
             try_began: began,
             descriptor: None,
             body_passed_on: None,
+            to_come: None,
             connect_time: None,
             upstream_time: None,
             reason: Reason::Ok,
             own_status: None,
+            answered: None,
             own_bytes: 0,
             keepalive: None,
             filtering: Filtering::default(),
@@ -273,6 +279,37 @@ impl Exchange {
         let filtered = self.matched().is_some_and(|route| !route.filters.is_empty());
         let head = filtered.then(|| Box::new(request.clone()));
         self.sketch = Some(Box::new(Sketch { head, ..Sketch::of(request) }));
+    }
+
+    /// The client gets a response with this head, while it may still be sending: what it sends once it
+    /// has all of it does not keep the backend.
+    pub(super) fn await_response(&mut self, head: &ResponseHeader, may_have_body: bool) {
+        if self.body == RequestBody::Whole {
+            return;
+        }
+        self.answered = Some(head.status);
+        let fields = &head.headers;
+        let length = fields.get(header::CONTENT_LENGTH);
+        let length = length.filter(|_| !fields.contains_key(header::TRANSFER_ENCODING));
+        let length = length.and_then(|length| length.to_str().ok()?.parse().ok());
+        self.to_come = if may_have_body { length } else { Some(0) };
+        if self.to_come == Some(0) {
+            self.link.set_last();
+        }
+    }
+
+    /// A piece of the response of this length is on its way to the client, or its `end`.
+    pub(super) fn passed_on_response(&mut self, length: usize, end: bool) {
+        if self.body == RequestBody::Whole {
+            return;
+        }
+        self.own_bytes += length as u64;
+        self.to_come = self.to_come.map(|to_come| to_come.saturating_sub(length as u64));
+        if end || self.to_come == Some(0) {
+            self.link.set_last();
+        } else {
+            self.link.expect_more();
+        }
     }
 
     /// Tells the pool how the present try ended, once.

@@ -101,8 +101,8 @@ fn will_keep_alive(session: &Session) -> bool {
 /// Why a request failed. What the request stream saw of the client comes first: Pingora often
 /// reports its consequences as the backend's.
 fn reason(error: &Error, context: &Context, begun: bool) -> Reason {
-    if context.link.is_try_timed_out() && !begun {
-        return Reason::UpstreamTimeout;
+    if context.link.is_try_timed_out() {
+        return if begun { Reason::UpstreamTruncated } else { Reason::UpstreamTimeout };
     }
     match context.link.fault() {
         Fault::BodyTimeout | Fault::WriteTimeout => return Reason::ClientTimeout,

@@ -2,7 +2,7 @@
 
 use super::{
     answer::X_REQUEST_ID,
-    client::{X_FORWARDED_FOR, X_FORWARDED_PROTO},
+    client::{X_FORWARDED_FOR, X_FORWARDED_HOST, X_FORWARDED_PROTO},
     exchange::Context,
     field::{self, Field},
     link::address_value,
@@ -10,7 +10,6 @@ use super::{
 use http::{HeaderMap, HeaderName, HeaderValue, Version, header};
 use pingora::{Result, http::RequestHeader};
 
-const X_FORWARDED_HOST: Field = Field::new("x-forwarded-host");
 const X_REAL_IP: Field = Field::new("x-real-ip");
 const X_CLIENT_CERT_VERIFIED: HeaderName = HeaderName::from_static("x-client-cert-verified");
 const X_CLIENT_CERT_SUBJECT: HeaderName = HeaderName::from_static("x-client-cert-subject");

@@ -4,7 +4,7 @@
 //! writes it and who reads it. All of it is used by one task at a time, so the atomics are only there
 //! to make it shareable and relaxed ordering is enough.
 
-use super::Exchange;
+use super::{Exchange, exchange::DRAIN};
 use crate::{model::Ends, tls::TlsFacts};
 use http::HeaderValue;
 use std::{
@@ -84,9 +84,18 @@ pub struct Link {
     broken_off: AtomicU8,
     /// Whether the head of a final response went out. Written by the proxy, read by the loop.
     answered: AtomicBool,
-    /// Whether the whole response went out, though the request may not be over. Written by an HTTP/2
-    /// stream, read by the proxy.
+    /// Whether the client may still have been sending when its answer began. Written by the proxy, read
+    /// with `whole`.
+    sending: AtomicBool,
+    /// Whether Pingora has been given the last piece of the response to send. Written by the proxy, read
+    /// by the loop.
+    last: AtomicBool,
+    /// Whether the whole response went out, though the request may not be over. Written by the loop and by
+    /// an HTTP/2 stream, read by the proxy and the loop.
     whole: AtomicBool,
+    /// Whether the client does not take what there is of the response. Written by its stream, read by the
+    /// loop.
+    held_up: AtomicBool,
     /// When the loop gives the exchange up, in nanoseconds since `epoch`; 0 is never. Written by
     /// the proxy, read by the loop.
     deadline: AtomicU64,
@@ -95,6 +104,15 @@ pub struct Link {
     /// When it is over because the backend does not take the request's body. Written by the proxy
     /// when it passes a piece on, taken back by the request stream when it is the client that is slow.
     stalled: AtomicU64,
+    /// When it is over because the backend has fallen silent within its answer. Written by the proxy with
+    /// each piece, and by the client's stream where it is the client that takes its time.
+    silent: AtomicU64,
+    /// When the request is over though the client goes on sending: it has its response. Written with
+    /// `whole`.
+    rest: AtomicU64,
+    /// How long that silence may be, in nanoseconds; 0 where Pingora sees to it. Written by the proxy when
+    /// an answer begins.
+    silence: AtomicU64,
     /// The descriptor of the connection that the present try has to itself; -1 when there is none.
     descriptor: AtomicI32,
     /// Whether the present try is one stream of a connection that other requests are on, too.
@@ -132,10 +150,16 @@ impl Link {
             reusable: AtomicBool::new(false),
             broken_off: AtomicU8::new(BrokenOff::No as u8),
             answered: AtomicBool::new(false),
+            sending: AtomicBool::new(false),
+            last: AtomicBool::new(false),
             whole: AtomicBool::new(false),
+            held_up: AtomicBool::new(false),
             deadline: AtomicU64::new(0),
             try_deadline: AtomicU64::new(0),
             stalled: AtomicU64::new(0),
+            silent: AtomicU64::new(0),
+            silence: AtomicU64::new(0),
+            rest: AtomicU64::new(0),
             descriptor: AtomicI32::new(-1),
             shared: AtomicBool::new(false),
             cut: AtomicBool::new(false),
@@ -173,7 +197,10 @@ impl Link {
             &self.upgraded,
             &self.reusable,
             &self.answered,
+            &self.sending,
+            &self.last,
             &self.whole,
+            &self.held_up,
             &self.try_timed_out,
             &self.waiting_to_continue,
             &self.watching,
@@ -182,8 +209,9 @@ impl Link {
         ] {
             flag.store(false, Relaxed);
         }
-        for deadline in [&self.deadline, &self.try_deadline, &self.stalled] {
-            deadline.store(0, Relaxed);
+        let Self { deadline, try_deadline, stalled, silent, silence, rest, .. } = self;
+        for time in [deadline, try_deadline, stalled, silent, silence, rest] {
+            time.store(0, Relaxed);
         }
         self.descriptor.store(-1, Relaxed);
     }
@@ -271,9 +299,10 @@ impl Link {
         }
     }
 
-    /// The head of a final response went out.
+    /// The head of a final response went out. Nobody waits for a 100 after that.
     pub fn set_answered(&self) {
         self.answered.store(true, Relaxed);
+        self.set_waiting_to_continue(false);
     }
 
     /// Whether the head of a final response went out.
@@ -281,13 +310,36 @@ impl Link {
         self.answered.load(Relaxed)
     }
 
-    /// The whole response went out.
+    /// The answer begins while the client may still be sending.
+    pub(super) fn set_sending(&self) {
+        self.sending.store(true, Relaxed);
+    }
+
+    /// Pingora is about to send the last piece of the response.
+    pub(super) fn set_last(&self) {
+        self.last.store(true, Relaxed);
+        self.set_silence(None);
+    }
+
+    /// Pingora has done what it can do for now. If it has nothing left to send, and does not wait for the
+    /// client to take it, the whole response went out.
+    pub fn pause(&self) {
+        let went_out = self.last.load(Relaxed) && !self.held_up.load(Relaxed);
+        if went_out && !self.is_whole() {
+            self.set_whole();
+        }
+    }
+
+    /// The whole response went out. What the client is still sending has a while to come to its end.
     pub fn set_whole(&self) {
         self.whole.store(true, Relaxed);
+        self.set_silence(None);
+        let until = self.sending.load(Relaxed).then(|| Instant::now() + DRAIN);
+        self.rest.store(self.nanos(until), Relaxed);
     }
 
     /// Whether the whole response went out: what becomes of the request now is not its failure.
-    pub(super) fn is_whole(&self) -> bool {
+    pub fn is_whole(&self) -> bool {
         self.whole.load(Relaxed)
     }
 
@@ -325,9 +377,37 @@ impl Link {
         self.earliest(&[&self.stalled])
     }
 
+    /// Ends the present try once the backend has been silent for so long within its answer; `None` takes
+    /// that back.
+    pub fn set_silence(&self, most: Option<Duration>) {
+        let nanos = most.map_or(0, |most| u64::try_from(most.as_nanos()).unwrap_or(u64::MAX));
+        self.silence.store(nanos, Relaxed);
+        self.expect_more();
+    }
+
+    /// From now on it is the backend's turn to say more of its answer.
+    pub fn expect_more(&self) {
+        let most = self.silence.load(Relaxed);
+        let until = (most != 0).then(|| Instant::now() + Duration::from_nanos(most));
+        self.silent.store(self.nanos(until), Relaxed);
+    }
+
+    /// Says whether the client does not take what there is of the response. Nobody hears then whether the
+    /// backend says more.
+    pub fn set_held_up(&self, held_up: bool) {
+        self.held_up.store(held_up, Relaxed);
+        if held_up {
+            self.silent.store(0, Relaxed);
+        } else {
+            self.expect_more();
+        }
+    }
+
     /// The present try is over, or its answer has begun: it has no time to keep any more.
     pub fn end_try(&self) {
+        self.rest.store(0, Relaxed);
         self.set_stalled(None);
+        self.set_silence(None);
         self.move_try(None);
         self.descriptor.store(-1, Relaxed);
         self.shared.store(false, Relaxed);
@@ -336,19 +416,23 @@ impl Link {
 
     /// When the present try's time is over.
     pub fn try_deadline(&self) -> Option<Instant> {
-        self.earliest(&[&self.try_deadline, &self.stalled])
+        self.earliest(&[&self.try_deadline, &self.stalled, &self.silent, &self.rest])
     }
 
     /// Cuts the present try, and the proxy goes on from there: its connection ends as if the backend
     /// had ended it. One that is shared goes on; there the next read from the client fails, by which
-    /// Pingora gives up the try and its stream, and nothing else.
+    /// Pingora gives up the try and its stream, and nothing else. So it does within an answer, after which
+    /// Pingora closes or keeps the connection without telling; and once all of that went out, it is not the
+    /// backend's time that is over.
     pub fn cut_try(&self) {
-        let (descriptor, shared) = (self.descriptor.load(Relaxed), self.shared.load(Relaxed));
+        let descriptor = self.descriptor.load(Relaxed);
+        let within = self.silence.load(Relaxed) != 0;
+        let shared = self.shared.load(Relaxed) || within || self.is_whole();
         self.end_try();
         if descriptor < 0 && !shared {
             return;
         }
-        self.try_timed_out.store(true, Relaxed);
+        self.try_timed_out.store(!self.is_whole(), Relaxed);
         if shared {
             self.cut.store(true, Relaxed);
         } else {

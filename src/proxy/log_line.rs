@@ -75,9 +75,13 @@ pub fn log_abandoned(exchange: &mut Exchange, reason: Reason) {
     }
     let ended = Instant::now();
     exchange.conclude(ended);
-    let id = exchange.request_id.to_str().unwrap_or("-");
-    log::warn!("request {id}: {} after {} tries", reason.as_str(), exchange.tries);
-    let status = exchange.own_status.unwrap_or(reason.status());
+    let ok = reason == Reason::Ok;
+    if !ok {
+        let id = exchange.request_id.to_str().unwrap_or("-");
+        log::warn!("request {id}: {} after {} tries", reason.as_str(), exchange.tries);
+    }
+    let answered = exchange.answered.filter(|_| ok);
+    let status = answered.or(exchange.own_status).unwrap_or(reason.status());
     let sketch = exchange.sketch.take();
     let head = sketch.as_ref().and_then(|sketch| sketch.head.as_deref());
     let bytes_out = exchange.own_bytes;

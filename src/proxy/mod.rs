@@ -217,6 +217,7 @@ impl ProxyHttp for Gateway {
     ) -> Result<Option<Duration>> {
         if !context.link.is_upgraded() {
             context.filter_response_body(body, end_of_stream)?;
+            context.passed_on_response(body.as_ref().map_or(0, Bytes::len), end_of_stream);
         }
         Ok(None)
     }
@@ -227,7 +228,9 @@ impl ProxyHttp for Gateway {
         _: &mut HeaderMap,
         context: &mut Context,
     ) -> Result<Option<Bytes>> {
-        Ok(context.filter_response_end())
+        let rest = context.filter_response_end();
+        context.passed_on_response(0, true);
+        Ok(rest)
     }
 
     fn error_while_proxy(

@@ -32,13 +32,12 @@ pub(super) fn accept(
     if response.status.is_informational() && !switches {
         if response.status == StatusCode::CONTINUE {
             context.link.set_waiting_to_continue(false);
-            // Now it is the client's turn, who may take its time to send.
-            context.link.move_try(None);
+            context.invited();
         }
         return Ok(());
     }
-    if is_there(&response.headers, &header::TRANSFER_ENCODING) && !is_chunked(response) {
-        return malformed("an unknown transfer coding");
+    if !has_known_coding(response) {
+        return malformed("a transfer coding other than chunked");
     }
     if !has_one_length(response) {
         return malformed("a length that is not one number");
@@ -51,11 +50,17 @@ pub(super) fn accept(
     Ok(())
 }
 
-/// Whether a response is in chunks and in no other coding.
-fn is_chunked(response: &ResponseHeader) -> bool {
-    let encoding = response.headers.get_all(header::TRANSFER_ENCODING).into_iter();
-    let mut codings = encoding.flat_map(|value| value.as_bytes().split(|byte| *byte == b','));
-    codings.all(|coding| coding.trim_ascii().eq_ignore_ascii_case(b"chunked"))
+/// Whether a response has no transfer coding, or is chunked once, in HTTP/1.1. Nothing else says where it
+/// ends (RFC 9112 section 6.1).
+fn has_known_coding(response: &ResponseHeader) -> bool {
+    if !is_there(&response.headers, &header::TRANSFER_ENCODING) {
+        return true;
+    }
+    let mut codings = response.headers.get_all(header::TRANSFER_ENCODING).into_iter();
+    let is_chunked = codings
+        .next()
+        .is_some_and(|coding| coding.as_bytes().trim_ascii().eq_ignore_ascii_case(b"chunked"));
+    is_chunked && codings.next().is_none() && response.version == Version::HTTP_11
 }
 
 /// Whether a response has one length or none. One that says it twice, even if it says the same, was put
@@ -82,7 +87,13 @@ pub(super) async fn prepare(
 ) -> Result<()> {
     let switches = response.status == StatusCode::SWITCHING_PROTOCOLS;
     if response.status.is_informational() && !switches {
-        return Ok(());
+        return field::change_answer(response, |headers| {
+            remove_hop_by_hop(headers);
+            // It has no body that these could be of (RFC 9110 section 8.6, RFC 9112 section 6.1).
+            for name in [header::CONTENT_LENGTH, header::TRANSFER_ENCODING] {
+                headers.remove(&name);
+            }
+        });
     }
     if !switches {
         // A 1xx passed on before the body was whole has made Pingora give the connection up.
@@ -109,6 +120,7 @@ pub(super) async fn prepare(
         context.link.set_upgraded();
     } else {
         frame(session, response, rechunk)?;
+        context.await_response(response, may_have_body(session, response));
     }
     context.link.set_answered();
     Ok(())

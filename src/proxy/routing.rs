@@ -28,6 +28,9 @@ impl Exchange {
     }
 
     pub(super) fn enter_route(&mut self, request: &mut RequestHeader) -> Result<(), Answer> {
+        if !self.from_trusted {
+            client::remove_claims(request);
+        }
         let Some(index) = self.find_route(request)? else {
             return Err(Answer::error(Reason::NoRoute));
         };
@@ -179,7 +182,8 @@ impl Exchange {
             pool: None,
             backend: None,
         };
-        match HeaderValue::from_str(&variables.render(&redirect.to)) {
+        let to = on_this_host(variables.render(&redirect.to), &redirect.to);
+        match HeaderValue::from_str(&to) {
             Ok(location) => {
                 let headers = vec![(header::LOCATION, location)];
                 Answer::fixed(redirect.status, headers, bytes::Bytes::new())
@@ -187,4 +191,15 @@ impl Exchange {
             Err(_) => Answer::error(Reason::BadRequest),
         }
     }
+}
+
+/// Where a redirect leads, whose template `of` says which host that is, or none. What a client asked for
+/// must not say it in its place: a reference that begins with two slashes begins with a host (RFC 3986
+/// section 4.2), and to browsers a backslash is a slash.
+fn on_this_host(to: String, of: &model::Template) -> String {
+    let path = to.trim_start_matches(['/', '\\']);
+    if !to.starts_with('/') || to.len() - path.len() < 2 || of.beginning().starts_with("//") {
+        return to;
+    }
+    format!("/{path}")
 }

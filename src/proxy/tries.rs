@@ -22,8 +22,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// What Pingora's read timeout is given beyond the times that we keep ourselves, so that it is never
-/// the one that decides.
+/// What a backend's silence is given beyond the time of a client, so that it is never the one that
+/// decides where both are silent.
 const BEYOND_OURS: Duration = Duration::from_secs(1);
 
 /// Requests at a time on one HTTP/2 connection to a backend, unless the backend allows fewer.
@@ -218,8 +218,12 @@ impl Exchange {
     /// it only when its read timeout is over, and while the client sends that has to be lenient; so
     /// the backend's times are kept here: to take more, and once it has all, to begin its answer.
     pub(super) fn passed_on_body(&mut self, end: bool) {
-        if self.body == RequestBody::Whole || self.upstream_time.is_some() {
+        if self.body == RequestBody::Whole {
             return;
+        }
+        if self.upstream_time.is_some() {
+            // A backend that has begun its answer may want all of the body before it says more.
+            return self.link.expect_more();
         }
         let Some(pool) = &self.pool else { return };
         let timeouts = &pool.spec().timeouts;
@@ -233,6 +237,14 @@ impl Exchange {
         self.body_passed_on = Some(now);
         let read = now + timeouts.read;
         self.link.move_try(self.try_deadline(pool).into_iter().chain([read]).min());
+    }
+
+    /// A backend asks for the body with a 100. Now it is the client's turn, who may take its time to send,
+    /// unless there is nothing left to send.
+    pub(super) fn invited(&self) {
+        if self.body == RequestBody::Streaming && self.body_passed_on.is_none() {
+            self.link.move_try(None);
+        }
     }
 
     /// When the present try's own time is over, if it has one. It counts from the try's beginning, or
@@ -249,6 +261,10 @@ impl Exchange {
         self.upstream_time = Some(first_byte);
         self.link.set_deadline(None);
         self.link.end_try();
+        if let Some(silence) = self.silence() {
+            self.link.set_sending();
+            self.link.set_silence(Some(silence));
+        }
         if let Some(lease) = &self.lease {
             lease.observe_first_byte(first_byte);
         }
@@ -345,18 +361,22 @@ impl Exchange {
         dialer.preamble.is_some().then(|| Arc::new(dialer) as Arc<dyn Connect + Send + Sync>)
     }
 
-    /// Pingora's read timeout. The time until the answer begins is ours; this is for the pieces that
-    /// follow. While a client is still sending it runs as well, so it has to outlast the client's; a
-    /// tunnel has none, as both sides may be silent for as long as they like.
+    /// Pingora's read timeout. While a client is still sending it would run as well, in HTTP/2 from the
+    /// beginning of the upload to that of the answer, so there is none then: the time until the answer
+    /// begins is ours, and so is that between its pieces (`silence`). A tunnel has none either, as both
+    /// sides may be silent for as long as they like.
     fn read_timeout(&self, read: Duration) -> Option<Duration> {
-        if self.upgrade {
+        (!self.upgrade && self.body == RequestBody::Whole).then_some(read)
+    }
+
+    /// How long a backend may be silent within an answer that began while the client was still sending.
+    /// It may wait for the client, who may pause as well, so this is longer than the client's time.
+    fn silence(&self) -> Option<Duration> {
+        if self.upgrade || self.body == RequestBody::Whole {
             return None;
         }
-        let client = match self.body {
-            RequestBody::Whole => Duration::ZERO,
-            RequestBody::Streaming => self.listener().timeouts.body_idle + BEYOND_OURS,
-        };
-        Some(read.max(client))
+        let read = self.pool.as_ref()?.spec().timeouts.read;
+        Some(read.max(self.listener().timeouts.body_idle + BEYOND_OURS))
     }
 
     /// The `Host` that the backend sees, if it is not the client's.

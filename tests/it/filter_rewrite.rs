@@ -80,6 +80,10 @@ fn what_an_expression_matches_is_replaced() {
         &[("//a///b", Some("/a/b")), ("/?a//b", Some("/?a//b"))],
     );
     assert_rewritten(
+        r#"rewrite: { regex: "^/a/(.*)$", to: "/b/$1" }"#,
+        &[("//a//x", Some("/b/x")), ("/a/x", Some("/b/x")), ("//c//x", Some("//c//x"))],
+    );
+    assert_rewritten(
         r#"rewrite: { regex: "^/old/(.*)", to: "$1" }"#,
         &[("/old/x", Some("/x")), ("/old/", Some("/"))],
     );

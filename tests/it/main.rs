@@ -87,4 +87,5 @@ mod testing;
 mod tls;
 mod tls_backends;
 mod upgrades;
+mod uploads;
 mod watch;

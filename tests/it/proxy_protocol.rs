@@ -1,12 +1,13 @@
 //! The PROXY protocol: whose connection it is, as a proxy in front says.
 
 use crate::support::{
-    Address, Client, Config, Lb, Origin, Raw, Reply, SOON, eventually, hello::client_hello,
-    lb::server, request, tally,
+    Address, Authority, Client, Config, Lb, Origin, Raw, Reply, SOON, TlsClient, eventually,
+    hello::client_hello, lb::server, request, tally,
 };
 use rustix::process::Signal;
 use std::{
     collections::BTreeSet,
+    io::Write as _,
     thread,
     time::{Duration, Instant},
 };
@@ -371,6 +372,56 @@ fn one_too_many_is_told_so_before_its_header() {
     let mut second = lb.client();
     let _ = second.try_send(&v1_from(CLIENT));
     assert_eq!(second.response().status, 503);
+}
+
+#[test]
+fn one_too_many_is_told_so_behind_its_header_and_tls() {
+    let origin = Origin::named("app-1");
+    let authority = Authority::new("authority");
+    let tls = TlsClient::new(&authority);
+    let start = |from: &str| {
+        let keys = format!(
+            "max_connections: 1\nproxy_protocol: require\nproxy_protocol_from: [{from}]\n\
+             tls: {{ certificates: [{{ cert: a.pem, key: a.key }}] }}"
+        );
+        let config = Config::pool(&[origin.entry()], UNCHECKED).listener(&keys).access_log();
+        let config = config.certificate("a", &authority.server(&["a.example"]));
+        let lb = config.and(&server("log_level: debug")).without_probe().start();
+        lb.wait_for_line("listening on");
+        lb
+    };
+    let connect = |lb: &Lb| {
+        let socket = lb.web().connect().unwrap();
+        (&socket).write_all(&v1_from(CLIENT)).unwrap();
+        Client::tls_over(socket, &tls, "a.example").unwrap()
+    };
+    let lb = start("127.0.0.1");
+    let mut first = connect(&lb);
+    assert_eq!(first.get("/").status, 200);
+    let mut second = connect(&lb);
+    let _ = second.try_send(&get("/"));
+    assert_eq!(second.response().status, 503);
+    let entry = &lb.wait_for_entries(2)[1];
+    assert_eq!(
+        (&entry["reason"], &entry["client_ip"]),
+        (&"overloaded".into(), &"198.51.100.7".into())
+    );
+
+    let lb = start("10.0.0.0/8, 127.0.0.1");
+    let mut first = connect(&lb);
+    assert_eq!(first.get("/").status, 200);
+    // One that says nothing, and one that may not say anything, are let go.
+    let mut silent = lb.client();
+    assert!(silent.is_closed());
+    let elsewhere =
+        socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+    elsewhere.bind(&std::net::SocketAddr::from(([127, 0, 0, 9], 0)).into()).unwrap();
+    let Address::Tcp(web) = lb.web() else { panic!("no TCP address") };
+    elsewhere.connect(&web.into()).unwrap();
+    let mut elsewhere = Client::over(elsewhere).unwrap();
+    assert!(elsewhere.is_closed());
+    lb.wait_for_line("its address is none of proxy_protocol_from");
+    assert_eq!(first.get("/").status, 200);
 }
 
 #[test]

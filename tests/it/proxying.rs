@@ -1,6 +1,6 @@
 //! What the balancer does to a request and its response on their way.
 
-use crate::support::{Client, Config, Lb, Origin, Program, Reply, eventually, request};
+use crate::support::{Client, Config, Lb, Origin, Program, Reply, eventually, filtered, request};
 use std::{thread, time::Duration};
 
 const UNCHECKED: &str = "health_check: off";
@@ -37,12 +37,16 @@ fn request_ids_differ() {
     assert_eq!(ids.len(), 20);
 }
 
-const CLAIMS: [&str; 5] = [
+const CLAIMS: [&str; 9] = [
     "X-Forwarded-For: 203.0.113.7",
     "X-Forwarded-Proto: https",
     "X-Forwarded-Host: public.example.com",
     "X-Real-IP: 203.0.113.7",
     "X-Request-Id: from-outside-0123456789",
+    "X-Forwarded-Port: 443",
+    "X-Forwarded-Prefix: /admin",
+    "X-Forwarded-Server: inside",
+    "X-Forwarded-Ssl: on",
 ];
 
 #[test]
@@ -57,6 +61,20 @@ fn what_an_untrusted_client_claims_is_replaced() {
     assert_eq!(seen.get("x-forwarded-host"), Some("test.example"));
     assert_eq!(seen.get("x-real-ip"), Some("127.0.0.1"));
     assert_ne!(seen.get("x-request-id"), Some("from-outside-0123456789"));
+    for gone in ["port", "prefix", "server", "ssl"] {
+        assert!(!seen.has(&format!("x-forwarded-{gone}")), "{gone} in {seen:?}");
+    }
+}
+
+#[test]
+fn what_the_configuration_says_was_forwarded_is_passed_on() {
+    let origin = Origin::named("app-1");
+    let filter = "request_headers: { set: { x-forwarded-prefix: /app } }";
+    let lb = filtered(&[&origin], "", &[filter]).start();
+    lb.client().ask(request("GET", "/", &CLAIMS, b""));
+    let seen = origin.only_request().headers;
+    assert_eq!(seen.get("x-forwarded-prefix"), Some("/app"));
+    assert!(!seen.has("x-forwarded-port"), "{seen:?}");
 }
 
 #[test]
@@ -189,6 +207,26 @@ fn hop_by_hop_fields_of_a_response_stay_behind() {
     for gone in ["x-secret", "keep-alive", "proxy-connection", "upgrade"] {
         assert!(!seen.has(gone), "{gone} in {seen:?}");
     }
+}
+
+#[test]
+fn hop_by_hop_fields_of_an_interim_response_stay_behind() {
+    let origin = Origin::scripted("app-1", |_| {
+        Reply::raw(
+            "HTTP/1.1 103 Early Hints\r\nlink: </a.css>\r\nconnection: keep-alive, x-secret\r\n\
+             x-secret: 1\r\nkeep-alive: timeout=5\r\ncontent-length: 7\r\n\r\n\
+             HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nhello",
+        )
+    });
+    let lb = in_front_of(&origin);
+    let mut client = lb.client();
+    client.send(request("GET", "/", &[], b""));
+    let interim = client.head();
+    assert_eq!((interim.status, interim.headers.get("link")), (103, Some("</a.css>")));
+    for gone in ["connection", "x-secret", "keep-alive", "content-length"] {
+        assert!(!interim.headers.has(gone), "{gone} in {:?}", interim.headers);
+    }
+    assert_eq!(client.response().text(), "hello");
 }
 
 #[test]

@@ -254,6 +254,32 @@ fn a_redirect_fills_in_what_was_asked_for() {
 }
 
 #[test]
+fn a_redirect_to_a_path_stays_on_this_host() {
+    let redirect = |prefix: &str, to: &str| {
+        format!("  - {{ match: {{ path_prefix: {prefix} }}, redirect: {{ to: \"{to}\" }} }}\n")
+    };
+    let lb = with_routes(&[
+        redirect("/below", "/${path}"),
+        redirect("/elsewhere", "//other.example${path}"),
+        redirect("/", "${path}/"),
+    ]);
+    for (target, location) in [
+        ("//evil.example", "/evil.example/"),
+        ("///evil.example", "/evil.example/"),
+        ("/a//b", "/a//b/"),
+        ("/below/x", "/below/x"),
+        ("/elsewhere", "//other.example/elsewhere"),
+    ] {
+        let response = lb.get(target);
+        assert_eq!(response.headers.get("location"), Some(location), "{target}");
+    }
+    // Browsers take a backslash for a slash.
+    let response = lb.get("/\\evil.example");
+    let location = response.headers.get("location").unwrap_or("");
+    assert!(!location.contains('\\'), "{} {location}", response.status);
+}
+
+#[test]
 fn a_redirect_cannot_be_made_to_forge_fields() {
     let to = "  - redirect: { to: \"https://www.example.com${path_and_query}\", status: 308 }\n";
     let lb = with_routes(&[to.to_owned()]);

@@ -5,7 +5,7 @@ use crate::{
         Answer, Filter, Flow, Reason, Request, Result, SettingsError, Setup,
         settings::{Pattern, Replacement},
     },
-    model::path_to_match,
+    model::{path_to_match, single_slashes},
 };
 use http::StatusCode;
 use schemars::JsonSchema;
@@ -122,11 +122,16 @@ impl Change {
         match self {
             Self::Prefix { from, to } => below(path, from).map(|rest| joined(to, rest)),
             // `*` is no path but stands for the server as a whole.
-            Self::Regex { regex, to } if path != "*" && regex.is_match(path) => {
-                let path = regex.replace_all(path, to);
+            Self::Regex { .. } if path == "*" => None,
+            Self::Regex { regex, to } => {
+                // As a route's `path_regex` has it, whose path this is.
+                let path = single_slashes(path);
+                if !regex.is_match(&path) {
+                    return None;
+                }
+                let path = regex.replace_all(&path, to);
                 Some(if path.starts_with('/') { path.into_owned() } else { format!("/{path}") })
             }
-            Self::Regex { .. } => None,
         }
     }
 }

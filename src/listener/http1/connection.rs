@@ -452,6 +452,13 @@ impl Connection<'_> {
     /// After a deadline cut a request short: answers it if nothing was answered yet.
     async fn give_up(&mut self) -> After {
         let Some(mut exchange) = self.link.take_abandoned() else { return After::Closed };
+        if self.link.is_whole() {
+            // The client has gone on sending what nobody takes.
+            log_abandoned(&mut exchange, Reason::Ok);
+            drop(exchange);
+            self.close(true).await;
+            return After::Closed;
+        }
         if self.link.is_answered() {
             log_abandoned(&mut exchange, Reason::UpstreamTimeout);
             self.socket().transport.reset_on_close();

@@ -135,6 +135,10 @@ impl Socket {
         if !self.inbound.is_empty() {
             let length = self.inbound.len().min(out.remaining());
             let taken = self.take_body(length)?;
+            if taken > 0 {
+                // It came with the head, of a client that does not wait for a 100.
+                self.link.set_waiting_to_continue(false);
+            }
             out.put_slice(&self.inbound[..taken]);
             self.inbound.advance(taken);
             return Poll::Ready(Ok(()));
@@ -289,7 +293,9 @@ impl Socket {
     ) -> Poll<io::Result<T>> {
         match taken {
             Poll::Ready(Ok(value)) => {
-                self.writing.end();
+                if self.writing.end() {
+                    self.link.set_held_up(false);
+                }
                 Poll::Ready(Ok(value))
             }
             Poll::Ready(Err(error)) => Poll::Ready(Err(self.disconnected(error))),
@@ -297,6 +303,7 @@ impl Socket {
                 if std::mem::replace(&mut self.taken, self.transport.sent()) != self.taken {
                     self.writing.end();
                 }
+                self.link.set_held_up(true);
                 ready!(self.writing.poll(self.paces.response, self.taken, None, cx));
                 let what = "the client does not take its response";
                 Poll::Ready(Err(self.fault(Fault::WriteTimeout, io::ErrorKind::TimedOut, what)))
@@ -395,6 +402,9 @@ impl AsyncRead for RequestStream {
         };
         if read.is_pending() {
             socket.flush_when_idle(cx)?;
+        } else if socket.ended {
+            // Of a client that has closed its side, Pingora does not read again.
+            let _ = socket.poll_send(cx)?;
         }
         read
     }
@@ -498,6 +508,24 @@ mod tests {
         let error = client.read_to_end(&mut read).await.unwrap_err();
         assert_eq!((error.kind(), read.len()), (io::ErrorKind::UnexpectedEof, LENGTH - 1));
         flushed.await.unwrap().unwrap();
+    }
+
+    #[tokio::test]
+    async fn what_is_gathered_is_sent_when_the_client_closes_its_side() {
+        use tokio::io::AsyncWriteExt as _;
+        let (ours, mut client) = tokio::net::UnixStream::pair().unwrap();
+        let link = Arc::new(Link::new(0, crate::model::Ends::default(), None));
+        let paces = Paces::patient(Duration::from_secs(5));
+        let socket = Socket::new(Transport::Clear(ours.into()), link, paces);
+        let mut stream = RequestStream::new(Box::new(socket), Slot::default());
+        stream.write_all(b"half of it").await.unwrap();
+        tokio::io::AsyncWriteExt::shutdown(&mut client).await.unwrap();
+        assert_eq!(stream.read(&mut [0]).await.unwrap(), 0);
+        // Pingora reads no more, and the backend has nothing to say for a while.
+        let mut seen = [0; 10];
+        let read = tokio::time::timeout(Duration::from_secs(5), client.read_exact(&mut seen));
+        assert_eq!(read.await.expect("what was gathered").unwrap(), 10);
+        assert_eq!(&seen, b"half of it");
     }
 
     #[tokio::test(start_paused = true)]

@@ -106,7 +106,10 @@ impl Reply {
     }
 
     /// Sends an interim response.
-    fn inform(&mut self, head: &ResponseHeader) -> Result<()> {
+    fn inform(&mut self, head: &mut ResponseHeader) -> Result<()> {
+        for name in &OF_CONNECTIONS {
+            head.remove_header(name);
+        }
         let response = Response::from_parts(head.as_owned_parts(), ());
         let sent = self.respond.send_informational(response);
         sent.or_err(ErrorType::WriteError, "while sending an interim response")
@@ -334,12 +337,15 @@ impl StreamSession {
     fn poll_room(&mut self, cx: &mut Context<'_>, wanted: usize) -> Poll<Result<usize>> {
         match self.reply().poll_room(cx, wanted) {
             Poll::Ready(Some(Ok(room))) => {
-                self.writing.end();
+                if self.writing.end() {
+                    self.link.set_held_up(false);
+                }
                 Poll::Ready(Ok(room))
             }
             Poll::Ready(Some(Err(error))) => Poll::Ready(self.broken(error)),
             Poll::Ready(None) => Poll::Ready(self.broken(Reason::CANCEL.into())),
             Poll::Pending => {
+                self.link.set_held_up(true);
                 ready!(self.writing.poll(self.paces.response, self.seen.sent(), None, cx));
                 let what = "the client makes no room for its response";
                 Poll::Ready(self.too_slow(Fault::WriteTimeout, ErrorType::WriteTimedout, what))
@@ -352,7 +358,7 @@ impl StreamSession {
             return Ok(());
         }
         if head.status.is_informational() {
-            let informed = self.reply().inform(&head);
+            let informed = self.reply().inform(&mut head);
             return self.or_gone(informed);
         }
         let status = ResponseHeader::build_no_case(head.status, Some(0))?;

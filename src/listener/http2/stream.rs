@@ -137,6 +137,10 @@ impl Stream {
         let Some(mut exchange) = self.link.take_abandoned() else {
             return reply.reset(h2::Reason::INTERNAL_ERROR);
         };
+        if self.link.is_whole() {
+            // The client has gone on sending what nobody takes.
+            return log_abandoned(&mut exchange, Reason::Ok);
+        }
         if self.link.is_answered() {
             log_abandoned(&mut exchange, Reason::UpstreamTimeout);
             return reply.reset(h2::Reason::INTERNAL_ERROR);

@@ -131,8 +131,8 @@ fn answers_without_a_body_end_with_their_head() {
 fn interim_responses_are_passed_on() {
     let origin = Origin::scripted("app-1", |_| {
         Reply::raw(
-            "HTTP/1.1 103 Early Hints\r\nlink: </style.css>\r\n\r\n\
-             HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok",
+            "HTTP/1.1 103 Early Hints\r\nlink: </style.css>\r\nconnection: keep-alive\r\n\
+             keep-alive: timeout=5\r\n\r\nHTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok",
         )
     });
     let lb = start(&origin);
