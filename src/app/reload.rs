@@ -219,6 +219,12 @@ impl Reloader {
         for pool in &snapshot.pools {
             pool.put_in_force().await;
         }
+        // Their files may have changed again since this began, and what is in force may know already.
+        let certificates = snapshot.watch();
+        if !certificates.is_empty() {
+            // If that is not possible, it is at the next look.
+            let _ = tokio::task::spawn_blocking(move || certificates.catch_up()).await;
+        }
         self.supervisor.retain(&snapshot);
         self.retired.add(self.live.load(), &snapshot);
         self.live.store(snapshot);

@@ -380,7 +380,8 @@ impl Pool {
     ) -> OwnedMutexGuard<Discovery> {
         let pool = self.clone();
         let work = move || {
-            pool.set_members(discovery.members(&pool.members()), anew);
+            let members = discovery.members(&pool.members());
+            pool.set_members(members, anew);
             discovery
         };
         self.at_length(work).await

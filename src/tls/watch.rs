@@ -82,6 +82,18 @@ impl Watch {
         self.0.is_empty()
     }
 
+    /// Takes in what has changed since it was read, before anybody uses it, and says nothing: what is wrong
+    /// with a file is told at the next look. This waits for the file system.
+    pub fn catch_up(&self) {
+        for Entry { what, .. } in &self.0 {
+            let changed =
+                |source: &Source| present_stamp(source).is_some_and(|now| now != source.stamp);
+            if what.sources().iter().any(changed) {
+                let _ = what.read_again();
+            }
+        }
+    }
+
     /// Takes in what has changed; with `all`, also what has not. This waits for the file system.
     pub fn look(&mut self, all: bool) {
         for entry in &mut self.0 {
@@ -209,6 +221,21 @@ mod tests {
         fn reported(&self) -> Option<bool> {
             self.watch.0[0].failed.as_ref().map(|failed| failed.reported)
         }
+    }
+
+    #[test]
+    fn what_has_changed_is_taken_in_before_it_is_used() {
+        let test = Test::new();
+        let reads = || test.thing.reads.load(Relaxed);
+        test.watch.catch_up();
+        assert_eq!(reads(), 0);
+        test.replace("better");
+        test.watch.catch_up();
+        test.watch.catch_up();
+        assert_eq!(reads(), 1);
+        test.replace("bad");
+        test.watch.catch_up();
+        assert_eq!((reads(), test.watch.0[0].failed.is_none()), (2, true));
     }
 
     #[test]
