@@ -100,7 +100,7 @@ LOADS := wrk:wrk h2load:nghttp2-client /usr/lib/nginx/modules/ngx_stream_module.
 # What drives the measuring is compiled sooner than what is measured.
 TOOL = PATH=$$PATH:/usr/sbin $(CARGO) run $(LOCKED) --profile tools --example
 
-bench: build ## measure beside nginx and HAProxy, half an hour; ROWS=small,1m for some of it
+bench: build ## measure beside nginx and HAProxy, a quarter of an hour; ROWS=small,1m for some of it
 	$(call need,$(SERVERS) $(LOADS))
 	$(TOOL) bench -- $(if $(ROWS),--rows $(ROWS)) $(BENCH_ARGS)
 
