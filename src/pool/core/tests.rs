@@ -108,15 +108,18 @@ fn threads_never_take_more_places_than_there_are() {
     }
 }
 
+/// Picks for a client that stays with the backend of this name, or with none.
+fn ask(core: &Core, name: Option<&str>, place: Option<&Place>) -> Picked {
+    let is_it = |member: &Member| Some(member.name().as_str()) == name;
+    let kept = name.is_some().then_some(&is_it as Kept<'_>);
+    let wanted = Wanted { key: None, kept, tried: &Tried::default(), place };
+    core.pick(&wanted, Time::ZERO, &mut rng())
+}
+
 #[test]
 fn a_client_that_stays_with_a_backend_does_not_overtake_those_who_wait() {
     let core = core(2, "limits: { connections_per_backend: 1, queue: 5 }");
-    let (tried, mut rng) = (Tried::default(), rng());
-    let mut ask = |name: Option<&str>, place: Option<&Place>| {
-        let is_it = |member: &Member| Some(member.name().as_str()) == name;
-        let kept = name.is_some().then_some(&is_it as Kept<'_>);
-        core.pick(&Wanted { key: None, kept, tried: &tried, place }, Time::ZERO, &mut rng)
-    };
+    let ask = |name: Option<&str>, place: Option<&Place>| ask(&core, name, place);
     let (first, second) = (ask(Some("m1"), None), ask(None, None));
     let (Picked::Lease(on_m1), Picked::Lease(on_m0)) = (first, second) else { panic!("no room") };
     assert_eq!((on_m1.name().as_str(), on_m0.name().as_str()), ("m1", "m0"));
@@ -189,12 +192,7 @@ fn maintenance_makes_a_view_only_for_ejections_that_it_does_not_know() {
 #[test]
 fn the_end_of_a_request_on_one_that_drains_calls_its_own_clients_wherever_they_wait() {
     let core = core(2, "limits: { connections_per_backend: 1, queue: 5 }");
-    let (tried, mut rng) = (Tried::default(), rng());
-    let mut ask = |name: Option<&str>, place: Option<&Place>| {
-        let is_it = |member: &Member| Some(member.name().as_str()) == name;
-        let kept = name.is_some().then_some(&is_it as Kept<'_>);
-        core.pick(&Wanted { key: None, kept, tried: &tried, place }, Time::ZERO, &mut rng)
-    };
+    let ask = |name: Option<&str>, place: Option<&Place>| ask(&core, name, place);
     let (first, second) = (ask(Some("m1"), None), ask(None, None));
     let (Picked::Lease(on_m1), Picked::Lease(_on_m0)) = (first, second) else { panic!("no room") };
     assert!(core.set_admission(core.members()[1].name(), Admission::Draining, Time::ZERO));
