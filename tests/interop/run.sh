@@ -58,15 +58,7 @@ fail() {
     exit 1
 }
 
-# until_true WHAT COMMAND...: waits for the command to succeed.
-until_true() {
-    local what=$1 deadline=$((SECONDS + 30))
-    shift
-    until "$@" >/dev/null 2>&1; do
-        [ $SECONDS -lt $deadline ] || fail "$what"
-        sleep 0.1
-    done
-}
+. "$here/../until_true.sh"
 
 # check NAME PATTERN... -- COMMAND...: the command succeeds, and says something that matches each pattern.
 # refused NAME PATTERN... -- COMMAND...: it fails, and says that.

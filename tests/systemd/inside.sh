@@ -12,15 +12,7 @@ fail() {
 }
 main_pid() { systemctl show -P MainPID $unit; }
 said() { journalctl --no-pager -o cat -u $unit | grep -c -- "$1" || true; }
-# until_true WHAT COMMAND...: waits for the command to succeed.
-until_true() {
-    local what=$1 deadline=$((SECONDS + 30))
-    shift
-    until "$@" >/dev/null 2>&1; do
-        [ $SECONDS -lt $deadline ] || fail "$what"
-        sleep 0.1
-    done
-}
+. /proof/until_true.sh
 is_other() { [ "$(main_pid)" != "$1" ]; }
 is_gone() { ! [ -e "/proc/$1" ]; }
 

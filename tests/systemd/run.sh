@@ -28,7 +28,7 @@ mkdir -p "$root/etc/systemd/system/multi-user.target.wants"
 ln -sf ../proof.service "$root/etc/systemd/system/multi-user.target.wants/proof.service"
 rm -rf "$root/proof" "$root/etc/pingora-lb" "$root/var/log/pingora-lb"
 mkdir -p "$root/proof"
-install -m 755 "$here/inside.sh" "$here/clients.py" "$root/proof/"
+install -m 755 "$here/inside.sh" "$here/clients.py" "$here/../until_true.sh" "$root/proof/"
 
 # It turns itself off. What is said on its console tells why, should it not get that far.
 timeout 300 systemd-nspawn --quiet --register=no --keep-unit --private-network -D "$root" --boot \
