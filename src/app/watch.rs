@@ -9,7 +9,7 @@ use crate::{
     config::{self, Checked},
     filter::Registry,
     model::{Source, Stamp},
-    tls::present_stamp,
+    tls::{are_as_read, present_stamps},
 };
 use std::{future::pending, path::PathBuf, time::Duration};
 
@@ -42,8 +42,7 @@ impl FileWatch {
             tokio::time::sleep(LOOK_EVERY).await;
             let Some(stamps) = look(checked.files.clone()).await else { continue };
             let before = self.seen.replace(stamps.clone());
-            let as_read = checked.files.iter().map(|file| Some(file.stamp)).eq(stamps.clone());
-            if as_read {
+            if are_as_read(&checked.files, &stamps) {
                 self.refused = None;
                 continue;
             }
@@ -66,7 +65,7 @@ impl FileWatch {
 /// Looks at the files, on a thread that may wait for the file system; `None` where the runtime shuts
 /// down before.
 async fn look(files: Vec<Source>) -> Option<Stamps> {
-    let looking = tokio::task::spawn_blocking(move || files.iter().map(present_stamp).collect());
+    let looking = tokio::task::spawn_blocking(move || present_stamps(&files));
     looking.await.ok()
 }
 

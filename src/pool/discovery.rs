@@ -183,13 +183,12 @@ impl Discovery {
     /// The host names that are to be looked up: those that have no answer, and with `anew` all. Those of
     /// backends that are gone are let go.
     pub(super) fn open_names(&mut self, anew: bool) -> Vec<String> {
-        let entries = self.roster.entries(&self.backends);
-        let named: HashSet<&str> =
-            entries.iter().filter_map(|entry| host_of(&entry.backend)).collect();
-        self.hosts.retain(|host, _| named.contains(host.as_str()));
+        let named = self.roster.hosts(&self.backends);
+        self.hosts.retain(|host, _| named.contains(host));
         for host in named {
-            if !self.hosts.contains_key(host) {
-                self.hosts.insert(host.to_owned(), self.interner.answer(host));
+            if !self.hosts.contains_key(&host) {
+                let answer = self.interner.answer(&host);
+                self.hosts.insert(host, answer);
             }
         }
         let open = self.hosts.iter().filter(|(_, answer)| anew || lacks_addresses(answer));

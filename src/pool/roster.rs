@@ -1,7 +1,7 @@
 //! What was decided at run time of the members of a pool. It outlives configurations, and ends with the
 //! process.
 
-use super::Member;
+use super::{Member, discovery::host_of};
 use crate::model::{Amendment, Backend};
 use std::{
     collections::{HashMap, HashSet},
@@ -111,6 +111,13 @@ impl Roster {
     /// Whether there is such a backend among the [`Roster::entries`].
     pub(super) fn has(&self, file: &[Backend], is_such: impl Fn(&Backend) -> bool) -> bool {
         self.decided().present(file).any(|(backend, _)| is_such(backend))
+    }
+
+    /// The host names among the [`Roster::entries`].
+    pub(super) fn hosts(&self, file: &[Backend]) -> HashSet<String> {
+        let decided = self.decided();
+        let hosts = decided.present(file).filter_map(|(backend, _)| host_of(backend));
+        hosts.map(str::to_owned).collect()
     }
 
     /// Whether an address that the host name of an entry stands for was removed.

@@ -20,7 +20,7 @@ pub use certificate::{ClientCertificate, Malformed};
 pub use facts::TlsFacts;
 pub use load::{FileError, IdentityError, authorities, identity, system_authorities, untimely};
 pub use peer::{NO_AUTHORITIES, NOT_HTTP2, PeerTls, connector_options, failure, is_wrong_name};
-pub use watch::{Watch, Watched, present_stamp};
+pub use watch::{Watch, Watched, are_as_read, present_stamps};
 
 use rustls::crypto::{CryptoProvider, ring};
 use std::sync::Arc;

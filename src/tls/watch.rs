@@ -86,9 +86,8 @@ impl Watch {
     /// with a file is told at the next look. This waits for the file system.
     pub fn catch_up(&self) {
         for Entry { what, .. } in &self.0 {
-            let changed =
-                |source: &Source| present_stamp(source).is_some_and(|now| now != source.stamp);
-            if what.sources().iter().any(changed) {
+            let sources = what.sources();
+            if !are_as_read(&sources, &present_stamps(&sources)) {
                 let _ = what.read_again();
             }
         }
@@ -105,8 +104,8 @@ impl Watch {
 impl Entry {
     fn look(&mut self, always: bool) {
         let sources = self.what.sources();
-        let stamps: Vec<Option<Stamp>> = sources.iter().map(present_stamp).collect();
-        let is_as_read = sources.iter().map(|source| Some(source.stamp)).eq(stamps.iter().copied());
+        let stamps = present_stamps(&sources);
+        let is_as_read = are_as_read(&sources, &stamps);
         if is_as_read && !always {
             self.failed = None;
             return;
@@ -142,9 +141,15 @@ impl Entry {
     }
 }
 
-/// What a file is like now; `None` if it is not there.
-pub fn present_stamp(source: &Source) -> Option<Stamp> {
-    fs::metadata(&source.path).ok().map(|metadata| Stamp::of(&metadata))
+/// What files are like now; `None` for one that is not there. This waits for the file system.
+pub fn present_stamps(sources: &[Source]) -> Vec<Option<Stamp>> {
+    let present = |source: &Source| fs::metadata(&source.path).ok().map(|it| Stamp::of(&it));
+    sources.iter().map(present).collect()
+}
+
+/// Whether files that are like this now are as they were when they were read.
+pub fn are_as_read(sources: &[Source], stamps: &[Option<Stamp>]) -> bool {
+    sources.iter().map(|source| Some(source.stamp)).eq(stamps.iter().copied())
 }
 
 #[cfg(test)]
