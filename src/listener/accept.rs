@@ -11,6 +11,7 @@ use super::{
 use crate::{model::ListenerName, proxy::Gateway, runtime::Live, tcp::Pipes};
 use pingora::server::configuration::ServerConf;
 use pingora_proxy::http_proxy;
+use socket2::SockRef;
 use std::{
     io,
     net::SocketAddr,
@@ -89,7 +90,12 @@ enum Listening {
 impl Listening {
     fn new(socket: Socket) -> io::Result<Self> {
         match socket {
-            Socket::Tcp(listener) => TcpListener::from_std(listener).map(Self::Tcp),
+            Socket::Tcp(listener) => {
+                // Responses go out in as few writes as they need; waiting for more only adds delay.
+                // Connections inherit it.
+                SockRef::from(&listener).set_tcp_nodelay(true)?;
+                TcpListener::from_std(listener).map(Self::Tcp)
+            }
             Socket::Unix(listener) => UnixListener::from_std(listener).map(Self::Unix),
         }
     }
@@ -98,7 +104,7 @@ impl Listening {
         match self {
             Self::Tcp(listener) => {
                 let (stream, client) = listener.accept().await?;
-                tcp_client(stream, client)
+                Ok((stream.into(), Some(client)))
             }
             Self::Unix(listener) => {
                 let (stream, _) = listener.accept().await?;
@@ -125,7 +131,7 @@ fn accept_now(socket: &Socket) -> io::Result<Client> {
         Socket::Tcp(listener) => {
             let (stream, client) = listener.accept()?;
             stream.set_nonblocking(true)?;
-            tcp_client(TcpStream::from_std(stream)?, client)
+            Ok((TcpStream::from_std(stream)?.into(), Some(client)))
         }
         Socket::Unix(listener) => {
             let (stream, _) = listener.accept()?;
@@ -133,12 +139,6 @@ fn accept_now(socket: &Socket) -> io::Result<Client> {
             Ok((UnixStream::from_std(stream)?.into(), None))
         }
     }
-}
-
-fn tcp_client(stream: TcpStream, client: SocketAddr) -> io::Result<Client> {
-    // Responses go out in as few writes as they need; waiting for more only adds delay.
-    stream.set_nodelay(true)?;
-    Ok((stream.into(), Some(client)))
 }
 
 /// What accepts on one socket.
@@ -283,5 +283,21 @@ impl Place {
 impl Drop for Place {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn connections_do_not_wait_for_more_to_send() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        listener.set_nonblocking(true).unwrap();
+        let address = listener.local_addr().unwrap();
+        let listening = Listening::new(Socket::Tcp(listener)).unwrap();
+        let _client = TcpStream::connect(address).await.unwrap();
+        let (socket, _) = listening.accept().await.unwrap();
+        assert!(SockRef::from(&socket).tcp_nodelay().unwrap());
     }
 }
