@@ -51,17 +51,6 @@ impl Transport {
         self.under().sent
     }
 
-    /// Ready when there may be something to read, in the clear; in TLS, at once.
-    pub(super) fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self {
-            Self::Clear(socket) => match &socket.family {
-                Family::Tcp(stream) => stream.poll_read_ready(cx),
-                Family::Unix(stream) => stream.poll_read_ready(cx),
-            },
-            Self::Tls(_) => Poll::Ready(Ok(())),
-        }
-    }
-
     pub(super) fn raw_fd(&self) -> RawFd {
         self.under().as_fd().as_raw_fd()
     }

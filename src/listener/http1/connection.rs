@@ -27,21 +27,22 @@ use http::StatusCode;
 use pingora::{apps::HttpServerApp, protocols::http::ServerSession};
 use pingora_proxy::HttpProxy;
 use std::{
-    future::{Future as _, poll_fn},
+    future::poll_fn,
     io,
-    pin::{Pin, pin},
+    mem::MaybeUninit,
+    pin::Pin,
     sync::{Arc, PoisonError},
-    task::ready,
+    task::{Poll, ready},
     time::Duration,
 };
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
+    io::{AsyncRead, AsyncReadExt, AsyncWriteExt, ReadBuf},
     sync::watch,
     time::{Instant, Sleep, sleep_until},
 };
 
-/// A head is read in pieces of this size.
-const READ: usize = 4 * 1024;
+/// A head is read in pieces of this size: with it comes a short body, all at once.
+const READ: usize = 16 * 1024;
 /// After an answer that leaves unread input behind, the rest is read and thrown away for at most
 /// this long, however much it is: closing at once would reset the connection and could take the
 /// answer with it.
@@ -501,6 +502,9 @@ impl Connection<'_> {
         let (phase, linger) = (self.http1.drain.phase(), self.linger);
         let socket = self.socket();
         let waits = may_be_sending && !socket.ended;
+        if !waits && !socket.transport.is_tls() {
+            return; // Its end says all there is to say.
+        }
         tokio::select! {
             biased;
             () = take_leave(&mut socket.transport, waits) => {}
@@ -509,20 +513,16 @@ impl Connection<'_> {
     }
 }
 
-/// Reads what comes next, and holds a buffer only once there is something to read.
+/// Reads what comes next. It is held in a buffer of its size: while a client is silent there is none, and
+/// a request in flight keeps no more than its head.
 async fn read_some(socket: &mut Socket) -> io::Result<()> {
     let Socket { transport, inbound, .. } = socket;
     let read = poll_fn(|cx| {
-        if inbound.is_empty() {
-            // Most often nothing is there yet, and a buffer would be made to be given back.
-            ready!(transport.poll_readable(cx))?;
-        }
-        inbound.reserve(READ);
-        let read = pin!(transport.read_buf(inbound)).poll(cx);
-        if read.is_pending() && inbound.is_empty() {
-            *inbound = BytesMut::new();
-        }
-        read
+        let mut piece = [MaybeUninit::uninit(); READ];
+        let mut piece = ReadBuf::uninit(&mut piece);
+        ready!(Pin::new(&mut *transport).poll_read(cx, &mut piece))?;
+        inbound.extend_from_slice(piece.filled());
+        Poll::Ready(Ok::<_, io::Error>(piece.filled().len()))
     });
     if read.await? == 0 {
         return Err(io::ErrorKind::UnexpectedEof.into());
