@@ -44,6 +44,14 @@ fn unknown_keys_are_errors_with_the_nearest_spelling() {
                  path, path_prefix, path_regex, methods, headers or query; \
                  did you mean \"path_prefix\"?",
             ),
+            // The value is a secret by its name; the key is none.
+            (
+                "admin: { address: 127.0.0.1:1, tokne: secret, tokens: secret }",
+                "3:32: admin.tokne: unknown key \"tokne\"; expected address, token or hosts; \
+                 did you mean \"token\"?\n\
+                 3:47: admin.tokens: unknown key \"tokens\"; expected address, token or hosts; \
+                 did you mean \"token\"?",
+            ),
         ],
         with_both,
     );
