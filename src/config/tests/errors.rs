@@ -1442,11 +1442,13 @@ fn a_socket_has_no_port_to_check_on() {
         )
     };
     assert_eq!(
-        errors(&of("a:1, \"unix:/s\"")),
-        "3:26: pools.app.health_check.http.port: a port beside backend \"unix:/s\", a unix socket that \
-         has none; expected no port, or backends with ports only"
+        errors(&of("\"unix:/r\", \"unix:/s\"")),
+        "3:26: pools.app.health_check.http.port: a port where every backend is a unix socket, which \
+         has none; expected no port, or a backend with one"
     );
     config(&of("a:1"));
+    // The socket is checked itself, as one that is added at run time is.
+    config(&of("a:1, \"unix:/s\""));
 }
 
 #[test]
