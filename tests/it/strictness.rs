@@ -68,6 +68,10 @@ fn a_request_needs_exactly_one_valid_host() {
         ("a Host with a space", with_lines(&["Host: a b"]), 400),
         ("a Host with a slash", with_lines(&["Host: a/b"]), 400),
         ("a Host with an at", with_lines(&["Host: user@a"]), 400),
+        ("a Host with half an encoding", with_lines(&["Host: a%2"]), 400),
+        ("a Host with no encoding", with_lines(&["Host: a%zz"]), 400),
+        ("a Host with a port that there is not", with_lines(&["Host: a:65536"]), 400),
+        ("a Host with a signed port", with_lines(&["Host: a:+80"]), 400),
     ]);
 }
 

@@ -497,14 +497,24 @@ pub(in crate::listener) fn is_authority(host: &[u8]) -> bool {
     let name_end = memchr::memchr(b':', host).unwrap_or(host.len());
     let is_name = |byte: &u8| NAME[usize::from(*byte)];
     let (name, port) = host.split_at(name_end);
-    name.iter().all(is_name) && is_port(port) && (!name.is_empty() || port.is_empty())
+    let is_whole = !name.is_empty() || port.is_empty();
+    name.iter().all(is_name) && is_encoded(name) && is_port(port) && is_whole
 }
 
-/// Nothing, or a colon with a port.
+/// Whether two hexadecimal digits follow on each `%`.
+fn is_encoded(name: &[u8]) -> bool {
+    let mut parts = name.split(|byte| *byte == b'%').skip(1);
+    parts.all(|part| part.len() >= 2 && part[..2].iter().all(u8::is_ascii_hexdigit))
+}
+
+/// Nothing, or a colon with a port that there can be, or with none.
 fn is_port(text: &[u8]) -> bool {
     match text {
-        [] => true,
-        [b':', digits @ ..] => digits.len() <= 5 && digits.iter().all(u8::is_ascii_digit),
+        [] | [b':'] => true,
+        [b':', digits @ ..] => {
+            let number = str::from_utf8(digits).ok().and_then(|digits| digits.parse::<u16>().ok());
+            digits.len() <= 5 && digits.iter().all(u8::is_ascii_digit) && number.is_some()
+        }
         _ => false,
     }
 }
