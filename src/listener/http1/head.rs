@@ -437,6 +437,19 @@ pub(super) fn first_words(head: &[u8]) -> (String, String) {
     (word(), word())
 }
 
+/// The value of the first `Accept` in a head that was refused, so that its answer has the form that it
+/// asks for.
+pub(super) fn accepted(head: &[u8]) -> Option<&[u8]> {
+    const NAME: &[u8] = b"accept:";
+    let lines =
+        head.split(|byte| *byte == b'\n').map(|line| line.strip_suffix(b"\r").unwrap_or(line));
+    let mut fields = lines.skip(1).take_while(|line| !line.is_empty());
+    fields.find_map(|line| {
+        let (name, value) = line.split_at_checked(NAME.len())?;
+        name.eq_ignore_ascii_case(NAME).then_some(value.trim_ascii())
+    })
+}
+
 fn trimmed(head: &[u8], mut range: Range<usize>) -> Range<usize> {
     let space = |at: usize| matches!(head[at], b' ' | b'\t');
     while range.start < range.end && space(range.start) {
@@ -533,6 +546,20 @@ mod tests {
             Ok(Some(_)) => 200,
             Ok(None) => 0,
             Err(refusal) => refusal.status.as_u16(),
+        }
+    }
+
+    #[test]
+    fn finds_what_is_accepted_in_what_is_refused() {
+        for (head, expected) in [
+            ("GET / HTTP/1.1\r\nX: 1\r\naCCept: \ta/b \r\n\r\n", Some("a/b")),
+            ("GET / HTTP/1.1\nAccept:a\nAccept: b", Some("a")),
+            ("Accept: a\r\n\r\n", None),
+            ("GET / HTTP/1.1\r\n\r\nAccept: a\r\n", None),
+            ("GET / HTTP/1.1\r\nAccept", None),
+            ("", None),
+        ] {
+            assert_eq!(accepted(head.as_bytes()), expected.map(str::as_bytes), "{head:?}");
         }
     }
 
