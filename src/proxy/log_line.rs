@@ -97,6 +97,8 @@ pub fn log_abandoned(exchange: &mut Exchange, reason: Reason) {
         host: &sketch.host,
         path: &sketch.target,
         bytes_out,
+        user_agent: sketch.user_agent.as_ref().map(HeaderValue::as_bytes),
+        referer: sketch.referer.as_ref().map(HeaderValue::as_bytes),
         ..record(exchange, &ending)
     });
 }
