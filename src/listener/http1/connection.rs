@@ -282,8 +282,8 @@ impl Connection<'_> {
     /// Tells a client of HTTP/2 that there are too many connections.
     async fn turn_http2_away(&mut self, snapshot: &Snapshot) {
         let link = self.link.for_stream();
-        let Refusal { status, reason, .. } = TOO_MANY;
-        let refused = Refused { status, reason, ..Refused::on(&link, self.began.into_std()) };
+        let Refusal { status, reason, why } = TOO_MANY;
+        let refused = Refused { status, reason, why, ..Refused::on(&link, self.began.into_std()) };
         log_refused(snapshot, &refused);
         self.say_goodbye(http2::TURNED_AWAY).await;
     }

@@ -181,6 +181,7 @@ pub(super) fn log_late(snapshot: &Snapshot, link: &Link, began: Instant) {
         &Refused {
             status: StatusCode::REQUEST_TIMEOUT,
             reason: Reason::ClientTimeout,
+            why: "it was not whole in time",
             ..Refused::on(link, began.into_std())
         },
     );
