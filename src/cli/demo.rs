@@ -74,6 +74,9 @@ pools:
             .expect("writing to a String cannot fail");
     }
     text.push_str("    health_check: { http: { path: /health }, interval: 1s, timeout: 500ms, rise: 1, fall: 1 }\n");
+    // Whoever stops a backend and starts it again may be quicker than the checks, which then know of
+    // no outage that would explain its failures.
+    text.push_str("    ejection: { base_time: 1s, max_time: 1s }\n");
     text
 }
 

@@ -34,6 +34,7 @@ fn tree(outline: &Outline, server: &Server, filters: &Registry) -> Option<Value>
     };
     complete_server(&mut file, server);
     fit_listeners(&mut file, outline.root());
+    name_checks(&mut file);
     Some(Value::Map(file))
 }
 
@@ -116,6 +117,21 @@ fn fit_listeners(file: &mut [(String, Value)], given: &Settings) {
         let timeouts = keys.iter_mut().find(|(key, _)| key == "timeouts");
         if let Some((_, Value::Map(timeouts))) = timeouts {
             timeouts.retain(|(key, _)| key == "header" || key == "tls_handshake" && decrypts);
+        }
+    }
+}
+
+/// Says of pools that are checked, but do not say how, that it is by connecting.
+fn name_checks(file: &mut [(String, Value)]) {
+    let pools = file.iter_mut().find(|(key, _)| key == "pools");
+    let Some((_, Value::Map(pools))) = pools else { return };
+    for (_, pool) in pools {
+        let Value::Map(keys) = pool else { continue };
+        let check = keys.iter_mut().find(|(key, _)| key == "health_check");
+        if let Some((_, Value::Map(check))) = check
+            && !check.iter().any(|(key, _)| ["tcp", "http", "grpc"].contains(&key.as_str()))
+        {
+            check.insert(0, ("tcp".to_owned(), Value::Map(Vec::new())));
         }
     }
 }
@@ -250,11 +266,14 @@ mod tests {
             "min_per_second: 3",
             "secret: (secret)",
             "same_site: lax",
+            "tcp: {}",
             "interval: 5s",
             "threads: ",
         ] {
             assert!(yaml.contains(line), "{line} is not in\n{yaml}");
         }
+        let other = yaml.replace("tcp: {}", "grpc: {}");
+        assert!(!effective(&other.replace("(secret)", "${SECRET}")).contains("tcp: "), "{other}");
         assert!(!yaml.contains("a-secret"), "{yaml}");
     }
 }

@@ -102,7 +102,7 @@ fn read(
     let health_check =
         section.or("health_check", Some(health_check::defaults()), health_check::read);
     if let (Some(check), Some(backends)) = (&health_check, &backends) {
-        refuse_port_of_socket(&section, check, backends);
+        refuse_port_of_sockets(&section, check, backends);
     }
     // Fields are read in this order, so what is missing stops nothing that comes before it.
     Some(Pool {
@@ -130,21 +130,18 @@ fn read(
     })
 }
 
-/// A unix socket has no port that another could stand for.
-fn refuse_port_of_socket(section: &Section<'_>, check: &HealthCheck, backends: &[Backend]) {
-    let is_socket = |backend: &&Backend| matches!(backend.address, BackendAddress::Unix(_));
-    let socket = backends.iter().find(is_socket);
-    let (Probe::Http(HttpProbe { port: Some(_), .. }), Some(socket)) = (&check.probe, socket)
-    else {
+/// A unix socket has no port that another could stand for: it is checked itself, and where there are
+/// only such, a port would mean nothing.
+fn refuse_port_of_sockets(section: &Section<'_>, check: &HealthCheck, backends: &[Backend]) {
+    let is_socket = |backend: &Backend| matches!(backend.address, BackendAddress::Unix(_));
+    let has_port = matches!(check.probe, Probe::Http(HttpProbe { port: Some(_), .. }));
+    if !has_port || !backends.iter().all(is_socket) {
         return;
-    };
+    }
     let http = section.get("health_check").and_then(|field| field.find("http"));
     if let Some(port) = http.and_then(|field| field.find("port")) {
-        let found = format!(
-            "a port beside backend {}, a unix socket that has none",
-            quote(socket.name.as_str())
-        );
-        port.key_error(&Fault::new(found, "no port, or backends with ports only"));
+        let found = "a port where every backend is a unix socket, which has none";
+        port.key_error(&Fault::new(found, "no port, or a backend with one"));
     }
 }
 

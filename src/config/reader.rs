@@ -147,11 +147,7 @@ impl<'a> Field<'a> {
 
     /// Reports an error about this value.
     pub(super) fn error(&self, fault: &Fault) {
-        self.error_at(self.position(), fault);
-    }
-
-    fn error_at(&self, position: Position, fault: &Fault) {
-        let diagnostic = self.context.diagnostic(position, &self.path, &self.hidden(fault));
+        let diagnostic = self.context.diagnostic(self.position(), &self.path, &self.hidden(fault));
         self.context.errors.borrow_mut().push(diagnostic);
     }
 
@@ -219,9 +215,12 @@ impl<'a> Field<'a> {
         Some(Settings { at: self.node.position, key: self.key, secret, value })
     }
 
-    /// Reports an error about the key of this value.
+    /// Reports an error about the key of this value. The spelling that was probably meant is that of
+    /// a key, and so says nothing of the value, be that a secret.
     pub(super) fn key_error(&self, fault: &Fault) {
-        self.error_at(self.key_position(), fault);
+        let fault = Fault { nearest: fault.nearest.clone(), ..self.hidden(fault) };
+        let diagnostic = self.context.diagnostic(self.key_position(), &self.path, &fault);
+        self.context.errors.borrow_mut().push(diagnostic);
     }
 
     /// Reports something that is legal but surely a mistake.

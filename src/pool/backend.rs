@@ -151,12 +151,13 @@ impl BackendState {
 
     /// The moving average of its time to first byte at `now`.
     pub fn speed(&self, now: Time) -> Duration {
-        Duration::from_nanos(self.cost(now) as u64)
+        Duration::from_nanos(locked(&self.speed).at(now) as u64)
     }
 
-    /// The same in nanoseconds, for comparisons.
-    pub(super) fn cost(&self, now: Time) -> f64 {
-        locked(&self.speed).at(now)
+    /// How long one more request is likely to wait for it at `now`, with `in_flight` others beside it,
+    /// in nanoseconds.
+    pub(super) fn wait(&self, in_flight: f64, now: Time) -> f64 {
+        locked(&self.speed).wait(in_flight, now)
     }
 
     pub(super) fn observe_speed(&self, took: Duration, now: Time) {

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 /// After this long an observation weighs 1/e of what it weighed.
 pub(super) const DECAY: Duration = Duration::from_secs(10);
-/// What a backend without history is expected to take.
+/// What a backend without history is expected to take, once it has been asked.
 pub(super) const DEFAULT: Duration = Duration::from_millis(30);
 /// What a failed request counts as, unless it took longer: a backend that fails fast must not look
 /// fast.
@@ -36,6 +36,17 @@ impl PeakEwma {
             None | Some(_) => took,
         };
         self.at = self.at.max(Some(now));
+    }
+
+    /// How long one more request is likely to wait at `now`, with `in_flight` others beside it, in
+    /// nanoseconds. One that nobody has asked yet is worth asking, once: were it taken for slower than
+    /// those that are known, nobody would ever learn better.
+    pub(super) fn wait(&self, in_flight: f64, now: Time) -> f64 {
+        if self.at.is_none() && in_flight == 0.0 {
+            return 0.0;
+        }
+        // The smallest cost keeps the in-flight count telling when the average has decayed.
+        self.at(now).max(1.0) * (in_flight + 1.0)
     }
 
     /// The average at `now`, in nanoseconds.

@@ -1,7 +1,7 @@
 //! Answers of our own as responses.
 
-use super::{field::Field, grpc};
-use crate::{filter::Answer, model::Reason};
+use super::{Refused, client::new_request_id, field::Field, grpc};
+use crate::{filter::Answer, model::Reason, runtime::Snapshot};
 use bytes::Bytes;
 use http::{HeaderValue, StatusCode, header};
 use pingora::http::{RequestHeader, ResponseHeader};
@@ -25,7 +25,12 @@ impl Form {
     pub(super) fn of(request: &RequestHeader) -> Self {
         match grpc::content_type(request) {
             Some(kind) => Self::Grpc(kind.clone()),
-            None if prefers_json(request.headers.get(header::ACCEPT)) => Self::Json,
+            None if prefers_json(
+                request.headers.get(header::ACCEPT).map(HeaderValue::as_bytes),
+            ) =>
+            {
+                Self::Json
+            }
             None => Self::Text,
         }
     }
@@ -55,18 +60,27 @@ pub(super) fn render(
     Ok((response, body))
 }
 
-/// An error, for a request that came to no exchange.
-pub fn refusal(
-    answer: Answer,
-    request_id: &HeaderValue,
+/// Counts and logs a request that was refused before it became an exchange; returns its answer.
+pub fn answer_refused(
+    snapshot: &Snapshot,
+    refused: &Refused<'_>,
 ) -> pingora::Result<(ResponseHeader, Bytes)> {
-    render(answer, request_id, false)
+    let id = new_request_id();
+    let answer = Answer::refusal(refused.status, refused.reason);
+    let rendered = render(answer, &id, prefers_json(refused.accept)).map(|(head, body)| {
+        // The length stays: it is that of the body that another method would have got.
+        (head, if refused.method == "HEAD" { Bytes::new() } else { body })
+    });
+    let said = rendered.as_ref().map_or(0, |(_, body)| body.len());
+    refused.log(snapshot, &id, said as u64);
+    rendered
 }
 
 /// The same as bytes, for a connection that is closed after it.
-pub fn closing_refusal(answer: Answer, request_id: &HeaderValue) -> Vec<u8> {
+pub fn closing_refusal(snapshot: &Snapshot, refused: &Refused<'_>) -> Vec<u8> {
     // What an error of ours has in it is valid.
-    refusal(answer, request_id).map_or_else(|_| Vec::new(), |(head, body)| closing(&head, &body))
+    answer_refused(snapshot, refused)
+        .map_or_else(|_| Vec::new(), |(head, body)| closing(&head, &body))
 }
 
 /// A whole response as bytes, for a connection that is closed after it.
@@ -105,8 +119,8 @@ fn error_body(
 }
 
 /// Whether an `Accept` field prefers JSON to text. A wildcard alone does not.
-fn prefers_json(accept: Option<&HeaderValue>) -> bool {
-    let Some(accept) = accept.and_then(|value| value.to_str().ok()) else { return false };
+fn prefers_json(accept: Option<&[u8]>) -> bool {
+    let Some(accept) = accept.and_then(|value| str::from_utf8(value).ok()) else { return false };
     let (mut json, mut text) = (0.0_f32, 0.0_f32);
     for range in accept.split(',') {
         let mut parts = range.split(';').map(str::trim);
@@ -131,7 +145,7 @@ mod tests {
 
     #[test]
     fn json_goes_to_those_who_prefer_it() {
-        let prefers = |accept: &str| prefers_json(Some(&HeaderValue::from_str(accept).unwrap()));
+        let prefers = |accept: &str| prefers_json(Some(accept.as_bytes()));
         for yes in [
             "application/json",
             "application/problem+json, */*",

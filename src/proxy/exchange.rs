@@ -14,7 +14,7 @@ use crate::{
     runtime::{Route, Snapshot},
 };
 use bytes::Bytes;
-use http::{HeaderValue, Method, StatusCode, Version, header};
+use http::{HeaderName, HeaderValue, Method, StatusCode, Version, header};
 use pingora::{
     Result,
     http::{RequestHeader, ResponseHeader},
@@ -128,6 +128,8 @@ pub(super) struct Sketch {
     pub(super) method: Method,
     pub(super) host: String,
     pub(super) target: String,
+    pub(super) user_agent: Option<HeaderValue>,
+    pub(super) referer: Option<HeaderValue>,
     form: Form,
     /// All of its head, if its route has filters.
     pub(super) head: Option<Box<RequestHeader>>,
@@ -429,7 +431,10 @@ fn is_reusable_after(reason: Reason) -> bool {
 
 impl Sketch {
     fn of(request: &RequestHeader) -> Self {
+        let field = |name: HeaderName| request.headers.get(name).cloned();
         Self {
+            user_agent: field(header::USER_AGENT),
+            referer: field(header::REFERER),
             method: request.method.clone(),
             host: host_of(request).into_owned(),
             target: String::from_utf8_lossy(request.raw_path()).into_owned(),

@@ -97,6 +97,8 @@ pub fn log_abandoned(exchange: &mut Exchange, reason: Reason) {
         host: &sketch.host,
         path: &sketch.target,
         bytes_out,
+        user_agent: sketch.user_agent.as_ref().map(HeaderValue::as_bytes),
+        referer: sketch.referer.as_ref().map(HeaderValue::as_bytes),
         ..record(exchange, &ending)
     });
 }
@@ -158,6 +160,10 @@ pub struct Refused<'a> {
     pub status: StatusCode,
     /// Why.
     pub reason: Reason,
+    /// What is wrong with it, for the error log.
+    pub why: &'static str,
+    /// The forms in which it wants its answer, as far as they can be told.
+    pub accept: Option<&'a [u8]>,
 }
 
 impl<'a> Refused<'a> {
@@ -173,39 +179,47 @@ impl<'a> Refused<'a> {
             target: "-",
             status: StatusCode::BAD_REQUEST,
             reason: Reason::BadRequest,
+            why: "it is no request",
+            accept: None,
         }
+    }
+
+    /// Counts and logs it under `id`, with an answer whose body has `bytes_out`.
+    pub(super) fn log(&self, snapshot: &Snapshot, id: &HeaderValue, bytes_out: u64) {
+        log::debug!("request {}: {}", id.to_str().unwrap_or("-"), self.why);
+        let duration = self.began.elapsed();
+        snapshot.count_request(&EndedRequest {
+            listener: self.listener,
+            route: None,
+            pool: None,
+            method: self.method,
+            status: self.status.as_u16(),
+            local: Some(self.reason),
+            duration,
+            bytes_in: 0,
+            bytes_out,
+        });
+        let Some(access_log) = &snapshot.access_log else { return };
+        let listener = snapshot.listeners[self.listener].name.as_str();
+        access_log.log(&AccessRecord {
+            time: began(duration),
+            method: self.method,
+            path: self.target,
+            duration,
+            bytes_out,
+            client_ip: self.client,
+            tls: self.tls,
+            protocol: self.protocol,
+            ..blank(listener, self.status, self.reason, id)
+        });
     }
 }
 
-/// Counts and logs a request that was refused before it became an exchange, under the id that is
-/// returned.
+/// Counts and logs a request that was refused before it became an exchange and gets no answer from
+/// here, under the id that is returned.
 pub fn log_refused(snapshot: &Snapshot, refused: &Refused<'_>) -> HeaderValue {
     let id = new_request_id();
-    let duration = refused.began.elapsed();
-    snapshot.count_request(&EndedRequest {
-        listener: refused.listener,
-        route: None,
-        pool: None,
-        method: refused.method,
-        status: refused.status.as_u16(),
-        local: Some(refused.reason),
-        duration,
-        bytes_in: 0,
-        bytes_out: 0,
-    });
-    if let Some(access_log) = &snapshot.access_log {
-        let listener = snapshot.listeners[refused.listener].name.as_str();
-        access_log.log(&AccessRecord {
-            time: began(duration),
-            method: refused.method,
-            path: refused.target,
-            duration,
-            client_ip: refused.client,
-            tls: refused.tls,
-            protocol: refused.protocol,
-            ..blank(listener, refused.status, refused.reason, &id)
-        });
-    }
+    refused.log(snapshot, &id, 0);
     id
 }
 

@@ -25,7 +25,7 @@ mod tries;
 mod upgrade;
 
 pub use crate::model::Reason;
-pub use answer::{closing_refusal, refusal};
+pub use answer::{answer_refused, closing_refusal};
 pub use exchange::{Exchange, RequestBody};
 pub(crate) use filters::own_response;
 pub use link::{BrokenOff, Fault, Link};

@@ -209,7 +209,19 @@ pub fn failure(error: &pingora_core::Error) -> Option<&str> {
     let text = error.context.as_ref()?.as_str();
     let (_, why) = text.split_once("cause: ")?;
     let why = why.rsplit_once(", SNI: ").map_or(why, |(why, _)| why);
-    Some(why.trim())
+    Some(in_words(why.trim()))
+}
+
+/// What rustls has a name for only, in words: these are what `openssl req -x509` and `openssl x509 -req`
+/// make unless they are told otherwise.
+fn in_words(why: &str) -> &str {
+    if why.contains("CaUsedAsEndEntity") {
+        "invalid peer certificate: it is an authority's (CA:TRUE), which is none for a server"
+    } else if why.contains("UnsupportedCertVersion") {
+        "invalid peer certificate: it is not of X.509 version 3"
+    } else {
+        why
+    }
 }
 
 /// Whether a handshake failed because the backend is not who was asked for: its certificate is for

@@ -149,6 +149,23 @@ fn the_reason_tells_failures_apart() {
 }
 
 #[test]
+fn a_request_whose_time_is_over_is_logged_with_what_it_said_of_itself() {
+    let origin = Origin::scripted("app-1", |_| Reply::Hang);
+    let text = format!(
+        "pools: {{ app: {{ backends: [{}], {UNCHECKED} }} }}\nroutes: [{{ pool: app, timeout: 100ms }}]\n",
+        origin.entry()
+    );
+    let lb = Config::new(text).access_log().start();
+    let fields = ["User-Agent: tester/1", "Referer: http://a.example/"];
+    let answer = lb.client().ask(request("GET", "/x", &fields, b""));
+    let entry = &lb.wait_for_entries(1)[0];
+    assert_eq!((&entry["status"], &entry["reason"]), (&504.into(), &"upstream_timeout".into()));
+    assert_eq!(entry["user_agent"], "tester/1");
+    assert_eq!(entry["referer"], "http://a.example/");
+    assert_eq!(entry["bytes_out"], answer.body.len());
+}
+
+#[test]
 fn a_client_that_goes_away_is_a_499_and_no_error() {
     let origin = Origin::scripted("app-1", |_| Reply::Hang);
     let lb = logged(&origin);

@@ -287,3 +287,19 @@ fn the_demo_starts_by_itself_and_says_what_to_try() {
     program.stdout.wait_for("curl");
     assert_eq!(client.ask(request("POST", "/echo", &[], b"said")).text(), "said");
 }
+
+/// However quickly it is tried: requests may eject a backend before the checks see that it is down.
+#[test]
+fn a_backend_of_the_demo_that_was_stopped_and_started_is_soon_back() {
+    let port = Reserved::new();
+    let program = without_a_file(&["demo", "--port", &port.port().to_string()], &port.address());
+    let mut client = crate::support::Client::connect(&port.address());
+    program.say("stop 2");
+    program.stdout.wait_for("app-2 is stopped");
+    for _ in 0..30 {
+        assert_eq!(client.get("/").status, 200);
+    }
+    program.say("start 2");
+    program.stdout.wait_for("app-2 is running");
+    eventually("app-2 is back", || client.get("/").backend() == "app-2");
+}

@@ -183,6 +183,18 @@ fn dollar_signs_and_environment_variables_are_told_from_request_variables() {
 }
 
 #[test]
+fn changes_that_are_written_out_and_empty_change_nothing() {
+    let origin = Origin::named("a");
+    let empty = "{ set: {}, add: {}, remove: [] }";
+    let filters = [format!("request_headers: {empty}"), format!("response_headers: {empty}")];
+    let filters: Vec<&str> = filters.iter().map(String::as_str).collect();
+    let lb = filtered(&[&origin], "", &filters).start();
+    let response = lb.client().ask(request("GET", "/", &["X-A: 1"], b""));
+    assert_eq!((response.status, response.backend()), (200, "a".to_owned()));
+    assert_eq!(origin.only_request().headers.get("x-a"), Some("1"));
+}
+
+#[test]
 fn what_is_wrong_with_a_change_is_said() {
     let variables = "client_ip, host, path, query, path_and_query, method, scheme, request_id, listener, route, pool or backend";
     for filter in ["request_headers", "response_headers"] {

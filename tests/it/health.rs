@@ -312,3 +312,20 @@ fn a_unix_backend_is_checked() {
     origin.start();
     eventually("it is back", || lb.get("/").status == 200);
 }
+
+#[test]
+fn a_port_to_check_on_is_for_backends_that_have_ports() {
+    let socket = Origin::unix("app-1");
+    let (origin, elsewhere) = (Origin::named("app-2"), Origin::named("health"));
+    let port = elsewhere.port();
+    let probe = quick(&format!("http: {{ path: /health, port: {port} }}"));
+    let lb = Config::pool(&[socket.entry(), origin.entry()], &probe).start();
+    let mut backends: Vec<_> = (0..4).map(|_| lb.get("/").backend()).collect();
+    backends.sort();
+    assert_eq!(backends, ["app-1", "app-1", "app-2", "app-2"]);
+    assert!(probes(&socket) > 0 && probes(&elsewhere) > 0);
+    assert_eq!(probes(&origin), 0);
+    socket.stop();
+    lb.wait_for_line("backend app-1 ");
+    assert_eq!(lb.get("/").backend(), "app-2");
+}

@@ -72,6 +72,15 @@ fn share_with_nothing_in_flight(balance: &str) -> usize {
     counts.get("slow").copied().unwrap_or(0)
 }
 
+/// One that was never asked is not held to be slower than those that are known.
+#[test]
+fn peak_ewma_asks_everybody_when_nothing_is_in_flight() {
+    let origins = named(&["a", "b"]);
+    let lb = Config::pool(&entries(&origins), "balance: peak_ewma").start();
+    let first: BTreeSet<_> = ask(&lb, 2).into_iter().collect();
+    assert_eq!(first.len(), 2, "{first:?}");
+}
+
 #[test]
 fn peak_ewma_remembers_who_is_slow_and_p2c_does_not() {
     let (p2c, peak_ewma) =

@@ -68,7 +68,37 @@ fn a_request_needs_exactly_one_valid_host() {
         ("a Host with a space", with_lines(&["Host: a b"]), 400),
         ("a Host with a slash", with_lines(&["Host: a/b"]), 400),
         ("a Host with an at", with_lines(&["Host: user@a"]), 400),
+        ("a Host with half an encoding", with_lines(&["Host: a%2"]), 400),
+        ("a Host with no encoding", with_lines(&["Host: a%zz"]), 400),
+        ("a Host with a port that there is not", with_lines(&["Host: a:65536"]), 400),
+        ("a Host with a signed port", with_lines(&["Host: a:+80"]), 400),
     ]);
+}
+
+#[test]
+fn what_is_refused_is_answered_in_the_form_that_it_asks_for() {
+    let origin = Origin::named("app-1");
+    let lb = Config::pool(&[origin.entry()], "health_check: off").access_log().start();
+    let lines = ["X-A: 1", "ACCEPT:application/json"];
+    let answer = lb.client().ask(with_lines(&lines));
+    assert_eq!(answer.headers.get("content-type"), Some("application/json"));
+    let said: serde_json::Value = serde_json::from_slice(&answer.body).unwrap();
+    assert_eq!((&said["status"], &said["error"]), (&400.into(), &"bad_request".into()));
+    assert_eq!(said["request_id"].as_str(), answer.headers.get("x-request-id"));
+    let text = lb.client().ask(with_lines(&["Accept: */*"]));
+    assert_eq!(text.headers.get("content-type"), Some("text/plain; charset=utf-8"));
+    // What comes after the head is no part of it.
+    let late = lb.client().ask([with_lines(&["X-A: 1"]), with_lines(&lines)].concat());
+    assert_eq!(late.headers.get("content-type"), Some("text/plain; charset=utf-8"));
+    let mut client = lb.client();
+    client.send("HEAD / HTTP/1.1\r\n\r\n");
+    assert_eq!(client.response_to_head().status, 400);
+    assert_eq!(client.rest(), b"", "a HEAD gets no body");
+    let entries = lb.wait_for_entries(4);
+    let told: Vec<_> = entries.iter().map(|entry| entry["bytes_out"].as_u64().unwrap()).collect();
+    let lengths = [&answer, &text, &late].map(|answer| answer.body.len() as u64);
+    assert_eq!(told, [&lengths[..], &[0]].concat());
+    assert_eq!(origin.count(), 0);
 }
 
 #[test]

@@ -147,6 +147,13 @@ fn a_bad_certificate_is_a_failed_connection() {
     let wrong = refused(&authority.server(&["b.example"]), &authority);
     let expected = "invalid peer certificate: certificate not valid for name \"a.example\"";
     assert!(wrong.starts_with(expected), "{wrong}");
+    let of_authority = authority.sign(&["a.example"], |params| {
+        params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    });
+    assert_eq!(
+        refused(&of_authority, &authority),
+        "invalid peer certificate: it is an authority's (CA:TRUE), which is none for a server"
+    );
 }
 
 #[test]

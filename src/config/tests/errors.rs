@@ -44,6 +44,14 @@ fn unknown_keys_are_errors_with_the_nearest_spelling() {
                  path, path_prefix, path_regex, methods, headers or query; \
                  did you mean \"path_prefix\"?",
             ),
+            // The value is a secret by its name; the key is none.
+            (
+                "admin: { address: 127.0.0.1:1, tokne: secret, tokens: secret }",
+                "3:32: admin.tokne: unknown key \"tokne\"; expected address, token or hosts; \
+                 did you mean \"token\"?\n\
+                 3:47: admin.tokens: unknown key \"tokens\"; expected address, token or hosts; \
+                 did you mean \"token\"?",
+            ),
         ],
         with_both,
     );
@@ -1434,11 +1442,13 @@ fn a_socket_has_no_port_to_check_on() {
         )
     };
     assert_eq!(
-        errors(&of("a:1, \"unix:/s\"")),
-        "3:26: pools.app.health_check.http.port: a port beside backend \"unix:/s\", a unix socket that \
-         has none; expected no port, or backends with ports only"
+        errors(&of("\"unix:/r\", \"unix:/s\"")),
+        "3:26: pools.app.health_check.http.port: a port where every backend is a unix socket, which \
+         has none; expected no port, or a backend with one"
     );
     config(&of("a:1"));
+    // The socket is checked itself, as one that is added at run time is.
+    config(&of("a:1, \"unix:/s\""));
 }
 
 #[test]

@@ -14,14 +14,11 @@ use std::collections::BTreeMap;
 #[serde(deny_unknown_fields)]
 pub(super) struct Changes {
     /// Fields to set, in the place of those of that name.
-    #[serde(default)]
-    set: BTreeMap<FieldName, Template>,
+    set: Option<BTreeMap<FieldName, Template>>,
     /// Fields to add to those of that name.
-    #[serde(default)]
-    add: BTreeMap<FieldName, Template>,
+    add: Option<BTreeMap<FieldName, Template>>,
     /// Fields to remove. This comes first.
-    #[serde(default)]
-    remove: Vec<FieldName>,
+    remove: Option<Vec<FieldName>>,
 }
 
 /// Changes that are known to be possible.
@@ -39,13 +36,14 @@ enum Value {
 
 impl Changes {
     fn compile(self) -> Result<Compiled, SettingsError> {
-        if self.set.is_empty() && self.add.is_empty() && self.remove.is_empty() {
+        // One that is written out and empty is a place kept for changes to come.
+        if self.set.is_none() && self.add.is_none() && self.remove.is_none() {
             return Err(SettingsError::new("no changes", "set, add or remove"));
         }
         Ok(Compiled {
-            set: values("set", self.set)?,
-            add: values("add", self.add)?,
-            remove: self.remove.into_iter().map(|name| name.0).collect(),
+            set: values("set", self.set.unwrap_or_default())?,
+            add: values("add", self.add.unwrap_or_default())?,
+            remove: self.remove.into_iter().flatten().map(|name| name.0).collect(),
         })
     }
 }

@@ -1,7 +1,7 @@
 //! The HTTP/1 connection loop.
 
 use super::{
-    head::{Framing, Head, HeadScanner, Refusal, first_words},
+    head::{Framing, Head, HeadScanner, Refusal, accepted, first_words},
     stream::{RequestStream, Slot, Socket},
 };
 use crate::{
@@ -283,8 +283,8 @@ impl Connection<'_> {
     /// Tells a client of HTTP/2 that there are too many connections.
     async fn turn_http2_away(&mut self, snapshot: &Snapshot) {
         let link = self.link.for_stream();
-        let Refusal { status, reason, .. } = TOO_MANY;
-        let refused = Refused { status, reason, ..Refused::on(&link, self.began.into_std()) };
+        let Refusal { status, reason, why } = TOO_MANY;
+        let refused = Refused { status, reason, why, ..Refused::on(&link, self.began.into_std()) };
         log_refused(snapshot, &refused);
         self.say_goodbye(http2::TURNED_AWAY).await;
     }
@@ -474,17 +474,19 @@ impl Connection<'_> {
 
     /// Answers what is not a request, or not one that we take, and closes.
     async fn refuse(&mut self, snapshot: &Snapshot, refusal: Refusal, began: Instant) -> After {
-        let (method, target) = first_words(&self.socket().inbound);
+        let socket = self.socket.as_deref();
+        let inbound = socket.map_or(&[][..], |socket| &socket.inbound);
+        let (method, target) = first_words(inbound);
         let refused = Refused {
             method: &method,
             target: &target,
             status: refusal.status,
             reason: refusal.reason,
+            why: refusal.why,
+            accept: accepted(inbound),
             ..Refused::on(&self.link, began.into_std())
         };
-        let id = log_refused(snapshot, &refused);
-        log::debug!("request {}: {}", id.to_str().unwrap_or("-"), refusal.why);
-        let bytes = closing_refusal(Answer::refusal(refusal.status, refusal.reason), &id);
+        let bytes = closing_refusal(snapshot, &refused);
         self.say_goodbye(&bytes).await
     }
 

@@ -437,6 +437,19 @@ pub(super) fn first_words(head: &[u8]) -> (String, String) {
     (word(), word())
 }
 
+/// The value of the first `Accept` in a head that was refused, so that its answer has the form that it
+/// asks for.
+pub(super) fn accepted(head: &[u8]) -> Option<&[u8]> {
+    const NAME: &[u8] = b"accept:";
+    let lines =
+        head.split(|byte| *byte == b'\n').map(|line| line.strip_suffix(b"\r").unwrap_or(line));
+    let mut fields = lines.skip(1).take_while(|line| !line.is_empty());
+    fields.find_map(|line| {
+        let (name, value) = line.split_at_checked(NAME.len())?;
+        name.eq_ignore_ascii_case(NAME).then_some(value.trim_ascii())
+    })
+}
+
 fn trimmed(head: &[u8], mut range: Range<usize>) -> Range<usize> {
     let space = |at: usize| matches!(head[at], b' ' | b'\t');
     while range.start < range.end && space(range.start) {
@@ -497,14 +510,24 @@ pub(in crate::listener) fn is_authority(host: &[u8]) -> bool {
     let name_end = memchr::memchr(b':', host).unwrap_or(host.len());
     let is_name = |byte: &u8| NAME[usize::from(*byte)];
     let (name, port) = host.split_at(name_end);
-    name.iter().all(is_name) && is_port(port) && (!name.is_empty() || port.is_empty())
+    let is_whole = !name.is_empty() || port.is_empty();
+    name.iter().all(is_name) && is_encoded(name) && is_port(port) && is_whole
 }
 
-/// Nothing, or a colon with a port.
+/// Whether two hexadecimal digits follow on each `%`.
+fn is_encoded(name: &[u8]) -> bool {
+    let mut parts = name.split(|byte| *byte == b'%').skip(1);
+    parts.all(|part| part.len() >= 2 && part[..2].iter().all(u8::is_ascii_hexdigit))
+}
+
+/// Nothing, or a colon with a port that there can be, or with none.
 fn is_port(text: &[u8]) -> bool {
     match text {
-        [] => true,
-        [b':', digits @ ..] => digits.len() <= 5 && digits.iter().all(u8::is_ascii_digit),
+        [] | [b':'] => true,
+        [b':', digits @ ..] => {
+            let number = str::from_utf8(digits).ok().and_then(|digits| digits.parse::<u16>().ok());
+            digits.len() <= 5 && digits.iter().all(u8::is_ascii_digit) && number.is_some()
+        }
         _ => false,
     }
 }
@@ -523,6 +546,20 @@ mod tests {
             Ok(Some(_)) => 200,
             Ok(None) => 0,
             Err(refusal) => refusal.status.as_u16(),
+        }
+    }
+
+    #[test]
+    fn finds_what_is_accepted_in_what_is_refused() {
+        for (head, expected) in [
+            ("GET / HTTP/1.1\r\nX: 1\r\naCCept: \ta/b \r\n\r\n", Some("a/b")),
+            ("GET / HTTP/1.1\nAccept:a\nAccept: b", Some("a")),
+            ("Accept: a\r\n\r\n", None),
+            ("GET / HTTP/1.1\r\n\r\nAccept: a\r\n", None),
+            ("GET / HTTP/1.1\r\nAccept", None),
+            ("", None),
+        ] {
+            assert_eq!(accepted(head.as_bytes()), expected.map(str::as_bytes), "{head:?}");
         }
     }
 

@@ -19,6 +19,8 @@ pub(super) struct Refused {
     pub(super) refusal: Refusal,
     pub(super) method: Method,
     pub(super) target: String,
+    /// What it accepts as an answer.
+    pub(super) accept: Option<Vec<u8>>,
 }
 
 /// Checks the head of a request.
@@ -28,7 +30,8 @@ pub(super) fn check(request: Parts, limits: &ListenerLimits) -> Result<RequestHe
         Ok(host) => Ok(in_origin_form(request, host)),
         Err(refusal) => {
             let target = shown(target);
-            Err(Refused { refusal, method: request.method, target })
+            let accept = request.headers.get(header::ACCEPT).map(|it| it.as_bytes().to_owned());
+            Err(Refused { refusal, method: request.method, target, accept })
         }
     }
 }

@@ -10,8 +10,8 @@ use crate::{
     filter::Answer,
     listener::{http1::Refusal, pace::Paces, watchdog::expired},
     proxy::{
-        BrokenOff, Exchange, Fault, Link, Reason, Refused, RequestBody, log_abandoned, log_refused,
-        refusal,
+        BrokenOff, Exchange, Fault, Link, Reason, Refused, RequestBody, answer_refused,
+        log_abandoned, log_refused,
     },
     runtime::Snapshot,
 };
@@ -157,22 +157,17 @@ impl Stream {
     /// are in order.
     fn refuse(&self, snapshot: &Snapshot, refused: &head::Refused, mut reply: Reply) {
         let Refusal { status, reason, why } = refused.refusal;
-        let id = log_refused(
-            snapshot,
-            &Refused {
-                method: refused.method.as_str(),
-                target: &refused.target,
-                status,
-                reason,
-                ..Refused::on(&self.link, self.began.into_std())
-            },
-        );
-        log::debug!("request {}: {why}", id.to_str().unwrap_or("-"));
-        let answer = refusal(Answer::refusal(status, reason), &id);
-        let sent = answer.and_then(|(head, body)| {
-            let body = if refused.method == http::Method::HEAD { Bytes::new() } else { body };
-            reply.send_whole(head, body)
-        });
+        let refused = Refused {
+            method: refused.method.as_str(),
+            target: &refused.target,
+            status,
+            reason,
+            why,
+            accept: refused.accept.as_deref(),
+            ..Refused::on(&self.link, self.began.into_std())
+        };
+        let answer = answer_refused(snapshot, &refused);
+        let sent = answer.and_then(|(head, body)| reply.send_whole(head, body));
         if sent.is_err() {
             reply.reset(h2::Reason::INTERNAL_ERROR);
         }
@@ -186,6 +181,7 @@ pub(super) fn log_late(snapshot: &Snapshot, link: &Link, began: Instant) {
         &Refused {
             status: StatusCode::REQUEST_TIMEOUT,
             reason: Reason::ClientTimeout,
+            why: "it was not whole in time",
             ..Refused::on(link, began.into_std())
         },
     );

@@ -89,8 +89,7 @@ impl TwoChoices {
         let in_flight = member.state().in_flight() as f64;
         match self.cost {
             Cost::InFlight => in_flight / weight,
-            // The smallest cost keeps the in-flight count telling when the averages have decayed.
-            Cost::PeakEwma => member.state().cost(ask.now).max(1.0) * (in_flight + 1.0) / weight,
+            Cost::PeakEwma => member.state().wait(in_flight, ask.now) / weight,
         }
     }
 }

@@ -47,6 +47,21 @@ fn bad_requests_are_answered_and_logged_and_the_connection_goes_on() {
 }
 
 #[test]
+fn what_is_refused_is_answered_in_the_form_that_it_asks_for() {
+    let origin = Origin::named("app-1");
+    let lb = start(&origin);
+    let client = H2::connect(&lb.web());
+    let bad =
+        asking("GET", "/").header("host", "other.example").header("accept", "application/json");
+    let answer = client.ask(bad.body(()).unwrap(), b"").unwrap();
+    assert_eq!(answer.status, 400);
+    assert_eq!(answer.field("content-type"), "application/json");
+    let said: serde_json::Value = serde_json::from_slice(&answer.body).unwrap();
+    assert_eq!(said["error"], "bad_request");
+    assert_eq!(lb.wait_for_entries(1)[0]["bytes_out"], answer.body.len());
+}
+
+#[test]
 fn connect_is_refused() {
     let origin = Origin::named("app-1");
     let lb = start(&origin);

@@ -10,7 +10,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use std::{
     ffi::OsStr,
     fs,
-    io::{BufRead, BufReader, Read},
+    io::{BufRead, BufReader, Read, Write},
     ops::Deref,
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
@@ -119,6 +119,12 @@ impl Program {
 
     pub fn pid(&self) -> u32 {
         self.child.id()
+    }
+
+    /// Types a line.
+    pub fn say(&self, line: &str) {
+        let mut stdin = self.child.stdin.as_ref().expect("piped when it was spawned");
+        writeln!(stdin, "{line}").expect("it reads what is typed");
     }
 
     pub fn signal(&self, signal: Signal) {
