@@ -1,7 +1,10 @@
 //! A backend: what the configuration says of it, and the state that outlives a configuration.
 
 use super::{BackendTraffic, Tag, Time, ejection::Standing, ewma::PeakEwma, health::HealthState};
-use crate::model::{Amendment, BackendName, BackendState as Admission, Weight};
+use crate::{
+    model::{Amendment, BackendName, BackendState as Admission, Weight},
+    tls::Trust,
+};
 use http::HeaderValue;
 use pingora_core::protocols::l4::socket::SocketAddr;
 use std::{
@@ -78,6 +81,10 @@ pub struct BackendState {
     /// When its health, its ejection or what the operator decided of its state last changed, in
     /// nanoseconds.
     since: AtomicU64,
+    /// In which way requests meet it where TLS is spoken.
+    trust: Trust,
+    /// In which way probes do: they may ask for another name, or at another port.
+    probe_trust: Trust,
     traffic: BackendTraffic,
 }
 
@@ -99,6 +106,8 @@ impl Default for BackendState {
             leaving: AtomicBool::new(false),
             unwatched: AtomicBool::new(false),
             since: AtomicU64::new(0),
+            trust: Trust::default(),
+            probe_trust: Trust::default(),
             traffic: BackendTraffic::default(),
         }
     }
@@ -136,6 +145,15 @@ impl BackendState {
     /// What was counted of it.
     pub fn traffic(&self) -> &BackendTraffic {
         &self.traffic
+    }
+
+    /// In which way requests meet it where TLS is spoken.
+    pub fn trust(&self) -> &Trust {
+        &self.trust
+    }
+
+    pub(super) fn probe_trust(&self) -> &Trust {
+        &self.probe_trust
     }
 
     /// What active probing found last.
