@@ -125,9 +125,11 @@ fn it_may_become_a_tunnel() {
 #[test]
 fn it_must_have_the_name_that_is_asked_for() {
     let own = own();
-    let secured = Secured::showing(&own);
-    let keys = "health_check: off\nretry: { attempts: 0 }\nejection: { consecutive_failures: 2 }";
-    let lb = secured.config(&[&own.pem], keys).start();
+    let (secured, second) = (Secured::showing(&own), Secured::showing(&own));
+    let keys = "tls: { ca: ca.pem }\nhealth_check: off\nretry: { attempts: 0 }\nejection: { consecutive_failures: 2 }";
+    // The last one in a pool is never ejected.
+    let entries = [secured.front.entry("one"), second.front.entry("two")];
+    let lb = Config::pool(&entries, keys).file("ca.pem", own.pem.clone()).start();
     for host in ["other.example", "127.0.0.1", "x!y", ""] {
         for _ in 0..3 {
             let host = format!("Host: {host}");
@@ -135,7 +137,7 @@ fn it_must_have_the_name_that_is_asked_for() {
         }
     }
     assert!(told(&lb).starts_with("invalid peer certificate: certificate not valid for name"));
-    assert_eq!(secured.origin.count(), 0);
+    assert_eq!(secured.origin.count() + second.origin.count(), 0);
     assert_eq!(lb.lines_with("EJECTED"), 0, "the name is the client's choice");
     assert_eq!(lb.get("/").status, 200);
 
