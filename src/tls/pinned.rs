@@ -4,7 +4,7 @@
 //!
 //! Pingora 0.9.1 has no hook for that in its handshake. So a backend is met in one of two ways. By authority,
 //! the handshake verifies all of its certificate. By itself, it verifies only that the backend has the key of
-//! the certificate that it shows, and before anything is sent, we check that this is one of those in `ca`.
+//! the certificate that it shows, and before any of a request is sent, we check that this is one of `ca`.
 //! Which way it is shows when the other fails, and is remembered with the backend.
 
 use super::certificate::serving_authority;
