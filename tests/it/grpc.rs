@@ -1,7 +1,7 @@
 //! gRPC through the balancer, on the `h2` crate: messages are framed by hand.
 
 use crate::support::{
-    Authority, Config, Lb, Origin, Reserved, TlsClient, TlsFront, eventually,
+    Address, Authority, Config, Lb, Origin, Reserved, TlsClient, TlsFront, eventually,
     h2::{END_HEADERS, END_STREAM, Frames, H2, HEADERS, asking, request as head},
     h2_origin::{Asked, H2Origin},
     request, tally,
@@ -237,6 +237,83 @@ fn what_goes_wrong_here_is_said_as_grpc_says_it() {
         &head("POST", "/nothing", &[("content-type", GRPC)]),
     );
     assert_eq!(raw.end_of(1).kind, HEADERS);
+}
+
+#[test]
+fn what_filters_and_limits_refuse_is_said_as_grpc_says_it() {
+    let gate = Arc::new(Semaphore::new(0));
+    let held = gate.clone();
+    let origin = H2Origin::scripted("app-1", move |asked| {
+        let held = held.clone();
+        async move {
+            let _ = held.acquire().await;
+            echo(asked).await;
+        }
+    });
+    let backends = format!("backends: [{}], protocol: http2, health_check: off", origin.entry());
+    let routes = [
+        ("denied", "ip_filter: { deny: [127.0.0.1] }"),
+        ("unknown", "basic_auth: { file: users, realm: site }"),
+        ("limited", "rate_limit: { requests: 1, per: 1h, key: route }"),
+    ];
+    let routes = routes.map(|(name, filter)| {
+        format!("  - {{ match: {{ path_prefix: /{name} }}, pool: app, filters: [{filter}] }}\n")
+    });
+    let config = format!(
+        "routes:\n{}  - {{ match: {{ path_prefix: /full }}, pool: full }}\n\
+         pools:\n  app: {{ {backends} }}\n  \
+         full: {{ {backends}, limits: {{ connections_per_backend: 1 }} }}\n",
+        routes.concat()
+    );
+    let lb = Config::new(config)
+        .listener("h2c: true")
+        .file("users", "a:$2y$05$c4WoMPo3SXsafkva.HHa6uXQZWr7oboPiC2bT/r7q1BB8I2s0BRqC\n")
+        .start();
+    let client = H2::connect(&lb.web());
+    let mut taking_turns =
+        [client.begin(call("/limited/0"), false), client.begin(call("/full/0"), false)];
+    eventually("both are there", || origin.working() == 2);
+    for (path, code, why) in [
+        ("/denied", "7", "403 Forbidden: denied"),
+        ("/unknown", "16", "401 Unauthorized: denied"),
+        ("/limited", "14", "429 Too Many Requests: rate_limited"),
+        ("/full", "14", "503 Service Unavailable: overloaded"),
+    ] {
+        let answer = client.ask(call(path), &message("hi")).unwrap();
+        assert_eq!((answer.status.as_u16(), answer.field("content-type")), (200, GRPC), "{path}");
+        let said = [answer.field("grpc-status"), answer.field("grpc-message")];
+        assert_eq!(said, [code, why], "{path}");
+        assert!(answer.body.is_empty(), "{path}");
+    }
+    gate.add_permits(2);
+    for stream in &mut taking_turns {
+        stream.send(b"", true);
+    }
+    for stream in taking_turns {
+        assert_eq!(stream.answer().unwrap().trailers.unwrap()["grpc-status"], "0");
+    }
+}
+
+#[test]
+fn calls_go_over_unix_sockets_on_both_sides() {
+    let origin = H2Origin::unix("app-1", |asked| async move {
+        match asked.seen.path.as_str() {
+            "/grpc.health.v1.Health/Check" => healthy(asked).await,
+            _ => echo(asked).await,
+        }
+    });
+    let keys = "protocol: http2\nhealth_check: { grpc: {} }";
+    let listeners = "listeners:\n  web: { address: \"unix:@DIR@/lb.sock\", h2c: true }\n";
+    let lb = Config::pool(&[origin.entry()], keys).and(listeners).without_probe().start();
+    lb.wait_for_line("listening on");
+    let client = H2::connect(&Address::Unix(lb.directory().join("lb.sock")));
+    for code in ["0", "5"] {
+        let answer = client.ask(call(&format!("/echo/{code}")), &message("hello")).unwrap();
+        assert_eq!(answer.body, message("hello"));
+        assert_eq!(answer.trailers.expect("trailers")["grpc-status"], code);
+    }
+    let paths: Vec<_> = origin.requests().into_iter().map(|seen| seen.path).collect();
+    assert_eq!(paths[0], "/grpc.health.v1.Health/Check", "{paths:?}");
 }
 
 #[test]

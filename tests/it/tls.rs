@@ -808,22 +808,54 @@ fn a_unix_socket_may_speak_tls() {
 }
 
 #[test]
-fn a_key_that_does_not_fit_is_an_error_with_a_place() {
-    let simple = Simple::new();
-    let other = simple.authority.server(&["a.example"]);
-    let files = simple.config.file("a.key", other.key).write();
-    let (code, stdout, stderr) =
-        Program::run(["-c".as_ref(), files.path().as_os_str(), "-t".as_ref()]);
-    let (file, folder) = (files.path().display(), files.directory().display());
-    assert_eq!((code, stdout.as_str()), (1, ""));
-    assert_eq!(
-        stderr,
-        format!(
-            "{file}:6:31: listeners.web.tls.certificates[0].key: the key in {folder}/a.key does not fit \
-             the certificate in {folder}/a.pem; expected a PEM file with the private key of the \
-             certificate, not encrypted"
-        )
-    );
+fn a_certificate_that_is_no_good_is_an_error_with_a_place() {
+    const CERT: &str = "a PEM file with a certificate, then those that lead to its authority";
+    const KEY: &str = "a PEM file with the private key of the certificate, not encrypted";
+    let missing = |folder: &str, file: &str| {
+        format!("cannot read {folder}/{file}: No such file or directory (os error 2)")
+    };
+    let other = Authority::new("other").server(&["a.example"]);
+    // What is at fault, the file that is replaced and by what, the position, and what is said of it.
+    type Said<'a> = &'a dyn Fn(&str) -> String;
+    let cases: [(&str, &str, Option<&str>, &str, Said<'_>, &str); 5] = [
+        ("cert", "a.pem", None, "6:19", &|folder| missing(folder, "a.pem"), CERT),
+        ("key", "a.key", None, "6:31", &|folder| missing(folder, "a.key"), KEY),
+        ("cert", "a.pem", Some(""), "6:19", &|it| format!("{it}/a.pem has no certificate"), CERT),
+        (
+            "key",
+            "a.key",
+            Some("-----BEGIN PRIVATE KEY-----\n!\n"),
+            "6:31",
+            &|it| format!("{it}/a.key is not a valid PEM file"),
+            KEY,
+        ),
+        (
+            "key",
+            "a.key",
+            Some(&other.key),
+            "6:31",
+            &|it| format!("the key in {it}/a.key does not fit the certificate in {it}/a.pem"),
+            KEY,
+        ),
+    ];
+    for (key, name, content, position, said, expected) in cases {
+        let files = Simple::new().config.write();
+        match content {
+            Some(content) => files.replace(name, content),
+            None => std::fs::remove_file(files.directory().join(name)).unwrap(),
+        }
+        let (code, stdout, stderr) =
+            Program::run(["-c".as_ref(), files.path().as_os_str(), "-t".as_ref()]);
+        let (file, folder) = (files.path().display(), files.directory().display().to_string());
+        assert_eq!((code, stdout.as_str()), (1, ""), "{name}");
+        let said = said(&folder);
+        assert_eq!(
+            stderr,
+            format!(
+                "{file}:{position}: listeners.web.tls.certificates[0].{key}: {said}; expected {expected}"
+            )
+        );
+    }
 }
 
 #[test]
