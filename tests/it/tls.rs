@@ -811,34 +811,24 @@ fn a_unix_socket_may_speak_tls() {
 fn a_certificate_that_is_no_good_is_an_error_with_a_place() {
     const CERT: &str = "a PEM file with a certificate, then those that lead to its authority";
     const KEY: &str = "a PEM file with the private key of the certificate, not encrypted";
-    let missing = |folder: &str, file: &str| {
-        format!("cannot read {folder}/{file}: No such file or directory (os error 2)")
-    };
-    let other = Authority::new("other").server(&["a.example"]);
-    // What is at fault, the file that is replaced and by what, the position, and what is said of it.
-    type Said<'a> = &'a dyn Fn(&str) -> String;
-    let cases: [(&str, &str, Option<&str>, &str, Said<'_>, &str); 5] = [
-        ("cert", "a.pem", None, "6:19", &|folder| missing(folder, "a.pem"), CERT),
-        ("key", "a.key", None, "6:31", &|folder| missing(folder, "a.key"), KEY),
-        ("cert", "a.pem", Some(""), "6:19", &|it| format!("{it}/a.pem has no certificate"), CERT),
+    let other = Authority::new("other").server(&["a.example"]).key;
+    let cut = "-----BEGIN PRIVATE KEY-----\n!\n";
+    let missing = "No such file or directory (os error 2)";
+    // What is at fault, and the file, what is in it if it is there, and what is said of it.
+    let cases = [
+        ("cert", "a.pem", None, format!("cannot read @/a.pem: {missing}"), CERT),
+        ("key", "a.key", None, format!("cannot read @/a.key: {missing}"), KEY),
+        ("cert", "a.pem", Some(""), "@/a.pem has no certificate".to_owned(), CERT),
+        ("key", "a.key", Some(cut), "@/a.key is not a valid PEM file".to_owned(), KEY),
         (
             "key",
             "a.key",
-            Some("-----BEGIN PRIVATE KEY-----\n!\n"),
-            "6:31",
-            &|it| format!("{it}/a.key is not a valid PEM file"),
-            KEY,
-        ),
-        (
-            "key",
-            "a.key",
-            Some(&other.key),
-            "6:31",
-            &|it| format!("the key in {it}/a.key does not fit the certificate in {it}/a.pem"),
+            Some(other.as_str()),
+            "the key in @/a.key does not fit the certificate in @/a.pem".to_owned(),
             KEY,
         ),
     ];
-    for (key, name, content, position, said, expected) in cases {
+    for (key, name, content, said, expected) in cases {
         let files = Simple::new().config.write();
         match content {
             Some(content) => files.replace(name, content),
@@ -848,7 +838,8 @@ fn a_certificate_that_is_no_good_is_an_error_with_a_place() {
             Program::run(["-c".as_ref(), files.path().as_os_str(), "-t".as_ref()]);
         let (file, folder) = (files.path().display(), files.directory().display().to_string());
         assert_eq!((code, stdout.as_str()), (1, ""), "{name}");
-        let said = said(&folder);
+        let said = said.replace('@', &folder);
+        let position = if key == "cert" { "6:19" } else { "6:31" };
         assert_eq!(
             stderr,
             format!(

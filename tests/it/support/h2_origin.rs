@@ -80,8 +80,14 @@ pub struct H2Origin {
     name: String,
     memory: Arc<Memory>,
     runtime: Option<Runtime>,
-    _port: Option<Reserved>,
-    _directory: Option<TempDir>,
+    /// What its address is kept by.
+    keeper: Option<Keeper>,
+}
+
+/// Keeps an address for as long as somebody listens there.
+enum Keeper {
+    Port(Reserved),
+    Directory(TempDir),
 }
 
 impl H2Origin {
@@ -119,7 +125,7 @@ impl H2Origin {
         let address = Address::Unix(directory.path().join("h2.sock"));
         let builder = h2::server::Builder::new();
         let mut origin = Self::at(name, address, builder, Memory::default(), script);
-        origin._directory = Some(directory);
+        origin.keeper = Some(Keeper::Directory(directory));
         origin
     }
 
@@ -140,7 +146,7 @@ impl H2Origin {
         script: impl Fn(Asked) -> F + Send + Sync + 'static,
     ) -> Self {
         let mut origin = Self::at(name, port.address(), builder, memory, script);
-        origin._port = Some(port);
+        origin.keeper = Some(Keeper::Port(port));
         origin
     }
 
@@ -167,7 +173,7 @@ impl H2Origin {
             Address::Unix(_) => runtime.spawn(accept_unix(listener.into(), serving)),
         };
         let name = name.to_owned();
-        Self { address, name, memory, runtime: Some(runtime), _port: None, _directory: None }
+        Self { address, name, memory, runtime: Some(runtime), keeper: None }
     }
 
     pub fn address(&self) -> &Address {
