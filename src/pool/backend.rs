@@ -1,6 +1,8 @@
 //! A backend: what the configuration says of it, and the state that outlives a configuration.
 
-use super::{BackendTraffic, Tag, Time, ejection::Standing, ewma::PeakEwma, health::HealthState};
+use super::{
+    BackendTraffic, Opening, Tag, Time, ejection::Standing, ewma::PeakEwma, health::HealthState,
+};
 use crate::model::{Amendment, BackendName, BackendState as Admission, Weight};
 use http::HeaderValue;
 use pingora_core::protocols::l4::socket::SocketAddr;
@@ -79,6 +81,8 @@ pub struct BackendState {
     /// nanoseconds.
     since: AtomicU64,
     traffic: BackendTraffic,
+    /// Connections that requests will share; most backends have none of these.
+    opening: OnceLock<Arc<Opening>>,
 }
 
 impl Default for BackendState {
@@ -100,6 +104,7 @@ impl Default for BackendState {
             unwatched: AtomicBool::new(false),
             since: AtomicU64::new(0),
             traffic: BackendTraffic::default(),
+            opening: OnceLock::new(),
         }
     }
 }
@@ -131,6 +136,11 @@ impl BackendState {
     /// Requests that it was given since it is known, tries counted each.
     pub fn requests(&self) -> u64 {
         self.requests.load(Relaxed)
+    }
+
+    /// Connections to it that are being opened and that requests will share.
+    pub fn opening(&self) -> &Arc<Opening> {
+        self.opening.get_or_init(Arc::default)
     }
 
     /// What was counted of it.

@@ -19,6 +19,7 @@ impl Context {
     /// After a connection failed. No byte of the request was sent on it, so any method may go to
     /// another backend, as long as what an earlier try consumed of the body is still there.
     pub(super) fn after_connect_failure(&mut self, session: &Session, error: &mut Error) {
+        self.end_opening(false);
         let ours = system_error(error).is_some_and(is_ours);
         if ours || tls::is_wrong_name(error) && self.client_chose_name() {
             // What we lack is not its fault. And a client could have every backend ejected by asking for

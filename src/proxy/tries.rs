@@ -4,7 +4,7 @@ use super::{Exchange, Reason, RequestBody, exchange::Replay, upgrade};
 use crate::{
     filter::{Answer, host_of},
     model::{BackendProtocol, HostHeader, host_without_port},
-    pool::{Dialer, Kept, Member, Outcome, Picked, Place, Pool, Preamble, Waited, Wanted},
+    pool::{Dialer, Kept, Member, Opener, Outcome, Picked, Place, Pool, Preamble, Waited, Wanted},
     tls,
 };
 use http::{StatusCode, Version, header};
@@ -167,6 +167,8 @@ impl Exchange {
             self.tries += 1;
             self.tried.add(lease);
         }
+        self.opener = self.shared_opener();
+        self.wait_for_opening().await;
         self.try_began = Instant::now();
         self.body_passed_on = None;
         self.filtering.progress.begin_try();
@@ -174,14 +176,42 @@ impl Exchange {
         self.reported = false;
         self.connect_time = None;
         self.upstream_time = None;
+        let lease = self.lease.as_ref().ok_or_else(|| Error::new(ErrorType::InternalError))?;
         Ok(Box::new(self.peer(lease, request)))
+    }
+
+    /// What opens a connection to the picked backend, if requests share those whatever they are for.
+    fn shared_opener(&self) -> Option<Arc<Opener>> {
+        let (pool, lease) = (self.pool.as_ref()?, self.lease.as_ref()?);
+        let spec = pool.spec();
+        let one_name = pool.tls().is_none_or(|tls| tls.has_server_name());
+        let shares = spec.protocol == BackendProtocol::Http2 && spec.proxy_protocol.is_none();
+        let dialer = Dialer { timeout: connect_timeout(pool), preamble: None };
+        let opener = || Arc::new(Opener::new(dialer, lease.state().opening().clone()));
+        (shares && one_name).then(opener)
+    }
+
+    /// Waits while somebody opens a connection to the picked backend that this request can share.
+    async fn wait_for_opening(&self) {
+        let (Some(pool), Some(lease), Some(_)) = (&self.pool, &self.lease, &self.opener) else {
+            return;
+        };
+        lease.state().opening().wait(connect_timeout(pool)).await;
     }
 
     /// The backend is connected.
     pub(super) fn connected(&mut self, reused: bool, descriptor: RawFd) {
+        self.end_opening(true);
         let took = if reused { Duration::ZERO } else { self.try_began.elapsed() };
         self.connect_time = Some(took);
         self.descriptor = Some(descriptor);
+    }
+
+    /// Those who wait for the connection that this request opens hear what came of it.
+    pub(super) fn end_opening(&mut self, succeeded: bool) {
+        if let Some(opener) = self.opener.take() {
+            opener.end(succeeded);
+        }
     }
 
     /// Right after that, the request is about to be sent in this version. From here on the try has its
@@ -297,8 +327,7 @@ impl Exchange {
         let mut group_key = if self.upgrade { rand::random() } else { protocol as u64 };
         if let Some(pool) = &self.pool {
             let timeouts = &pool.spec().timeouts;
-            let own = pool.spec().retry.per_try_timeout;
-            let connect = own.map_or(timeouts.connect, |own| own.min(timeouts.connect));
+            let connect = connect_timeout(pool);
             options.connection_timeout = Some(connect);
             options.total_connection_timeout = Some(connect);
             options.read_timeout = self.read_timeout(timeouts.read);
@@ -358,6 +387,9 @@ impl Exchange {
             let tls = self.pool.as_ref().is_some_and(|pool| pool.tls().is_some());
             return Some(upgrade::connector(dialer, tls));
         }
+        if let Some(opener) = &self.opener {
+            return Some(opener.clone());
+        }
         dialer.preamble.is_some().then(|| Arc::new(dialer) as Arc<dyn Connect + Send + Sync>)
     }
 
@@ -388,6 +420,12 @@ impl Exchange {
             HostHeader::Preserve => None,
         }
     }
+}
+
+/// How long connecting may take in one try.
+fn connect_timeout(pool: &Pool) -> Duration {
+    let connect = pool.spec().timeouts.connect;
+    pool.spec().retry.per_try_timeout.map_or(connect, |own| own.min(connect))
 }
 
 /// An IPv6 address as it is in a certificate rather than in a URL.

@@ -46,6 +46,7 @@ mod filter_ip_filter;
 mod filter_rate_limit;
 mod filter_redirect_https;
 mod filter_rewrite;
+mod filter_tls;
 mod grpc;
 mod guide;
 mod hand_over;

@@ -7,6 +7,8 @@
 use super::{chunked::ChunkScanner, head::Framing};
 use crate::{
     listener::{
+        Drain,
+        drain::{Last, UntilOver},
         pace::{Paces, Waiting},
         transport::Transport,
     },
@@ -85,10 +87,14 @@ pub(super) struct Socket {
     yielded: bool,
     /// Whether the client has closed its side.
     pub(super) ended: bool,
+    drain: Drain,
+    /// What a tunnel ends by that nobody else ends, and that it does.
+    over: Option<UntilOver>,
+    last: Option<Last>,
 }
 
 impl Socket {
-    pub(super) fn new(transport: Transport, link: Arc<Link>, paces: Paces) -> Self {
+    pub(super) fn new(transport: Transport, link: Arc<Link>, paces: Paces, drain: Drain) -> Self {
         Self {
             transport,
             inbound: BytesMut::new(),
@@ -102,6 +108,9 @@ impl Socket {
             taken: 0,
             yielded: false,
             ended: false,
+            drain,
+            over: None,
+            last: None,
         }
     }
 
@@ -218,14 +227,27 @@ impl Socket {
         if self.ended { Poll::Ready(Ok(())) } else { Poll::Pending }
     }
 
-    /// After a 101 the connection is the other protocol's.
+    /// After a 101 the connection is the other protocol's. When the time for draining is over, it ends
+    /// as if the client had said that it is done.
     fn poll_raw(&mut self, cx: &mut Context<'_>, out: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if self.drain.is_over() {
+            return self.poll_over(cx);
+        }
         if self.inbound.is_empty() {
-            return Pin::new(&mut self.transport).poll_read(cx, out);
+            let read = Pin::new(&mut self.transport).poll_read(cx, out);
+            return if read.is_pending() { self.poll_over(cx) } else { read };
         }
         let length = self.inbound.len().min(out.remaining());
         out.put_slice(&self.inbound[..length]);
         self.inbound.advance(length);
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_over(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.last.is_none() {
+            let over = self.over.get_or_insert_with(|| self.drain.until_over());
+            self.last = Some(ready!(Pin::new(over).poll(cx)));
+        }
         Poll::Ready(Ok(()))
     }
 
@@ -495,7 +517,7 @@ mod tests {
     ) -> (Socket, tokio_rustls::client::TlsStream<tokio::net::UnixStream>) {
         let (transport, client) = crate::listener::tls::tests::connected().await;
         let link = Arc::new(Link::new(0, crate::model::Ends::default(), None));
-        (Socket::new(transport, link, Paces::patient(write)), client)
+        (Socket::new(transport, link, Paces::patient(write), Drain::default()), client)
     }
 
     #[tokio::test]
@@ -516,7 +538,7 @@ mod tests {
         let (ours, mut client) = tokio::net::UnixStream::pair().unwrap();
         let link = Arc::new(Link::new(0, crate::model::Ends::default(), None));
         let paces = Paces::patient(Duration::from_secs(5));
-        let socket = Socket::new(Transport::Clear(ours.into()), link, paces);
+        let socket = Socket::new(Transport::Clear(ours.into()), link, paces, Drain::default());
         let mut stream = RequestStream::new(Box::new(socket), Slot::default());
         stream.write_all(b"half of it").await.unwrap();
         tokio::io::AsyncWriteExt::shutdown(&mut client).await.unwrap();
