@@ -32,6 +32,10 @@ const STREAMS: u32 = 100;
 /// room for all of them, so that a slow client never holds up the others.
 const STREAM_WINDOW: u32 = 256 * 1024;
 
+/// How long a request waits for a connection that another one opens, at most: a backend that does not
+/// answer costs it little beside its own time to connect.
+const SHARED_WAIT: Duration = Duration::from_millis(500);
+
 /// The error of a backend that must speak HTTP/2 and does not.
 pub(super) const NOT_HTTP2: ErrorType = ErrorType::Custom(tls::NOT_HTTP2);
 
@@ -196,7 +200,7 @@ impl Exchange {
         let (Some(pool), Some(lease), Some(_)) = (&self.pool, &self.lease, &self.opener) else {
             return;
         };
-        lease.state().opening().wait(connect_timeout(pool)).await;
+        lease.state().opening().wait(connect_timeout(pool).min(SHARED_WAIT)).await;
     }
 
     /// The backend is connected.
