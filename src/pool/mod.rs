@@ -53,7 +53,7 @@ pub use traffic::{BackendTraffic, PoolTraffic};
 pub use waiting::{NoRetry, Waited};
 
 use crate::{aside::aside, model, tls::PeerTls};
-use discovery::{Answer, Discovery, Resolver};
+use discovery::{Answer, Discovery, OpenNames, Resolver};
 use roster::Roster;
 use std::{
     collections::HashMap,
@@ -349,13 +349,29 @@ impl Pool {
         &self.roster
     }
 
-    async fn find_members(self: &Arc<Self>, anew: bool) {
-        let mut discovery = self.discovery.clone().lock_owned().await;
+    /// Goes by what was decided of the members since, as far as names have an answer: for somebody who
+    /// waits for it. The task that refreshes looks up the others.
+    async fn refresh_known(self: &Arc<Self>) {
+        let discovery = self.discovery.clone().lock_owned().await;
+        let (discovery, _) = self.open_names(discovery, false).await;
+        self.take_in(discovery, false).await;
+    }
+
+    async fn open_names(
+        self: &Arc<Self>,
+        mut discovery: OwnedMutexGuard<Discovery>,
+        anew: bool,
+    ) -> (OwnedMutexGuard<Discovery>, OpenNames) {
         let look = move || {
             let open = discovery.open_names(anew);
             (discovery, open)
         };
-        let (mut discovery, open) = self.at_length(look).await;
+        self.at_length(look).await
+    }
+
+    async fn find_members(self: &Arc<Self>, anew: bool) {
+        let discovery = self.discovery.clone().lock_owned().await;
+        let (mut discovery, open) = self.open_names(discovery, anew).await;
         // Those that are known do not wait for names that may take seconds. That nothing has changed
         // since the last time is not worth a look.
         if !anew || open.is_empty() || !*self.found.borrow() {
@@ -364,12 +380,14 @@ impl Pool {
         if discovery.knows_all() {
             self.found.send_replace(true);
         }
+        // What an operator decides meanwhile does not wait for a resolver.
+        drop(discovery);
         if !open.is_empty() {
-            discovery.resolve(open).await;
-            discovery = self.take_in(discovery, anew).await;
+            open.look_up().await;
+            let discovery = self.discovery.clone().lock_owned().await;
+            self.take_in(discovery, anew).await;
         }
         self.found.send_replace(true);
-        drop(discovery);
     }
 
     /// What discovery knows now is what the pool has from now on.

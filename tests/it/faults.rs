@@ -2,15 +2,12 @@
 //! have, names, descriptors, the disk.
 
 use crate::support::{
-    Client, Config, Files, Lb, Load, Origin, Program, Reply, Reserved, Response, eventually, get,
-    tally, within,
+    Client, Config, Lb, Load, Origin, Program, Reply, Reserved, Response, eventually, get,
+    hosts::HOSTS, tally, within,
 };
 use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, prlimit};
 use std::{
-    fs,
-    path::Path,
-    process::Command,
-    thread,
+    fs, thread,
     time::{Duration, Instant},
 };
 
@@ -185,23 +182,6 @@ fn a_name_that_cannot_be_resolved_is_told_and_the_others_serve() {
     eventually("it serves", || lb.get("/none").status == 200);
 }
 
-/// The balancer with a file of its own in the place of `/etc/hosts`; `None`, which is said, where this
-/// user may not have that.
-fn with_hosts(files: &Files, hosts: &Path) -> Option<Program> {
-    let own = ["--map-root-user", "--mount", "--"];
-    let may = Command::new("unshare").args(own).arg("true").status();
-    if !may.is_ok_and(|status| status.success()) {
-        eprintln!("NOT CHECKED: names that lead elsewhere: there is no unshare(1) for this user");
-        return None;
-    }
-    let script = "mount --bind \"$1\" /etc/hosts && shift && exec \"$@\"";
-    let balancer = Program::command(["-c".as_ref(), files.path().as_os_str()]);
-    let mut command = Command::new("unshare");
-    command.args(own).args(["sh", "-c", script, "sh"]).arg(hosts);
-    command.arg(balancer.get_program()).args(balancer.get_args());
-    Some(Program::spawn(&mut command))
-}
-
 #[test]
 fn a_name_that_leads_elsewhere_is_followed_within_the_interval() {
     let origin = Origin::named("a");
@@ -209,15 +189,13 @@ fn a_name_that_leads_elsewhere_is_followed_within_the_interval() {
     // Nobody listens at the first address, and the default is 30 s.
     let keys = format!("{UNCHECKED}\nresolve_interval: 200ms");
     let files = Config::pool(&[format!("moving.test:{port}")], &keys)
-        .file("hosts", "127.0.0.9 moving.test\n")
+        .file(HOSTS, "127.0.0.9 moving.test\n")
         .write();
-    let hosts = files.directory().join("hosts");
-    let Some(_program) = with_hosts(&files, &hosts) else { return };
-    eventually("it serves", || crate::support::lb::answers(&files.web()));
-    assert_eq!(get(&files.web(), "/").status, 502);
-    // The mount is of this very file.
-    fs::write(&hosts, "127.0.0.1 moving.test\n").unwrap();
-    eventually("it is followed", || get(&files.web(), "/").status == 200);
+    let Some(lb) = files.start_with_hosts("names that lead elsewhere") else { return };
+    assert_eq!(lb.get("/").status, 502);
+    // In place, as what is mounted is this very file.
+    fs::write(lb.directory().join(HOSTS), "127.0.0.1 moving.test\n").unwrap();
+    eventually("it is followed", || lb.get("/").status == 200);
 }
 
 /// CPU time that a process has taken, in the kernel and out of it.
