@@ -23,6 +23,19 @@ fn the_effective_configuration_is_printed_and_is_one() {
 }
 
 #[test]
+fn the_effective_configuration_has_the_defaults_of_a_filter_by_its_name_alone() {
+    let filters = "routes:\n  - { pool: app, filters: [redirect_https] }";
+    let files = Config::pool(&["a:1".to_owned()], "").and(filters).write();
+    let (code, effective, stderr) =
+        Program::run(["-c".as_ref(), files.path().as_os_str(), "-T".as_ref()]);
+    assert_eq!((code, stderr.as_str()), (0, ""));
+    assert!(
+        effective.contains("redirect_https:\n") && effective.contains("status: 308"),
+        "{effective}"
+    );
+}
+
+#[test]
 fn the_schema_subcommand_prints_a_schema_with_the_filters() {
     let (code, schema, stderr) = Program::run(["schema"]);
     assert_eq!((code, stderr.as_str()), (0, ""));
