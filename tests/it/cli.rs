@@ -270,6 +270,23 @@ fn the_backend_subcommand_is_a_backend() {
 }
 
 #[test]
+fn the_backend_listens_where_it_is_told() {
+    let reserved = Reserved::new();
+    let port = reserved.port();
+    let elsewhere = Address::Tcp(([127, 0, 0, 2], port).into());
+    let listen = format!("127.0.0.2:{port}");
+    let _program = without_a_file(&["backend", "--listen", &listen], &elsewhere);
+    assert_eq!(get(&elsewhere, "/health").status, 200);
+    let here = Address::Tcp(([127, 0, 0, 1], port).into());
+    assert!(here.connect().is_err(), "it listens on every address");
+
+    for wrong in [&["backend"][..], &["backend", "--port", "1", "--listen", "127.0.0.1:1"]] {
+        let (code, _, stderr) = Program::run(wrong);
+        assert!(code == 2 && stderr.contains("--listen"), "{stderr}");
+    }
+}
+
+#[test]
 fn the_backend_fails_as_often_as_told() {
     let port = Reserved::new();
     let number = port.port().to_string();
