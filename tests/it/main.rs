@@ -71,6 +71,7 @@ mod retry_policy;
 mod routes;
 mod secrets;
 mod server;
+mod service_panic;
 mod shutdown_delay;
 mod signals;
 mod slow_clients;

@@ -85,6 +85,8 @@ pub(super) struct Socket {
     taken: u64,
     /// Whether a read has waited since something was gathered.
     yielded: bool,
+    /// Whether the response that is sent while its client is still sending is chunked.
+    chunked: bool,
     /// Whether the client has closed its side.
     pub(super) ended: bool,
     drain: Drain,
@@ -107,6 +109,7 @@ impl Socket {
             writing: Waiting::default(),
             taken: 0,
             yielded: false,
+            chunked: false,
             ended: false,
             drain,
             over: None,
@@ -249,6 +252,19 @@ impl Socket {
             self.last = Some(ready!(Pin::new(over).poll(cx)));
         }
         Poll::Ready(Ok(()))
+    }
+
+    /// Notes the end of a chunked response, and says whether it is one. Where a backend that speaks HTTP/2
+    /// ends its response in its head, there is no last piece by which the proxy could tell.
+    fn note_end(&self, bytes: &[u8]) -> bool {
+        if bytes.starts_with(b"HTTP/1.1 ") {
+            return memchr::memmem::find(bytes, b"\r\nTransfer-Encoding: chunked\r\n").is_some();
+        }
+        // A piece that looks like it has its own length before it.
+        if self.chunked && self.outbound.is_empty() && bytes == b"0\r\n\r\n" {
+            self.link.set_last();
+        }
+        self.chunked
     }
 
     /// Writes what was gathered, and as much of `bytes` with it as the socket takes. Ready when
@@ -442,6 +458,9 @@ impl AsyncWrite for RequestStream {
         if socket.link.broken_off() != BrokenOff::No {
             let what = "the response broke off";
             return Poll::Ready(Err(io::Error::new(io::ErrorKind::BrokenPipe, what)));
+        }
+        if socket.link.is_sending() {
+            socket.chunked = socket.note_end(bytes);
         }
         // A client that closed its side is not read from, so nothing would flush what is gathered.
         if socket.outbound.len() + bytes.len() <= GATHER && !socket.ended {

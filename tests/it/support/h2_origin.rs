@@ -57,6 +57,12 @@ impl Asked {
         self.respond.send_response(response.body(()).unwrap(), false).expect("the stream is open")
     }
 
+    /// An answer that ends with its head, which says nothing of a length.
+    pub fn answer_with_head(&mut self, status: u16) {
+        let response = Response::builder().status(status).body(()).unwrap();
+        let _ = self.respond.send_response(response, true);
+    }
+
     /// A whole answer.
     pub fn answer(&mut self, body: impl Into<Bytes>) {
         let _ = self.begin(200, &[]).send_data(body.into(), true);
