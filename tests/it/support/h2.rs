@@ -122,7 +122,8 @@ impl H2 {
     pub fn ask(&self, request: Request<()>, body: &[u8]) -> Result<Answer, h2::Error> {
         let mut stream = self.try_begin(request, body.is_empty())?;
         if !body.is_empty() {
-            stream.send(body, true);
+            // One that is refused already, and told not to send, has its answer all the same.
+            let _ = stream.body.send_data(Bytes::copy_from_slice(body), true);
         }
         stream.answer()
     }
