@@ -42,7 +42,7 @@ MINUTES ?= 10
 soak: prerequisites ## all kinds of traffic, faults and reloads at once, for MINUTES (10); every request is accounted for
 	PINGORA_LB_SOAK_SECONDS=$$(( $(MINUTES) * 60 )) $(CARGO) test $(LOCKED) --test it -- --nocapture soak::
 
-slow-proof: prerequisites ## 5,000 slow clients beside 64 normal ones, and what these notice; needs `ulimit -Hn` of 11,000
+slow-proof: prerequisites ## 5,000 slow clients beside 64 normal ones, and what these notice; needs `ulimit -Hn` of 6,000
 	PINGORA_LB_SLOW_CONNECTIONS=5000 $(CARGO) test $(LOCKED) --test it -- --nocapture slow_clients::
 
 # How much of it; see docs/operations.md.

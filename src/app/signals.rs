@@ -248,6 +248,7 @@ impl Control {
         } else {
             let left = self.drain.connections();
             log::warn!("drain_timeout is over: {left} connections are cut off");
+            self.drain.end().await;
         }
     }
 

@@ -44,10 +44,15 @@ type Answer = Response<BoxBody<Bytes, hyper::Error>>;
 
 /// Arguments of `pingora-lb backend`.
 #[derive(Debug, clap::Args)]
+#[command(group = clap::ArgGroup::new("place").required(true).args(["port", "listen"]))]
 pub(super) struct BackendArguments {
     /// The port to listen on, on 127.0.0.1
     #[arg(long, value_name = "PORT")]
-    port: u16,
+    port: Option<u16>,
+
+    /// The address to listen on, in the place of --port, as in a container: ip:port or [ipv6]:port
+    #[arg(long, value_name = "ADDRESS")]
+    listen: Option<SocketAddr>,
 
     /// What it calls itself; `backend-PORT` by default
     #[arg(long, value_name = "NAME")]
@@ -75,7 +80,8 @@ impl BackendArguments {
     }
 
     async fn serve(&self) -> io::Result<()> {
-        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, self.port));
+        let local = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+        let address = self.listen.or(self.port.map(local)).expect("one of the two is required");
         let listener = TcpListener::bind(address).await.map_err(|error| {
             io::Error::new(error.kind(), format!("cannot listen on {address}: {error}"))
         })?;

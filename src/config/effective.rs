@@ -152,12 +152,26 @@ fn fill(schema: &Schema, value: Option<&Settings>) -> Value {
     match &settings.value {
         SettingsValue::Null => Value::Text("null".to_owned()),
         SettingsValue::Text(_) if settings.secret => Value::Text(MASK.to_owned()),
-        SettingsValue::Text(text) => Value::Text(text.clone()),
+        SettingsValue::Text(text) => word(schema, text),
         SettingsValue::List(items) => {
             let schema = form(schema, "items").map_or(&Schema::Null, |form| &form["items"]);
             Value::List(items.iter().map(|item| fill(schema, Some(item))).collect())
         }
         SettingsValue::Map(entries) => section(schema, entries),
+    }
+}
+
+/// A word, which may stand for a map of the one key that it is, with nothing given: a filter by its name
+/// alone. It is written as that map where there is something to tell.
+fn word(schema: &Schema, word: &str) -> Value {
+    let written = Value::Text(word.to_owned());
+    let Some(form) = form(schema, "properties").filter(|form| form["maxProperties"] == 1) else {
+        return written;
+    };
+    let Some(settings) = form["properties"].get(word) else { return written };
+    match section(settings, &[]) {
+        Value::Map(entries) if entries.is_empty() => written,
+        settings => Value::Map(vec![(word.to_owned(), settings)]),
     }
 }
 
@@ -251,6 +265,23 @@ mod tests {
             let (before, after) = (read(&text).config, read(&again).config);
             assert_eq!(format!("{before:?}"), format!("{after:?}"), "{yaml}");
         }
+    }
+
+    #[test]
+    fn a_filter_by_its_name_alone_has_its_defaults_as_with_nothing_given() {
+        let with = |filter: &str| {
+            effective(&format!(
+                "listeners: {{ web: {{ address: 0.0.0.0:80 }} }}\n\
+                 routes: [{{ pool: app, filters: [{filter}] }}]\n\
+                 pools: {{ app: {{ backends: [a:1] }} }}"
+            ))
+        };
+        let bare = with("compress");
+        assert_eq!(bare, with("compress: {}"));
+        assert!(bare.contains("min_size: 1KiB"), "{bare}");
+        // And it means the same.
+        let (before, after) = (read(&bare), read(&effective(&bare)));
+        assert_eq!(format!("{:?}", before.config), format!("{:?}", after.config));
     }
 
     #[test]

@@ -156,18 +156,21 @@ impl Arrival {
     fn pass_on(self, socket: ClientSocket, ends: Ends) -> Serving {
         let handshake = self.handshake(&ends);
         let Self { listener, snapshot, accepted, counted, pipes, drain, .. } = self;
-        let mut arrival = tcp::Arrival { snapshot, listener, ends, accepted, tls: None, pipes };
+        // Boxed, as each of the futures that it goes through would keep room for it.
+        let mut arrival =
+            Box::new(tcp::Arrival { snapshot, listener, ends, accepted, tls: None, pipes });
         if counted.is_too_many() {
             tcp::refuse(&arrival);
             return Box::pin(std::future::ready(()));
         }
         let overdue = Box::pin(overdue(drain.phase()));
+        let over = drain.until_over();
         Box::pin(async move {
             let counts = || arrival.snapshot.listener_counts(listener);
             match shake_hands(handshake, socket).await {
                 Met::Client(transport, facts) => {
                     arrival.tls = facts;
-                    tcp::serve(transport, arrival, overdue).await;
+                    tcp::serve(transport, arrival, overdue, over).await;
                 }
                 // It cannot be told so: in which protocol?
                 Met::InTheClear(_) => counts().count_unused(Unused::TlsHandshake),

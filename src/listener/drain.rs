@@ -1,6 +1,7 @@
 //! Draining: who is still here, and when the last one has left.
 
 use std::{
+    fmt,
     pin::Pin,
     sync::{
         Arc,
@@ -17,6 +18,9 @@ const BEGUN_GRACE: Duration = Duration::from_secs(1);
 /// How long to linger once draining has begun, when somebody waits for us to be gone. After a hand-over,
 /// nobody does.
 const LINGER_DRAINING: Duration = Duration::from_millis(50);
+
+/// How long the connections that are ended when the time for draining is over may take for that.
+const CLOSING: Duration = Duration::from_millis(500);
 
 /// What the process is doing with its connections.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,6 +60,10 @@ struct Shared {
     /// Listeners that may still take connections from the kernel.
     listeners: AtomicUsize,
     left: Notify,
+    /// Whether the time for draining is over. Its receivers are those who have something to say then.
+    ending: watch::Sender<bool>,
+    /// The same, to be looked at without a lock.
+    over: AtomicBool,
 }
 
 impl Default for Drain {
@@ -67,6 +75,8 @@ impl Default for Drain {
             connections: AtomicUsize::new(0),
             listeners: AtomicUsize::new(0),
             left: Notify::new(),
+            ending: watch::Sender::new(false),
+            over: AtomicBool::new(false),
         }))
     }
 }
@@ -104,6 +114,30 @@ impl Drain {
     /// Whether we are draining and a successor accepts.
     pub fn has_successor(&self) -> bool {
         matches!(*self.0.phase.borrow(), Phase::Draining { successor: true, .. })
+    }
+
+    /// Ends what would go on for as long as it may, and waits for a moment until that is done in order.
+    pub async fn end(&self) {
+        // First, as those who are woken look at it.
+        self.0.over.store(true, SeqCst);
+        self.0.ending.send_replace(true);
+        // Whoever talks to somebody that takes nothing more is cut off.
+        let _ = tokio::time::timeout(CLOSING, self.0.ending.closed()).await;
+    }
+
+    /// Whether the time for draining is over.
+    pub(super) fn is_over(&self) -> bool {
+        self.0.over.load(SeqCst)
+    }
+
+    /// Resolves when the time for draining is over.
+    pub(super) fn until_over(&self) -> UntilOver {
+        let mut ending = self.0.ending.subscribe();
+        UntilOver(Box::pin(async move {
+            // The sender outlives every connection.
+            let _ = ending.wait_for(|ending| *ending).await.map(drop);
+            Last { _seen: ending }
+        }))
     }
 
     /// Counts a connection until the guard is dropped.
@@ -158,6 +192,29 @@ impl Future for Drained {
             return Poll::Pending;
         }
         this.resolved.as_mut().poll(cx)
+    }
+}
+
+/// Resolves when the time for draining is over.
+pub(super) struct UntilOver(Pin<Box<dyn Future<Output = Last> + Send + Sync>>);
+
+/// Somebody who ends because the time is over, and is waited for until this is dropped.
+#[derive(Debug)]
+pub(super) struct Last {
+    _seen: watch::Receiver<bool>,
+}
+
+impl Future for UntilOver {
+    type Output = Last;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Last> {
+        self.0.as_mut().poll(cx)
+    }
+}
+
+impl fmt::Debug for UntilOver {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("UntilOver").finish_non_exhaustive()
     }
 }
 
@@ -277,6 +334,29 @@ mod tests {
         // One that gets in line later finds that it has begun.
         drain.drained().await;
         assert_eq!(began.elapsed(), 2 * grace);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_end_waits_for_those_who_have_heard_of_it_and_not_for_ever() {
+        let drain = Drain::default();
+        drain.end().await;
+        assert!(drain.is_over(), "with nobody to wait for");
+
+        let drain = Drain::default();
+        let mut over = drain.until_over();
+        assert!(is_pending(Pin::new(&mut over)).await);
+        let began = tokio::time::Instant::now();
+        let mut end = std::pin::pin!(drain.end());
+        assert!(is_pending(end.as_mut()).await);
+        let last = over.await;
+        assert!(is_pending(end.as_mut()).await);
+        drop(last);
+        end.await;
+        assert!(began.elapsed() < CLOSING);
+
+        let _late = drain.until_over();
+        drain.end().await;
+        assert_eq!(began.elapsed(), CLOSING);
     }
 
     async fn is_pending(future: std::pin::Pin<&mut impl Future>) -> bool {

@@ -35,13 +35,15 @@ pub enum Reason {
     ClientAborted,
     /// A connection that is passed on as it is was silent for too long.
     IdleTimeout,
+    /// The process ended before it was over.
+    DrainTimeout,
     /// A fault of our own.
     InternalError,
 }
 
 impl Reason {
     /// Every reason, in the order of their numbers.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 17] = [
         Self::Ok,
         Self::NoRoute,
         Self::NoHealthyBackend,
@@ -57,6 +59,7 @@ impl Reason {
         Self::ClientTimeout,
         Self::ClientAborted,
         Self::IdleTimeout,
+        Self::DrainTimeout,
         Self::InternalError,
     ];
 
@@ -78,6 +81,7 @@ impl Reason {
             Self::ClientTimeout => "client_timeout",
             Self::ClientAborted => "client_aborted",
             Self::IdleTimeout => "idle_timeout",
+            Self::DrainTimeout => "drain_timeout",
             Self::InternalError => "internal_error",
         }
     }
@@ -92,7 +96,9 @@ impl Reason {
         match self {
             Self::Ok => StatusCode::OK,
             Self::NoRoute => StatusCode::NOT_FOUND,
-            Self::NoHealthyBackend | Self::Overloaded => StatusCode::SERVICE_UNAVAILABLE,
+            Self::NoHealthyBackend | Self::Overloaded | Self::DrainTimeout => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
             Self::ConnectFailed | Self::UpstreamReset | Self::UpstreamTruncated => {
                 StatusCode::BAD_GATEWAY
             }

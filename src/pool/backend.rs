@@ -1,6 +1,8 @@
 //! A backend: what the configuration says of it, and the state that outlives a configuration.
 
-use super::{BackendTraffic, Tag, Time, ejection::Standing, ewma::PeakEwma, health::HealthState};
+use super::{
+    BackendTraffic, Opening, Tag, Time, ejection::Standing, ewma::PeakEwma, health::HealthState,
+};
 use crate::{
     model::{Amendment, BackendName, BackendState as Admission, Weight},
     tls::Trust,
@@ -86,6 +88,8 @@ pub struct BackendState {
     /// In which way probes do: they may ask for another name, or at another port.
     probe_trust: Trust,
     traffic: BackendTraffic,
+    /// Connections that requests will share; most backends have none of these.
+    opening: OnceLock<Arc<Opening>>,
 }
 
 impl Default for BackendState {
@@ -109,6 +113,7 @@ impl Default for BackendState {
             trust: Trust::default(),
             probe_trust: Trust::default(),
             traffic: BackendTraffic::default(),
+            opening: OnceLock::new(),
         }
     }
 }
@@ -140,6 +145,11 @@ impl BackendState {
     /// Requests that it was given since it is known, tries counted each.
     pub fn requests(&self) -> u64 {
         self.requests.load(Relaxed)
+    }
+
+    /// Connections to it that are being opened and that requests will share.
+    pub fn opening(&self) -> &Arc<Opening> {
+        self.opening.get_or_init(Arc::default)
     }
 
     /// What was counted of it.

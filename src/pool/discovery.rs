@@ -161,28 +161,9 @@ impl Discovery {
         *self.repeats.lock().unwrap_or_else(PoisonError::into_inner) = repeats;
     }
 
-    /// Looks up these host names, at the same time: one that hangs holds up no other for longer than it
-    /// may take itself.
-    pub(super) async fn resolve(&self, hosts: Vec<String>) {
-        let mut lookups = JoinSet::new();
-        for host in hosts {
-            let resolver = self.interner.resolver.clone();
-            lookups.spawn(async move {
-                let found = look_up(&*resolver, &host).await;
-                (host, found)
-            });
-        }
-        while let Some(looked_up) = lookups.join_next().await {
-            match looked_up {
-                Ok((host, found)) => self.remember(&host, found),
-                Err(error) => log::error!("pool {}: a lookup failed to run: {error}", self.pool),
-            }
-        }
-    }
-
     /// The host names that are to be looked up: those that have no answer, and with `anew` all. Those of
     /// backends that are gone are let go.
-    pub(super) fn open_names(&mut self, anew: bool) -> Vec<String> {
+    pub(super) fn open_names(&mut self, anew: bool) -> OpenNames {
         let named = self.roster.hosts(&self.backends);
         self.hosts.retain(|host, _| named.contains(host));
         for host in named {
@@ -192,35 +173,16 @@ impl Discovery {
             }
         }
         let open = self.hosts.iter().filter(|(_, answer)| anew || lacks_addresses(answer));
-        open.map(|(host, _)| host.clone()).collect()
+        OpenNames {
+            pool: self.pool.clone(),
+            resolver: self.interner.resolver.clone(),
+            names: open.map(|(host, answer)| (host.clone(), answer.clone())).collect(),
+        }
     }
 
     /// Whether each host name has had an answer.
     pub(super) fn knows_all(&self) -> bool {
         !self.hosts.values().any(lacks_addresses)
-    }
-
-    /// Takes in what a lookup of `host` has found. Only changes between success and failure are logged.
-    fn remember(&self, host: &str, looked_up: io::Result<Vec<IpAddr>>) {
-        let Some(answer) = self.hosts.get(host) else { return };
-        let mut answer = answer.lock().unwrap_or_else(PoisonError::into_inner);
-        let pool = &self.pool;
-        match looked_up {
-            Ok(addresses) => {
-                if std::mem::take(&mut answer.failed) {
-                    log::info!("pool {pool}: host name {host} resolves again");
-                }
-                answer.addresses = addresses;
-            }
-            Err(error) => {
-                if !std::mem::replace(&mut answer.failed, true) {
-                    let kept = answer.addresses.len();
-                    log::warn!(
-                        "pool {pool}: host name {host} does not resolve ({error}); {kept} known addresses stay"
-                    );
-                }
-            }
-        }
     }
 
     /// The addresses that `host` last had.
@@ -288,6 +250,69 @@ impl Discovery {
             probed: self.probed,
             state,
             tag: OnceLock::new(),
+        }
+    }
+}
+
+/// Host names that are to be looked up, and where the answers go. It takes seconds where a resolver
+/// hangs, so nobody who has to decide anything waits for it.
+pub(super) struct OpenNames {
+    pool: model::PoolName,
+    resolver: Arc<dyn Resolver>,
+    names: HashMap<String, Arc<Mutex<Answer>>>,
+}
+
+impl OpenNames {
+    /// The host name of `backend`, if it is given by one and that has no answer.
+    pub(super) fn of(pool: &model::PoolName, backend: &model::Backend, from: &Interner) -> Self {
+        let host = host_of(backend).map(|host| (host.to_owned(), from.answer(host)));
+        let names = host.into_iter().filter(|(_, answer)| lacks_addresses(answer)).collect();
+        Self { pool: pool.clone(), resolver: from.resolver.clone(), names }
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.names.is_empty()
+    }
+
+    /// Looks all of them up at the same time: one that hangs holds up no other for longer than it may
+    /// take itself.
+    pub(super) async fn look_up(&self) {
+        let mut lookups = JoinSet::new();
+        for host in self.names.keys().cloned() {
+            let resolver = self.resolver.clone();
+            lookups.spawn(async move {
+                let found = look_up(&*resolver, &host).await;
+                (host, found)
+            });
+        }
+        while let Some(looked_up) = lookups.join_next().await {
+            match looked_up {
+                Ok((host, found)) => self.remember(&host, found),
+                Err(error) => log::error!("pool {}: a lookup failed to run: {error}", self.pool),
+            }
+        }
+    }
+
+    /// Takes in what a lookup of `host` has found. Only changes between success and failure are logged.
+    fn remember(&self, host: &str, looked_up: io::Result<Vec<IpAddr>>) {
+        let Some(answer) = self.names.get(host) else { return };
+        let mut answer = answer.lock().unwrap_or_else(PoisonError::into_inner);
+        let pool = &self.pool;
+        match looked_up {
+            Ok(addresses) => {
+                if std::mem::take(&mut answer.failed) {
+                    log::info!("pool {pool}: host name {host} resolves again");
+                }
+                answer.addresses = addresses;
+            }
+            Err(error) => {
+                if !std::mem::replace(&mut answer.failed, true) {
+                    let kept = answer.addresses.len();
+                    log::warn!(
+                        "pool {pool}: host name {host} does not resolve ({error}); {kept} known addresses stay"
+                    );
+                }
+            }
         }
     }
 }

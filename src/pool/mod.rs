@@ -22,7 +22,9 @@ mod ejection;
 mod events;
 mod ewma;
 mod health;
+mod interner;
 mod lease;
+mod opening;
 mod operator;
 mod preamble;
 mod preview;
@@ -41,7 +43,9 @@ pub use dial::{Dialed, Dialer, is_ours, system_error};
 pub use discovery::Repeat;
 pub use events::{Event, Happening};
 pub use health::Change;
+pub use interner::Interner;
 pub use lease::{Lease, Tried};
+pub use opening::{Opener, Opening};
 pub use operator::Taken;
 pub use preamble::Preamble;
 pub use preview::{Choice, Preview, Prospect, Scoring};
@@ -53,12 +57,11 @@ pub use traffic::{BackendTraffic, PoolTraffic};
 pub use waiting::{NoRetry, Waited};
 
 use crate::{aside::aside, model, tls::PeerTls};
-use discovery::{Answer, Discovery, Resolver};
+use discovery::{Discovery, OpenNames};
 use roster::Roster;
 use std::{
-    collections::HashMap,
     sync::{
-        Arc, Mutex, PoisonError, Weak,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering::Relaxed},
     },
     time::Instant,
@@ -68,114 +71,6 @@ use tokio::sync::{Notify, OwnedMutexGuard, watch};
 /// From how many backends on work on all of them is no work for a thread that serves: it takes some
 /// microseconds a backend.
 const MANY: usize = 200;
-
-/// What pools share, with those of other configurations too: above all the states of backends. A backend
-/// keeps its counters and its health when a new configuration mentions it again.
-#[derive(Debug)]
-pub struct Interner {
-    /// The clock that the times in the states come from.
-    clock: Clock,
-    states: Mutex<HashMap<(model::PoolName, String), Arc<BackendState>>>,
-    /// What the pools themselves keep.
-    pools: Mutex<HashMap<model::PoolName, Left>>,
-    /// What was decided at run time of each pool's members, as long as the process lives.
-    rosters: Mutex<HashMap<model::PoolName, Arc<Roster>>>,
-    /// The last good answer for each host name.
-    resolved: Mutex<HashMap<String, Arc<Mutex<Answer>>>>,
-    resolver: Arc<dyn Resolver>,
-    /// What tickets are signed with where the configuration gives no secret.
-    secret: [u8; 32],
-    /// What probes connect through.
-    connectors: Arc<health::Connectors>,
-}
-
-/// What is left of a pool from one configuration to the next.
-#[derive(Debug)]
-struct Left {
-    shared: Arc<core::Shared>,
-    /// The pool in the configuration that is in force, once one is.
-    in_force: Weak<Pool>,
-}
-
-impl Default for Interner {
-    fn default() -> Self {
-        Self {
-            clock: Clock::start(),
-            states: Mutex::default(),
-            pools: Mutex::default(),
-            rosters: Mutex::default(),
-            resolved: Mutex::default(),
-            resolver: Arc::new(discovery::System),
-            secret: rand::random(),
-            connectors: Arc::default(),
-        }
-    }
-}
-
-impl Interner {
-    /// The state of the backend at `address` of `pool`, made on first use.
-    fn state(&self, pool: &model::PoolName, address: &str) -> Arc<BackendState> {
-        let mut states = self.states.lock().unwrap_or_else(PoisonError::into_inner);
-        let new = || Arc::new(BackendState::known_since(self.clock.now()));
-        states.entry((pool.clone(), address.to_owned())).or_insert_with(new).clone()
-    }
-
-    /// What the pool keeps across configurations, made on first use.
-    fn shared(&self, spec: &model::Pool) -> Arc<core::Shared> {
-        let mut pools = self.pools.lock().unwrap_or_else(PoisonError::into_inner);
-        let new = || Left { shared: Arc::new(core::Shared::new(spec)), in_force: Weak::new() };
-        pools.entry(spec.name.clone()).or_insert_with(new).shared.clone()
-    }
-
-    /// From here on this is the pool of its name; `false` if it was before.
-    fn set_in_force(&self, pool: &Arc<Pool>) -> bool {
-        let mut pools = self.pools.lock().unwrap_or_else(PoisonError::into_inner);
-        let left = pools.get_mut(&pool.spec().name).expect("each pool has left its part here");
-        let before = std::mem::replace(&mut left.in_force, Arc::downgrade(pool));
-        !Weak::ptr_eq(&before, &left.in_force)
-    }
-
-    /// The pool of that name in the configuration that is in force, once one is.
-    fn in_force(&self, name: &model::PoolName) -> Option<Arc<Pool>> {
-        let pools = self.pools.lock().unwrap_or_else(PoisonError::into_inner);
-        pools.get(name)?.in_force.upgrade()
-    }
-
-    /// What is known of the addresses of `host`, at first nothing.
-    fn answer(&self, host: &str) -> Arc<Mutex<Answer>> {
-        let mut resolved = self.resolved.lock().unwrap_or_else(PoisonError::into_inner);
-        resolved.entry(host.to_owned()).or_default().clone()
-    }
-
-    /// With a resolver that never answers.
-    #[cfg(test)]
-    pub fn unresolving() -> Self {
-        Self { resolver: Arc::new(discovery::Silent), ..Self::default() }
-    }
-
-    /// Has the resolver's last answer for `host` be this.
-    #[cfg(test)]
-    fn set_answer(&self, host: &str, addresses: &[&str]) {
-        let addresses = addresses.iter().map(|address| address.parse().unwrap()).collect();
-        *self.answer(host).lock().unwrap() = Answer::of(addresses);
-    }
-
-    /// What was decided at run time of the pool's members.
-    fn roster(&self, pool: &model::PoolName) -> Arc<Roster> {
-        let mut rosters = self.rosters.lock().unwrap_or_else(PoisonError::into_inner);
-        rosters.entry(pool.clone()).or_default().clone()
-    }
-
-    /// Forgets what nobody refers to any more: no configuration that is still in use, and no request.
-    pub fn forget_unused(&self) {
-        let mut states = self.states.lock().unwrap_or_else(PoisonError::into_inner);
-        states.retain(|_, state| Arc::strong_count(state) > 1);
-        let mut pools = self.pools.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut resolved = self.resolved.lock().unwrap_or_else(PoisonError::into_inner);
-        resolved.retain(|_, answer| Arc::strong_count(answer) > 1);
-        pools.retain(|_, left| Arc::strong_count(&left.shared) > 1 || left.shared.is_used());
-    }
-}
 
 /// A pool of backends.
 pub struct Pool {
@@ -349,13 +244,29 @@ impl Pool {
         &self.roster
     }
 
-    async fn find_members(self: &Arc<Self>, anew: bool) {
-        let mut discovery = self.discovery.clone().lock_owned().await;
+    /// Goes by what was decided of the members since, as far as names have an answer: for somebody who
+    /// waits for it. The task that refreshes looks up the others.
+    async fn refresh_known(self: &Arc<Self>) {
+        let discovery = self.discovery.clone().lock_owned().await;
+        let (discovery, _) = self.open_names(discovery, false).await;
+        self.take_in(discovery, false).await;
+    }
+
+    async fn open_names(
+        self: &Arc<Self>,
+        mut discovery: OwnedMutexGuard<Discovery>,
+        anew: bool,
+    ) -> (OwnedMutexGuard<Discovery>, OpenNames) {
         let look = move || {
             let open = discovery.open_names(anew);
             (discovery, open)
         };
-        let (mut discovery, open) = self.at_length(look).await;
+        self.at_length(look).await
+    }
+
+    async fn find_members(self: &Arc<Self>, anew: bool) {
+        let discovery = self.discovery.clone().lock_owned().await;
+        let (mut discovery, open) = self.open_names(discovery, anew).await;
         // Those that are known do not wait for names that may take seconds. That nothing has changed
         // since the last time is not worth a look.
         if !anew || open.is_empty() || !*self.found.borrow() {
@@ -364,12 +275,14 @@ impl Pool {
         if discovery.knows_all() {
             self.found.send_replace(true);
         }
+        // What an operator decides meanwhile does not wait for a resolver.
+        drop(discovery);
         if !open.is_empty() {
-            discovery.resolve(open).await;
-            discovery = self.take_in(discovery, anew).await;
+            open.look_up().await;
+            let discovery = self.discovery.clone().lock_owned().await;
+            self.take_in(discovery, anew).await;
         }
         self.found.send_replace(true);
-        drop(discovery);
     }
 
     /// What discovery knows now is what the pool has from now on.

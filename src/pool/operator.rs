@@ -1,6 +1,6 @@
 //! What an operator decides of a pool's members while it runs.
 
-use super::{Departure, Happening, Member, Pool};
+use super::{Departure, Happening, Member, Pool, discovery::OpenNames};
 use crate::model::{Amendment, Backend};
 use std::{collections::HashSet, sync::Arc};
 
@@ -69,11 +69,15 @@ impl Pool {
     /// When its name or address is taken.
     pub async fn add(self: &Arc<Self>, backend: Backend) -> Result<Vec<Arc<Member>>, Taken> {
         let roster = self.roster();
+        self.check_free(&backend)?;
+        // Ahead of its turn, as others would wait for the resolver in the line behind it.
+        let open = OpenNames::of(&self.spec().name, &backend, &self.interner);
+        open.look_up().await;
         let _one_at_a_time = roster.moving.lock().await;
         self.check_free(&backend)?;
         let name = backend.name.clone();
         roster.add(backend);
-        self.refresh().await;
+        self.refresh_known().await;
         roster.tell();
         let members = self.members();
         let added: Vec<_> = members.iter().filter(|it| it.entry == name).cloned().collect();
@@ -137,7 +141,7 @@ impl Pool {
         let _one_at_a_time = roster.moving.lock().await;
         let present = self.members();
         roster.remove(&self.spec().backends, departure);
-        self.refresh().await;
+        self.refresh_known().await;
         let left: HashSet<usize> = self.members().iter().map(|member| member.id()).collect();
         let is_gone = |it: &&Arc<Member>| !left.contains(&it.id());
         let gone: Vec<_> = present.iter().filter(is_gone).cloned().collect();

@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     filter::{Answer, host_of},
-    pool::{Lease, Member, Outcome, Pool, Tried},
+    pool::{Lease, Member, Opener, Outcome, Pool, Tried},
     runtime::{Route, Snapshot},
 };
 use bytes::Bytes;
@@ -87,6 +87,8 @@ pub struct Exchange {
     /// Whether the pool has heard how the present try ended.
     pub(super) reported: bool,
     pub(super) try_began: Instant,
+    /// What opens the connection of the present try where others will share it, until it is there.
+    pub(super) opener: Option<Arc<Opener>>,
     /// That of the backend's connection, until it is known whether others share it.
     pub(super) descriptor: Option<RawFd>,
     /// When the present try had passed on the last of a body that was streamed.
@@ -175,6 +177,7 @@ impl Exchange {
             retry_status: false,
             reported: false,
             try_began: began,
+            opener: None,
             descriptor: None,
             body_passed_on: None,
             to_come: None,

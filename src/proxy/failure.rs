@@ -1,7 +1,11 @@
 //! The one place that turns a failure into an answer.
 
 use super::{Fault, Reason, exchange::Context, tries::NOT_HTTP2};
-use crate::{filter::Answer, tls};
+use crate::{
+    filter::Answer,
+    pool::{is_ours, system_error},
+    tls,
+};
 use http::{StatusCode, header};
 use pingora::{Error, ErrorSource, ErrorType, http::ResponseHeader};
 use pingora_proxy::{FailToProxy, Session};
@@ -42,7 +46,7 @@ pub(super) async fn answer(
         context.link.break_off(session.response_written().is_some_and(tells_its_length));
         return FailToProxy { error_code: 0, can_reuse_downstream: false };
     }
-    if refusal.is_none() && reason == Reason::InternalError {
+    if refusal.is_none() && reason == Reason::InternalError && !is_our_lack(error) {
         // Nobody knows what state that left behind.
         session.set_keepalive(None);
     }
@@ -121,6 +125,9 @@ fn upstream_reason(error: &Error, begun: bool) -> Reason {
     if begun {
         return Reason::UpstreamTruncated;
     }
+    if is_our_lack(error) {
+        return Reason::InternalError;
+    }
     match error.etype() {
         ErrorType::ConnectTimedout | ErrorType::ReadTimedout | ErrorType::WriteTimedout => {
             Reason::UpstreamTimeout
@@ -138,6 +145,21 @@ fn upstream_reason(error: &Error, begun: bool) -> Reason {
         | &NOT_HTTP2 => Reason::ConnectFailed,
         _ => Reason::UpstreamReset,
     }
+}
+
+/// Whether a connection to a backend could not be made as we lack what it takes, such as descriptors.
+fn is_our_lack(error: &Error) -> bool {
+    let connecting = matches!(
+        error.etype(),
+        ErrorType::ConnectNoRoute
+            | ErrorType::ConnectError
+            | ErrorType::ConnectProxyFailure
+            | ErrorType::SocketError
+            | ErrorType::BindError
+            // What Pingora makes of a socket that it does not get.
+            | ErrorType::InternalError
+    );
+    connecting && system_error(error).is_some_and(is_ours)
 }
 
 fn downstream_reason(error: &Error) -> Reason {

@@ -315,8 +315,13 @@ impl Link {
         self.sending.store(true, Relaxed);
     }
 
+    /// Whether the answer has begun while the client may still be sending.
+    pub fn is_sending(&self) -> bool {
+        self.sending.load(Relaxed)
+    }
+
     /// Pingora is about to send the last piece of the response.
-    pub(super) fn set_last(&self) {
+    pub fn set_last(&self) {
         self.last.store(true, Relaxed);
         self.set_silence(None);
     }

@@ -23,6 +23,7 @@ impl Context {
             error.set_retry(true);
             return;
         }
+        self.end_opening(false);
         let ours = system_error(error).is_some_and(is_ours);
         if ours || self.is_clients_doing(error) {
             // What we lack is not its fault.
@@ -48,6 +49,7 @@ impl Context {
             error.set_retry(true);
             return;
         }
+        self.end_opening(false);
         if std::mem::take(&mut self.retry_status) {
             // The next backend is picked already.
             error.set_retry(true);

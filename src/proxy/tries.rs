@@ -4,7 +4,7 @@ use super::{Exchange, Reason, RequestBody, exchange::Replay, upgrade};
 use crate::{
     filter::{Answer, host_of},
     model::{BackendProtocol, HostHeader, host_without_port},
-    pool::{Dialer, Kept, Member, Outcome, Picked, Place, Pool, Preamble, Waited, Wanted},
+    pool::{Dialer, Kept, Member, Opener, Outcome, Picked, Place, Pool, Preamble, Waited, Wanted},
     tls::{self, PeerTls},
 };
 use http::{StatusCode, Version, header};
@@ -32,6 +32,10 @@ const STREAMS: u32 = 100;
 /// What a backend may send of one response that its client has not taken, in bytes. The connection has
 /// room for all of them, so that a slow client never holds up the others.
 const STREAM_WINDOW: u32 = 256 * 1024;
+
+/// How long a request waits for a connection that another one opens, at most: a backend that does not
+/// answer costs it little beside its own time to connect.
+const SHARED_WAIT: Duration = Duration::from_millis(500);
 
 /// The error of a backend that must speak HTTP/2 and does not.
 pub(super) const NOT_HTTP2: ErrorType = ErrorType::Custom(tls::NOT_HTTP2);
@@ -162,7 +166,8 @@ impl Exchange {
             tokio::time::sleep(pause).await;
         }
         let lease = self.lease.as_ref().ok_or_else(|| Error::new(ErrorType::InternalError))?;
-        if self.turn == Replay::Next {
+        let turned = self.turn == Replay::Next;
+        if turned {
             self.turn = Replay::Used;
         } else if self.replay == Replay::Next {
             self.replay = Replay::Used;
@@ -171,6 +176,10 @@ impl Exchange {
             self.tries += 1;
             self.tried.add(lease);
         }
+        if !turned {
+            self.opener = self.shared_opener();
+            self.wait_for_opening().await;
+        }
         self.try_began = Instant::now();
         self.body_passed_on = None;
         self.filtering.progress.begin_try();
@@ -178,7 +187,27 @@ impl Exchange {
         self.reported = false;
         self.connect_time = None;
         self.upstream_time = None;
+        let lease = self.lease.as_ref().ok_or_else(|| Error::new(ErrorType::InternalError))?;
         Ok(Box::new(self.peer(lease, request)))
+    }
+
+    /// What opens a connection to the picked backend, if requests share those whatever they are for.
+    fn shared_opener(&self) -> Option<Arc<Opener>> {
+        let (pool, lease) = (self.pool.as_ref()?, self.lease.as_ref()?);
+        let spec = pool.spec();
+        let one_name = pool.tls().is_none_or(|tls| tls.has_server_name());
+        let shares = spec.protocol == BackendProtocol::Http2 && spec.proxy_protocol.is_none();
+        let dialer = Dialer { timeout: connect_timeout(pool), preamble: None };
+        let opener = || Arc::new(Opener::new(dialer, lease.state().opening().clone()));
+        (shares && one_name).then(opener)
+    }
+
+    /// Waits while somebody opens a connection to the picked backend that this request can share.
+    async fn wait_for_opening(&self) {
+        let (Some(pool), Some(lease), Some(_)) = (&self.pool, &self.lease, &self.opener) else {
+            return;
+        };
+        lease.state().opening().wait(connect_timeout(pool).min(SHARED_WAIT)).await;
     }
 
     /// The backend is connected, newly or on a connection that was kept.
@@ -196,6 +225,7 @@ impl Exchange {
             let shown = digest.and_then(|digest| digest.ssl_digest.as_deref());
             tls.check(peer, shown, lease.state().trust())?;
         }
+        self.end_opening(true);
         let took = if reused { Duration::ZERO } else { self.try_began.elapsed() };
         self.connect_time = Some(took);
         self.descriptor = Some(descriptor);
@@ -205,6 +235,13 @@ impl Exchange {
     /// The TLS that is spoken with the backends, if it is.
     pub(super) fn tls(&self) -> Option<&PeerTls> {
         self.pool.as_ref()?.tls().map(|tls| &**tls)
+    }
+
+    /// Those who wait for the connection that this request opens hear what came of it.
+    pub(super) fn end_opening(&mut self, succeeded: bool) {
+        if let Some(opener) = self.opener.take() {
+            opener.end(succeeded);
+        }
     }
 
     /// Right after that, the request is about to be sent in this version. From here on the try has its
@@ -320,8 +357,7 @@ impl Exchange {
         let mut group_key = if self.upgrade { rand::random() } else { protocol as u64 };
         if let Some(pool) = &self.pool {
             let timeouts = &pool.spec().timeouts;
-            let own = pool.spec().retry.per_try_timeout;
-            let connect = own.map_or(timeouts.connect, |own| own.min(timeouts.connect));
+            let connect = connect_timeout(pool);
             options.connection_timeout = Some(connect);
             options.total_connection_timeout = Some(connect);
             options.read_timeout = self.read_timeout(timeouts.read);
@@ -381,6 +417,9 @@ impl Exchange {
             let tls = self.pool.as_ref().is_some_and(|pool| pool.tls().is_some());
             return Some(upgrade::connector(dialer, tls));
         }
+        if let Some(opener) = &self.opener {
+            return Some(opener.clone());
+        }
         dialer.preamble.is_some().then(|| Arc::new(dialer) as Arc<dyn Connect + Send + Sync>)
     }
 
@@ -411,6 +450,12 @@ impl Exchange {
             HostHeader::Preserve => None,
         }
     }
+}
+
+/// How long connecting may take in one try.
+fn connect_timeout(pool: &Pool) -> Duration {
+    let connect = pool.spec().timeouts.connect;
+    pool.spec().retry.per_try_timeout.map_or(connect, |own| own.min(connect))
 }
 
 /// An IPv6 address as it is in a certificate rather than in a URL.

@@ -44,23 +44,53 @@ pub fn refuse(arrival: &Arrival) {
 }
 
 /// Serves a connection to its end. When `overdue` resolves, the process is about to end, and a client
-/// that has not said yet whom it wants is not waited for any more.
-pub async fn serve<S: Stream>(mut client: S, arrival: Arrival, overdue: impl Future<Output = ()>) {
+/// that has not said yet whom it wants is not waited for any more. When `over` does, the process ends,
+/// and what goes on is cut off; what that comes to is kept until the connection is logged.
+pub async fn serve<S: Stream, Last>(
+    mut client: S,
+    arrival: Box<Arrival>,
+    overdue: impl Future<Output = ()>,
+    mut over: impl Future<Output = Last> + Unpin,
+) {
     let mut story = Box::new(Story::of(&arrival));
     // What it takes to get to a backend is not kept for as long as the connection lives.
-    let found = Box::pin(find(&mut client, arrival, overdue, &mut story)).await;
+    let finding = Box::pin(find(&mut client, arrival, overdue, &mut story));
+    let (found, mut last) = tokio::select! {
+        biased;
+        found = finding => (found, None),
+        now = &mut over => (Err(Reason::DrainTimeout), Some(now)),
+    };
     let reason = match found {
-        Ok(connected) => pass_on(&mut client, connected, &mut story).await,
+        Ok(mut connected) => {
+            let ended = tokio::select! {
+                biased;
+                ended = pass_on(&mut client, &mut connected) => ended,
+                now = &mut over => {
+                    last = Some(now);
+                    Ended::CutOff
+                }
+            };
+            conclude(&ended, &client, connected, &mut story)
+        }
         Err(reason) => reason,
     };
     drop(client);
     story.log(reason);
+    drop(last);
+}
+
+/// Passes on what each side sends until both have ended.
+async fn pass_on<S: Stream>(client: &mut S, connected: &mut Connected) -> Ended {
+    match connected.ended.take() {
+        Some(ended) => ended,
+        None => connected.relay.run(client, &mut connected.backend).await,
+    }
 }
 
 /// Finds the connection's pool, and a backend in it that takes it.
 async fn find<S: Stream>(
     client: &mut S,
-    arrival: Arrival,
+    arrival: Box<Arrival>,
     overdue: impl Future<Output = ()>,
     story: &mut Story,
 ) -> Result<Box<Connected>, Reason> {
@@ -95,22 +125,19 @@ async fn choose<'a>(
     }
 }
 
-/// Passes on what each side sends until both have ended.
-async fn pass_on<S: Stream>(
-    client: &mut S,
-    mut connected: Box<Connected>,
+/// Closes the connection to the backend, and notes what was passed on.
+fn conclude<S: Stream>(
+    ended: &Ended,
+    client: &S,
+    connected: Box<Connected>,
     story: &mut Story,
 ) -> Reason {
-    let ended = match connected.ended.take() {
-        Some(ended) => ended,
-        None => connected.relay.run(client, &mut connected.backend).await,
-    };
     // Where one side broke off, the other must see that: an orderly end would look like the end of what
     // was to be said.
-    match &ended {
+    match ended {
         Ended::Broken(Side::Client, _) => connected.backend.socket().reset_on_close(),
         Ended::Broken(Side::Backend, _) => client.socket().reset_on_close(),
-        Ended::Both | Ended::Idle => {}
+        Ended::Both | Ended::Idle | Ended::CutOff => {}
     }
     let Connected { backend, lease, began, relay, .. } = *connected;
     let first_byte = relay.first_byte().map(tokio::time::Instant::into_std);
@@ -123,13 +150,14 @@ async fn pass_on<S: Stream>(
     drop(lease);
     story.bytes_in = relay.bytes_in();
     story.bytes_out = relay.bytes_out();
-    reason(&ended, story)
+    reason(ended, story)
 }
 
 fn reason(ended: &Ended, story: &Story) -> Reason {
     match ended {
         Ended::Both => Reason::Ok,
         Ended::Idle => Reason::IdleTimeout,
+        Ended::CutOff => Reason::DrainTimeout,
         Ended::Broken(side, error) => {
             log::debug!("{}: the {} broke off: {error}", story.who(), side.as_str());
             match side {

@@ -54,6 +54,8 @@ pub(super) enum Ended {
     Both,
     /// Nothing came from either side for too long.
     Idle,
+    /// It was ended from outside.
+    CutOff,
     /// One side broke off.
     Broken(Side, io::Error),
 }

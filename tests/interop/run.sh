@@ -101,9 +101,9 @@ certificate a ca /CN=a.example 'subjectAltName=DNS:a.example,DNS:localhost,IP:12
 certificate b ca /CN=b.example 'subjectAltName=DNS:b.example'
 certificate person people /CN=person 'extendedKeyUsage=clientAuth'
 
-read -r app ws web slow tls mtls proxied tcp tcp_tls chain < <(python3 -c '
+read -r app ws web slow tls mtls proxied tcp tcp_tls chain passed < <(python3 -c '
 import socket
-held = [socket.create_server(("127.0.0.1", 0)) for _ in range(10)]
+held = [socket.create_server(("127.0.0.1", 0)) for _ in range(11)]
 print(*(it.getsockname()[1] for it in held))')
 
 # HTTP/2 inside TLS, where the binary has it.
@@ -135,6 +135,7 @@ listeners:
     pool: app
     tls: { certificates: $certificates }
   chain: { address: "127.0.0.1:$chain", protocol: tcp, pool: over_tls }
+  passed: { address: "127.0.0.1:$passed", protocol: tcp, sni: { a.example: passed, b.example: passed } }
 routes:
   - { match: { path_prefix: /ws }, pool: ws }
   - { pool: app }
@@ -147,6 +148,7 @@ pools:
     backends: ["127.0.0.1:$tls"]
     tls: { ca: ca.pem, sni: a.example }
     health_check: off
+  passed: { backends: ["127.0.0.1:$tls"] }
 YAML
 
 "$binary" backend --port "$app" --name app-1 >backend.log 2>&1 &
@@ -251,10 +253,9 @@ export -f claim
 check "the address in it reaches the backend" '"x-forwarded-for": "203.0.113.9"' -- bash -c 'claim "$@"' claim "$proxied"
 
 echo "WebSocket, $("$venv/bin/pip" freeze --disable-pip-version-check | grep -i '^websockets')"
-for listener in web quick; do
-    port=$web; [ $listener = web ] || port=$slow
-    check "echo, pings and silence on listener $listener" "echoed after $idle s of silence, closed with 1000" -- \
-        "$venv/bin/python" "$here/websocket_client.py" "ws://127.0.0.1:$port/ws" "$idle"
+for uri in "ws://127.0.0.1:$web/ws" "ws://127.0.0.1:$slow/ws" "wss://localhost:$tls/ws"; do
+    check "echo, pings and silence on $uri" "echoed after $idle s of silence, closed with 1000" -- \
+        env SSL_CERT_FILE=ca.pem "$venv/bin/python" "$here/websocket_client.py" "$uri" "$idle"
 done
 
 echo "Connections that are passed on"
@@ -269,6 +270,15 @@ same "TLS taken off, 1 MiB there and back" big -- \
 check "TLS taken off, s_client" "New, TLSv1.3, Cipher is" "Verify return code: 0" "$hello" "closed" -- \
     "${asks[@]}" "$tcp_tls" -servername a.example -verify_return_error
 check "TLS put on" "x-backend-server: app-1" "$hello" -- "${curl[@]}" -i "http://127.0.0.1:$chain/page"
+through=(--cacert ca.pem --resolve "a.example:$passed:127.0.0.1" --resolve "c.example:$passed:127.0.0.1")
+check "TLS passed on by its name" "subject: CN=a.example" "HTTP/2 200" "$hello" -- \
+    "${curl[@]}" -v -i --http2 "${through[@]}" "https://a.example:$passed/page"
+same "TLS passed on, 1 MiB there and back" big -- \
+    "${curl[@]}" "${through[@]}" --data-binary @big "https://a.example:$passed/echo"
+check "TLS passed on, s_client" "New, TLSv1.3, Cipher is" "subject=CN = b.example" "Verify return code: 0" "$hello" -- \
+    "${asks[@]}" "$passed" -servername b.example -verify_return_error
+refused "TLS with a name that nobody has" "SSL_ERROR_SYSCALL|unexpected eof|reset by peer" -- \
+    "${curl[@]}" "${through[@]}" "https://c.example:$passed/page"
 
 echo gRPC
 PYTHON="$venv/bin/python" "$here/grpc.sh" "$binary" || fail "grpc.sh"

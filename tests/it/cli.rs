@@ -23,6 +23,19 @@ fn the_effective_configuration_is_printed_and_is_one() {
 }
 
 #[test]
+fn the_effective_configuration_has_the_defaults_of_a_filter_by_its_name_alone() {
+    let filters = "routes:\n  - { pool: app, filters: [redirect_https] }";
+    let files = Config::pool(&["a:1".to_owned()], "").and(filters).write();
+    let (code, effective, stderr) =
+        Program::run(["-c".as_ref(), files.path().as_os_str(), "-T".as_ref()]);
+    assert_eq!((code, stderr.as_str()), (0, ""));
+    assert!(
+        effective.contains("redirect_https:\n") && effective.contains("status: 308"),
+        "{effective}"
+    );
+}
+
+#[test]
 fn the_schema_subcommand_prints_a_schema_with_the_filters() {
     let (code, schema, stderr) = Program::run(["schema"]);
     assert_eq!((code, stderr.as_str()), (0, ""));
@@ -254,6 +267,23 @@ fn the_backend_subcommand_is_a_backend() {
     assert_eq!(response.headers.get("x-served-by"), Some("app-1"));
     assert!(response.text().contains("app-1"), "{}", response.text());
     assert_eq!(get(&port.address(), "/health").text().trim(), "ok");
+}
+
+#[test]
+fn the_backend_listens_where_it_is_told() {
+    let reserved = Reserved::new();
+    let port = reserved.port();
+    let elsewhere = Address::Tcp(([127, 0, 0, 2], port).into());
+    let listen = format!("127.0.0.2:{port}");
+    let _program = without_a_file(&["backend", "--listen", &listen], &elsewhere);
+    assert_eq!(get(&elsewhere, "/health").status, 200);
+    let here = Address::Tcp(([127, 0, 0, 1], port).into());
+    assert!(here.connect().is_err(), "it listens on every address");
+
+    for wrong in [&["backend"][..], &["backend", "--port", "1", "--listen", "127.0.0.1:1"]] {
+        let (code, _, stderr) = Program::run(wrong);
+        assert!(code == 2 && stderr.contains("--listen"), "{stderr}");
+    }
 }
 
 #[test]

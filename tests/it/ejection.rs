@@ -434,6 +434,38 @@ fn p2c_lets_a_backend_come_back_slowly() {
     assert_slow_start("p2c");
 }
 
+/// How many of 96 requests the second of two backends gets from eight clients right after it has
+/// come back from failing its checks, and whether it has its share in the end.
+fn shares_by_peak_ewma(slow_start: &str) -> (usize, bool) {
+    // One that nothing is in flight on is asked by how fast it was of late, which is chance.
+    let origins = ["b0", "b1"].map(|name| Origin::slow(name, Duration::from_millis(30)));
+    let keys = format!(
+        "health_check: {{ {QUICK} }}\nejection: off\nbalance: peak_ewma\nslow_start: {slow_start}"
+    );
+    let lb = Config::pool(&entries(&origins), &keys).start();
+    let share = || {
+        let names: Vec<_> = std::thread::scope(|scope| {
+            let clients: Vec<_> = (0..8).map(|_| scope.spawn(|| ask(&lb, 12))).collect();
+            clients.into_iter().flat_map(|client| client.join().unwrap()).collect()
+        });
+        tally(&names).get("b1").copied().unwrap_or(0)
+    };
+    eventually("both have their share", || share() >= 30);
+    origins[1].stop();
+    lb.wait_for_line("is DOWN");
+    origins[1].start();
+    lb.wait_for_line("is UP");
+    (share(), within(Duration::from_secs(10), || share() >= 30))
+}
+
+#[test]
+fn peak_ewma_lets_a_backend_come_back_slowly() {
+    let (first, full) = shares_by_peak_ewma("4s");
+    assert!(first < 24 && full, "{first} of 96 at once, and then its share: {full}");
+    let (first, _) = shares_by_peak_ewma("0s");
+    assert!(first >= 24, "{first} of 96 at once, without a slow start");
+}
+
 #[test]
 fn without_slow_start_a_backend_has_its_share_at_once() {
     let (_origins, lb) = come_back("round_robin", "0s");

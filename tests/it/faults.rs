@@ -2,8 +2,8 @@
 //! have, names, descriptors, the disk.
 
 use crate::support::{
-    Client, Config, Lb, Load, Origin, Program, Reply, Reserved, Response, eventually, get, tally,
-    within,
+    Client, Config, Lb, Load, Origin, Program, Reply, Reserved, Response, eventually, get,
+    hosts::HOSTS, tally, within,
 };
 use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, prlimit};
 use std::{
@@ -182,12 +182,39 @@ fn a_name_that_cannot_be_resolved_is_told_and_the_others_serve() {
     eventually("it serves", || lb.get("/none").status == 200);
 }
 
+#[test]
+fn a_name_that_leads_elsewhere_is_followed_within_the_interval() {
+    let origin = Origin::named("a");
+    let port = origin.port();
+    // Nobody listens at the first address, and the default is 30 s.
+    let keys = format!("{UNCHECKED}\nresolve_interval: 200ms");
+    let files = Config::pool(&[format!("moving.test:{port}")], &keys)
+        .file(HOSTS, "127.0.0.9 moving.test\n")
+        .write();
+    let Some(lb) = files.start_with_hosts("names that lead elsewhere") else { return };
+    assert_eq!(lb.get("/").status, 502);
+    // In place, as what is mounted is this very file.
+    fs::write(lb.directory().join(HOSTS), "127.0.0.1 moving.test\n").unwrap();
+    eventually("it is followed", || lb.get("/").status == 200);
+}
+
 /// CPU time that a process has taken, in the kernel and out of it.
 fn cpu_time(pid: u32) -> Duration {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
     let fields: Vec<&str> = stat.rsplit(')').next().unwrap().split_whitespace().collect();
     let ticks: u64 = fields[11..13].iter().map(|field| field.parse::<u64>().unwrap()).sum();
     Duration::from_millis(ticks * 10)
+}
+
+/// Does `work` while the balancer may have no more than `most` descriptors; what it has stays open.
+fn short_of_descriptors(lb: &Lb, most: usize, work: impl FnOnce()) {
+    let pid = Pid::from_raw(i32::try_from(lb.program.pid()).unwrap());
+    // It has what this process has.
+    let limit = getrlimit(Resource::Nofile);
+    let few = Rlimit { current: Some(most as u64), ..limit };
+    prlimit(pid, Resource::Nofile, few).expect("limits of a child are ours to set");
+    work();
+    prlimit(pid, Resource::Nofile, limit).expect("what it had");
 }
 
 #[test]
@@ -199,28 +226,22 @@ fn without_descriptors_accepting_pauses_and_the_rest_goes_on() {
         .start();
     let mut kept = lb.client();
     assert_eq!(kept.get("/").status, 200);
-    let pid = Pid::from_raw(i32::try_from(lb.program.pid()).unwrap());
-    // It has what this process has.
-    let limit = getrlimit(Resource::Nofile);
-    let few = Rlimit { current: Some(lb.program.descriptors() as u64 + 4), ..limit };
-    prlimit(pid, Resource::Nofile, few).expect("limits of a child are ours to set");
-    let crowd: Vec<Client> = (0..20).map(|_| lb.client()).collect();
-    let _operator: Vec<Client> = (0..4).map(|_| Client::connect(&lb.extra(2))).collect();
-    lb.wait_for_line("cannot accept connections");
+    short_of_descriptors(&lb, lb.program.descriptors() + 4, || {
+        let _crowd: Vec<Client> = (0..20).map(|_| lb.client()).collect();
+        let _operator: Vec<Client> = (0..4).map(|_| Client::connect(&lb.extra(2))).collect();
+        lb.wait_for_line("cannot accept connections");
 
-    // Those who are here are served, and nobody spins while there is no room.
-    let (start, spent) = (Instant::now(), cpu_time(lb.program.pid()));
-    while start.elapsed() < Duration::from_secs(1) {
-        assert_eq!(kept.get("/").status, 200);
-        thread::park_timeout(Duration::from_millis(20));
-    }
-    let spent = cpu_time(lb.program.pid()).saturating_sub(spent);
-    let share = spent.as_secs_f64() / start.elapsed().as_secs_f64();
-    assert!(share < 0.5, "{share:.2} of a core while nothing can be accepted");
-    assert_eq!(lb.lines_with("cannot accept connections"), 1);
-
-    prlimit(pid, Resource::Nofile, limit).expect("what it had");
-    drop(crowd);
+        // Those who are here are served, and nobody spins while there is no room.
+        let (start, spent) = (Instant::now(), cpu_time(lb.program.pid()));
+        while start.elapsed() < Duration::from_secs(1) {
+            assert_eq!(kept.get("/").status, 200);
+            thread::park_timeout(Duration::from_millis(20));
+        }
+        let spent = cpu_time(lb.program.pid()).saturating_sub(spent);
+        let share = spent.as_secs_f64() / start.elapsed().as_secs_f64();
+        assert!(share < 0.5, "{share:.2} of a core while nothing can be accepted");
+        assert_eq!(lb.lines_with("cannot accept connections"), 1);
+    });
     eventually("it is over", || {
         let _ = crate::support::lb::answers(&lb.web());
         lb.lines_with("connections are accepted again") == 1
@@ -248,20 +269,21 @@ fn a_lack_of_descriptors_is_not_held_against_backends() {
         .start();
     let mut client = lb.client();
     assert_eq!(client.get("/").status, 200);
-    let pid = Pid::from_raw(i32::try_from(lb.program.pid()).unwrap());
-    let limit = getrlimit(Resource::Nofile);
-    // What it has stays open; it gets no more.
-    let none = Rlimit { current: Some(3), ..limit };
-    prlimit(pid, Resource::Nofile, none).expect("limits of a child are ours to set");
-    for _ in 0..10 {
-        assert_eq!(client.get("/").status, 502);
-    }
-    lb.wait_for_line("pool app: health checks cannot be made: ");
-    let _operator = Client::connect(&lb.extra(2));
-    lb.wait_for_line("admin: cannot accept: ");
-    // The checks go on without a verdict.
-    thread::park_timeout(Duration::from_millis(300));
-    prlimit(pid, Resource::Nofile, limit).expect("what it had");
+    let mut operator = None;
+    short_of_descriptors(&lb, 3, || {
+        for _ in 0..10 {
+            let response = client.get("/");
+            assert_eq!(response.status, 500, "{}", response.text());
+        }
+        lb.wait_for_line("pool app: health checks cannot be made: ");
+        operator = Some(Client::connect(&lb.extra(2)));
+        lb.wait_for_line("admin: cannot accept: ");
+        // The checks go on without a verdict.
+        thread::park_timeout(Duration::from_millis(300));
+    });
+    let entries = lb.wait_for_entries(11);
+    let ours = |entry: &&serde_json::Value| entry["reason"] == "internal_error";
+    assert_eq!(entries.iter().filter(ours).count(), 10, "{entries:?}");
     for _ in 0..4 {
         assert_eq!(client.get("/").status, 200);
     }

@@ -171,6 +171,45 @@ fn a_backend_that_hangs_is_down_after_the_timeout() {
 }
 
 #[test]
+fn a_check_may_take_as_long_as_configured_and_no_longer() {
+    // One is less than the default of 2 s and one is more.
+    for (answers_after, timeout, serves) in [(1000, "200ms", false), (3000, "9s", true)] {
+        let late = Reply::text("ok").after(Duration::from_millis(answers_after));
+        let origin = with_health("app-1", late);
+        let probe = format!("http: {{ path: /health }}, interval: 60s, timeout: {timeout}");
+        let lb = Config::pool(&[origin.entry()], &format!("health_check: {{ {probe} }}")).start();
+        assert_eq!(lb.get("/").status == 200, serves, "{timeout}");
+    }
+}
+
+/// How long twenty checks of a pool take, from the beginning of the first to that of the last.
+fn time_of_twenty_checks(jitter: &str) -> Duration {
+    let origin = Origin::named("app-1");
+    let check = format!("health_check: {{ interval: 200ms, timeout: 200ms, jitter: {jitter} }}");
+    let _lb = Config::pool(&[origin.entry()], &check).start();
+    let after = |checks: usize| {
+        let goal = origin.accepted() + checks;
+        eventually("another check", || origin.accepted() >= goal);
+        Instant::now()
+    };
+    let first = after(1);
+    after(19) - first
+}
+
+#[test]
+fn the_jitter_is_taken_off_the_interval() {
+    let [none, all] = std::thread::scope(|scope| {
+        ["0%", "100%"]
+            .map(|jitter| scope.spawn(move || time_of_twenty_checks(jitter)))
+            .map(|thread| thread.join().unwrap())
+    });
+    // 19 intervals; the first look may have been a moment late.
+    assert!(none > Duration::from_millis(19 * 200 - 100), "{none:?}");
+    // Half of that on average, and so much that chance makes it longer once in a hundred thousand times.
+    assert!(all < Duration::from_millis(19 * 160), "{all:?}");
+}
+
+#[test]
 fn a_check_has_one_deadline_for_all_of_it() {
     // A byte now and then keeps a timeout on each read from ever passing.
     let origin = Origin::named("app-1");

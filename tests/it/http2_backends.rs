@@ -1,7 +1,7 @@
 //! Backends that speak HTTP/2.
 
 use crate::support::{
-    Client, Config, Lb, Origin, eventually,
+    Client, Config, FullBacklog, Lb, Origin, Reserved, eventually,
     h2::{DATA, END_STREAM, Frames, H2, RST_STREAM, WINDOW_UPDATE, asking, get},
     h2_origin::{Asked, H2Origin},
     request,
@@ -16,7 +16,7 @@ use std::{
     },
     time::{Duration, Instant},
 };
-use tokio::sync::Notify;
+use tokio::sync::{Notify, Semaphore};
 
 fn config(origins: &[&H2Origin], keys: &str) -> Config {
     let backends: Vec<_> = origins.iter().map(|origin| origin.entry()).collect();
@@ -140,6 +140,50 @@ fn requests_share_a_connection() {
         assert_eq!(lb.get("/").status, 200);
     }
     assert_eq!(origin.connections(), 2, "a connection that is there is used");
+}
+
+#[test]
+fn a_crowd_shares_the_connections_that_are_being_opened() {
+    let go = Arc::new(Semaphore::new(0));
+    let held = go.clone();
+    let origin = H2Origin::scripted("app-1", move |mut asked| {
+        let held = held.clone();
+        async move {
+            held.acquire().await.unwrap().forget();
+            asked.answer("ok");
+        }
+    });
+    let lb = start(&origin);
+    let mut clients: Vec<Client> = (0..80).map(|_| lb.client()).collect();
+    let h2 = H2::connect(&lb.web());
+    // All at once, and none of them finds a connection there.
+    let streams: Vec<_> = (0..80).map(|_| h2.begin(get("/"), true)).collect();
+    for client in &mut clients {
+        client.send(request("GET", "/", &[], b""));
+    }
+    eventually("they arrive", || origin.working() == 160);
+    let connections = origin.connections();
+    assert!((2..=6).contains(&connections), "{connections} connections for 160 requests");
+    go.add_permits(160);
+    assert!(clients.iter_mut().all(|client| client.response().status == 200));
+    assert!(streams.into_iter().all(|stream| stream.answer().is_ok()));
+}
+
+#[test]
+fn a_crowd_does_not_wait_for_one_failure_after_another() {
+    let (full, gone) = (FullBacklog::new(), Reserved::new());
+    for (address, status) in [(full.address().clone(), 504), (gone.address(), 502)] {
+        let keys = "protocol: http2\nhealth_check: off\nejection: off\nretry: { attempts: 0 }\n\
+                    timeouts: { connect: 400ms }";
+        let lb = Config::pool(&[format!("\"{address}\"")], keys).listener("h2c: true").start();
+        let h2 = H2::connect(&lb.web());
+        let began = Instant::now();
+        let streams: Vec<_> = (0..50).map(|_| h2.begin(get("/"), true)).collect();
+        for stream in streams {
+            assert_eq!(stream.answer().unwrap().status, status);
+        }
+        assert!(began.elapsed() < Duration::from_secs(3), "{:?}", began.elapsed());
+    }
 }
 
 /// Refuses the first requests with this, then answers.

@@ -2,6 +2,7 @@
 
 use crate::support::{
     Authority, Certificate, Client, Config, Gate, Lb, Origin, Raw, Reply, TlsFront, eventually,
+    h2::{self, H2},
     h2_origin::{Asked, H2Origin},
     request,
 };
@@ -406,6 +407,21 @@ fn it_may_speak_http2() {
         assert_eq!(front.names(), [NAME], "{protocol}: one connection was enough");
     }
     assert_eq!(h1.count(), 0);
+}
+
+#[test]
+fn a_crowd_waits_for_the_connection_that_is_made_otherwise() {
+    let own = own();
+    let (h2, h1) = (H2Origin::scripted("h2", serving), Origin::named("h1"));
+    let front = TlsFront::speaking(&["h2"], &h2, &h1, &own);
+    let keys = format!("tls: {{ ca: ca.pem, sni: {NAME} }}\nprotocol: http2\n{PLAIN}");
+    let config = Config::pool(&[front.entry("app-1")], &keys).file("ca.pem", own.pem);
+    let lb = config.listener("h2c: true").start();
+    let client = H2::connect(&lb.web());
+    let streams: Vec<_> = (0..60).map(|_| client.begin(h2::get("/"), true)).collect();
+    assert!(streams.into_iter().all(|stream| stream.answer().unwrap().status == 200));
+    let accepted = front.accepted();
+    assert!((2..=6).contains(&accepted), "{accepted} connections for 60 requests");
 }
 
 #[test]

@@ -392,3 +392,42 @@ fn a_hot_key_overflows_at_the_bound() {
         assert_eq!(bounded.len(), 4, "{policy}: {bounded:?}");
     }
 }
+
+/// How many of sixteen requests for one key, all in flight at the same time, go to the backend that
+/// the key is at home on and that has just come back from failing its checks.
+fn at_home_after_coming_back(policy: &str, slow_start: &str) -> usize {
+    let gate = Gate::default();
+    let origins = ["a", "b"].map(|name| {
+        let gate = gate.clone();
+        Origin::scripted(name, move |request| match request.path() {
+            "/held" => Reply::text(name).behind(&gate),
+            _ => Reply::text(name),
+        })
+    });
+    let keys = format!(
+        "health_check: {{ interval: 150ms, timeout: 5s, rise: 1, fall: 1 }}\n\
+         ejection: off\nslow_start: {slow_start}"
+    );
+    let hash_on = "{ query: user }, bounded_load: 150%";
+    let lb = hashing(policy, hash_on, &entries(&origins), &keys);
+    let home = |user: usize| lb.get(&format!("/?user={user}")).backend();
+    let user = (0..100).find(|user| home(*user) == "b").expect("some key is at home there");
+    origins[1].stop();
+    lb.wait_for_line("is DOWN");
+    origins[1].start();
+    lb.wait_for_line("is UP");
+    let path = format!("/held?user={user}");
+    let held: Vec<_> = (0..16).map(|_| hold(&lb, &origins, &path)).collect();
+    gate.open();
+    held.iter().filter(|(_, origin)| *origin == 1).count()
+}
+
+#[test]
+fn the_bound_of_a_hot_key_is_low_while_its_backend_starts_slowly() {
+    for policy in HASHING {
+        // 150% of its half of sixteen; and of an eleventh, as it counts for a tenth at first.
+        assert_eq!(at_home_after_coming_back(policy, "0s"), 12, "{policy}");
+        let slowly = at_home_after_coming_back(policy, "1h");
+        assert!((1..=3).contains(&slowly), "{policy}: {slowly}");
+    }
+}

@@ -134,6 +134,33 @@ fn the_address_in_the_header_is_what_is_hashed() {
 }
 
 #[test]
+fn the_address_in_the_header_is_what_filters_go_by() {
+    let origin = Origin::named("app-1");
+    let lb = crate::support::filtered(
+        &[&origin],
+        UNCHECKED,
+        &[
+            "ip_filter: { deny: [198.51.100.7] }",
+            "rate_limit: { requests: 1, per: 1h, key: client_ip }",
+            "request_headers: { set: { x-client: \"${client_ip}\" } }",
+        ],
+    )
+    .listener("proxy_protocol: require")
+    .without_probe()
+    .start();
+    lb.wait_for_line("listening on");
+    let ask = |host: u8| {
+        let mut client = lb.client();
+        client.send(v2_from([198, 51, 100, host]));
+        client.get("/").status
+    };
+    assert_eq!((ask(7), origin.count()), (403, 0), "who is denied is who the header names");
+    assert_eq!((ask(8), ask(8)), (200, 429), "one client, on two connections");
+    assert_eq!(ask(9), 200, "and another, from where the first one came");
+    assert_eq!(origin.last_request().headers.get("x-client"), Some("198.51.100.9"));
+}
+
+#[test]
 fn a_header_that_names_nobody_leaves_the_connections_own_address() {
     let origin = Origin::named("app-1");
     let lb = http("proxy_protocol: require", &origin);
@@ -490,13 +517,21 @@ fn a_stream_is_hashed_by_the_address_in_its_header() {
 fn a_stream_without_a_header_is_closed_or_served_as_it_is() {
     let backend = Raw::named("a");
     let lb = tcp("proxy_protocol: require", &[&backend], "");
-    for bytes in [&b"hello"[..], b"PROXY TCP4 x\r\n", &v2(9, 9, &[])] {
+    let long = v2(1, 0x11, &[&inet(CLIENT)[..], &[0; 4096]].concat());
+    for bytes in [&b"hello"[..], b"PROXY TCP4 x\r\n", &v2(9, 9, &[]), &[b'x'; 200], &long] {
         let mut client = lb.client();
-        client.send(bytes);
+        let _ = client.try_send(bytes);
         assert!(client.is_closed(), "{bytes:?}");
     }
     assert!(backend.is_left_alone());
     assert_eq!(lb.entries().len(), 0);
+
+    let lb = tcp("proxy_protocol: require\nproxy_protocol_from: [10.0.0.0/8]", &[&backend], "");
+    let mut client = lb.client();
+    let _ = client.try_send(&v2_from(CLIENT));
+    assert!(client.is_closed());
+    lb.wait_for_line("its address is none of proxy_protocol_from");
+    assert!(backend.is_left_alone());
 
     let lb = tcp("proxy_protocol: accept", &[&backend], "");
     let began = Instant::now();

@@ -567,8 +567,10 @@ fn an_idle_websocket_outlives_the_read_timeout() {
         "/socket" => Reply::Upgrade,
         _ => Reply::Hang,
     });
-    let keys = format!("{UNCHECKED}\ntimeouts: {{ read: 300ms }}\nretry: {{ attempts: 0 }}");
-    let lb = Config::pool(&[origin.entry()], &keys).access_log().start();
+    let times = "read: 300ms, write: 300ms, idle: 300ms";
+    let keys = format!("{UNCHECKED}\ntimeouts: {{ {times} }}\nretry: {{ attempts: 0 }}");
+    let listener = "timeouts: { header: 300ms, body_idle: 300ms, keepalive: 300ms, write: 300ms }";
+    let lb = Config::pool(&[origin.entry()], &keys).listener(listener).access_log().start();
     let mut client = upgrade(&lb);
     client.send("before");
     assert_eq!(client.exactly(6), b"before");

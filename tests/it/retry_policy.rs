@@ -276,6 +276,23 @@ fn there_is_a_pause_before_each_retry() {
 }
 
 #[test]
+fn no_pause_is_longer_than_the_most() {
+    let origins: Vec<_> =
+        (0..10).map(|at| Origin::scripted(&format!("b{at}"), |_| Reply::close())).collect();
+    let lb = unchecked(
+        &origins,
+        "attempts: 9, backoff: { base: 20ms, max: 20ms }, budget: { min_per_second: 100 }",
+    );
+    let start = Instant::now();
+    for _ in 0..4 {
+        assert_eq!(lb.get("/").status, 502);
+    }
+    assert_eq!(total(&origins), 40);
+    // 36 pauses of 10 ms on average. If they doubled on and on, those of one request would take 5 s.
+    assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
+}
+
+#[test]
 fn a_body_that_is_kept_is_repeated_whole_and_a_longer_one_is_not_repeated() {
     for (breaking, what) in [(Reply::reset(), "reset"), (Reply::close(), "close")] {
         for (length, kept) in

@@ -694,15 +694,23 @@ fn drain_timeout_cuts_connections_off() {
     let backend = Raw::named("a");
     let mut lb =
         started(config("", &entries(&[&backend]), UNCHECKED).and(&server("drain_timeout: 300ms")));
-    let mut client = lb.client();
-    let mut served = backend.accept();
+    let (mut silent, mut served_silent) = (lb.client(), backend.accept());
+    let (mut client, mut served) = (lb.client(), backend.accept());
+    client.send("hello");
+    assert_eq!(served.exactly(5), b"hello");
     let signalled = Instant::now();
     lb.signal(Signal::TERM);
     assert_ended(&mut client, &mut served);
+    assert_ended(&mut silent, &mut served_silent);
     lb.program.wait_for_exit(SOON).expect("it exits");
     let took = signalled.elapsed();
     assert!(took > Duration::from_millis(250) && took < Duration::from_secs(3), "{took:?}");
-    lb.wait_for_line("drain_timeout is over: 1 connections are cut off");
+    lb.wait_for_line("drain_timeout is over: 2 connections are cut off");
+    let entries = lb.wait_for_entries(2);
+    assert!(entries.iter().all(|entry| entry["reason"] == "drain_timeout"), "{entries:?}");
+    assert!(entries.iter().all(|entry| entry["backend"] == "a"), "{entries:?}");
+    let bytes: u64 = entries.iter().filter_map(|entry| entry["bytes_in"].as_u64()).sum();
+    assert_eq!(bytes, 5, "{entries:?}");
 }
 
 #[test]

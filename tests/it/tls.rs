@@ -808,22 +808,45 @@ fn a_unix_socket_may_speak_tls() {
 }
 
 #[test]
-fn a_key_that_does_not_fit_is_an_error_with_a_place() {
-    let simple = Simple::new();
-    let other = simple.authority.server(&["a.example"]);
-    let files = simple.config.file("a.key", other.key).write();
-    let (code, stdout, stderr) =
-        Program::run(["-c".as_ref(), files.path().as_os_str(), "-t".as_ref()]);
-    let (file, folder) = (files.path().display(), files.directory().display());
-    assert_eq!((code, stdout.as_str()), (1, ""));
-    assert_eq!(
-        stderr,
-        format!(
-            "{file}:6:31: listeners.web.tls.certificates[0].key: the key in {folder}/a.key does not fit \
-             the certificate in {folder}/a.pem; expected a PEM file with the private key of the \
-             certificate, not encrypted"
-        )
-    );
+fn a_certificate_that_is_no_good_is_an_error_with_a_place() {
+    const CERT: &str = "a PEM file with a certificate, then those that lead to its authority";
+    const KEY: &str = "a PEM file with the private key of the certificate, not encrypted";
+    let other = Authority::new("other").server(&["a.example"]).key;
+    let cut = "-----BEGIN PRIVATE KEY-----\n!\n";
+    let missing = "No such file or directory (os error 2)";
+    // What is at fault, and the file, what is in it if it is there, and what is said of it.
+    let cases = [
+        ("cert", "a.pem", None, format!("cannot read @/a.pem: {missing}"), CERT),
+        ("key", "a.key", None, format!("cannot read @/a.key: {missing}"), KEY),
+        ("cert", "a.pem", Some(""), "@/a.pem has no certificate".to_owned(), CERT),
+        ("key", "a.key", Some(cut), "@/a.key is not a valid PEM file".to_owned(), KEY),
+        (
+            "key",
+            "a.key",
+            Some(other.as_str()),
+            "the key in @/a.key does not fit the certificate in @/a.pem".to_owned(),
+            KEY,
+        ),
+    ];
+    for (key, name, content, said, expected) in cases {
+        let files = Simple::new().config.write();
+        match content {
+            Some(content) => files.replace(name, content),
+            None => std::fs::remove_file(files.directory().join(name)).unwrap(),
+        }
+        let (code, stdout, stderr) =
+            Program::run(["-c".as_ref(), files.path().as_os_str(), "-t".as_ref()]);
+        let (file, folder) = (files.path().display(), files.directory().display().to_string());
+        assert_eq!((code, stdout.as_str()), (1, ""), "{name}");
+        let said = said.replace('@', &folder);
+        let position = if key == "cert" { "6:19" } else { "6:31" };
+        assert_eq!(
+            stderr,
+            format!(
+                "{file}:{position}: listeners.web.tls.certificates[0].{key}: {said}; expected {expected}"
+            )
+        );
+    }
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use crate::support::{
     Authority, Certificate, Client, Config, Gate, Lb, Origin, Program, Reply, Reserved, TlsFront,
-    eventually, lb::pool, request,
+    eventually, h2_origin::H2Origin, lb::pool, request,
 };
 use rustix::process::Signal;
 use std::fmt::Write as _;
@@ -226,40 +226,48 @@ fn a_backend_may_ask_who_we_are() {
 
 #[test]
 fn kept_connections_are_not_shared_by_pools_that_believe_others() {
-    let secured = Secured::new(&["test.example"]);
-    let people = Authority::new("people");
-    let entry = [secured.front.entry("app-1")];
-    let mut text = String::from("routes:\n");
-    let mut pools = String::from("pools:\n");
-    for (name, tls) in [
-        ("good", "ca: ca.pem"),
-        ("other", "ca: other.pem"),
-        ("anybody", "verify: false"),
-        ("named", "ca: ca.pem, sni: test.example"),
-        ("misnamed", "ca: ca.pem, sni: b.example"),
-        ("known", "ca: ca.pem, client_cert: lb.pem, client_key: lb.key"),
-        ("clear", ""),
-    ] {
-        writeln!(text, "  - {{ match: {{ path: /{name} }}, pool: {name} }}").unwrap();
-        let tls = if tls.is_empty() { String::new() } else { format!("tls: {{ {tls} }}\n") };
-        pools += pool(name, &entry, &format!("{tls}{PLAIN}")).strip_prefix("pools:\n").unwrap();
+    let (authority, people) = (Authority::new("authority"), Authority::new("people"));
+    let (origin, h2) = (Origin::named("app-1"), H2Origin::named("app-1"));
+    let certificate = authority.server(&["test.example"]);
+    // Those of HTTP/2 are shared by requests under way as well, so they are kept in another place.
+    for protocol in ["http1", "http2"] {
+        let front = TlsFront::speaking(&["h2", "http/1.1"], &h2, &origin, &certificate);
+        let mut text = String::from("routes:\n");
+        let mut pools = String::from("pools:\n");
+        for (name, tls) in [
+            ("good", "ca: ca.pem"),
+            ("other", "ca: other.pem"),
+            ("anybody", "verify: false"),
+            ("named", "ca: ca.pem, sni: test.example"),
+            ("misnamed", "ca: ca.pem, sni: b.example"),
+            ("known", "ca: ca.pem, client_cert: lb.pem, client_key: lb.key"),
+            ("clear", ""),
+        ] {
+            writeln!(text, "  - {{ match: {{ path: /{name} }}, pool: {name} }}").unwrap();
+            let tls = if tls.is_empty() { String::new() } else { format!("tls: {{ {tls} }}\n") };
+            let keys = format!("{tls}{PLAIN}\nprotocol: {protocol}");
+            pools += pool(name, &[front.entry("app-1")], &keys).strip_prefix("pools:\n").unwrap();
+        }
+        let lb = Config::new(format!("{text}{pools}"))
+            .file("ca.pem", authority.pem.clone())
+            .file("other.pem", Authority::new("other").pem)
+            .certificate("lb", &people.client("lb"))
+            .start();
+        let mut client = lb.client();
+        let mut ask = |pool: &str| client.get(&format!("/{pool}")).status;
+        for _ in 0..2 {
+            assert_eq!(["good", "anybody", "known"].map(&mut ask), [200; 3], "{protocol}");
+            assert_eq!(["other", "misnamed", "clear"].map(&mut ask), [502; 3], "{protocol}");
+            // The same terms under another pool's name.
+            assert_eq!(ask("named"), 200, "{protocol}");
+        }
+        // The second round used what the first had kept: one connection for those that believe the
+        // same and ask for the same, one for who believes anybody, one for who shows a certificate.
+        let chosen = if protocol == "http2" { "h2" } else { "http/1.1" };
+        let seen = front.seen();
+        assert_eq!(seen.len(), 3, "{protocol}: {seen:?}");
+        assert!(seen.iter().all(|seen| seen.alpn.as_deref() == Some(chosen)), "{seen:?}");
     }
-    let lb = Config::new(format!("{text}{pools}"))
-        .file("ca.pem", secured.authority.pem.clone())
-        .file("other.pem", Authority::new("other").pem)
-        .certificate("lb", &people.client("lb"))
-        .start();
-    let mut client = lb.client();
-    let mut ask = |pool: &str| client.get(&format!("/{pool}")).status;
-    for _ in 0..2 {
-        assert_eq!(["good", "anybody", "known"].map(&mut ask), [200; 3]);
-        assert_eq!(["other", "misnamed", "clear"].map(&mut ask), [502; 3]);
-        // The same terms under another pool's name.
-        assert_eq!(ask("named"), 200);
-    }
-    // The second round used what the first had kept: one connection for those that believe the same
-    // and ask for the same, one for who believes anybody, one for who shows a certificate.
-    assert_eq!(secured.front.names().len(), 3);
 }
 
 #[test]

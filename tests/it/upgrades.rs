@@ -1,8 +1,13 @@
 //! Which requests become tunnels.
 
 use crate::support::{
-    Client, Config, Lb, Origin, Reply, Response, eventually, h2_origin::H2Origin, request,
+    Authority, Client, Config, Lb, Origin, Reply, Response, SOON, TlsClient, eventually,
+    h2_origin::H2Origin, lb::server, request, tally,
 };
+use rustix::process::Signal;
+use std::time::{Duration, Instant};
+
+const WEBSOCKET: [&str; 2] = ["Connection: Upgrade", "Upgrade: websocket"];
 
 /// A backend that upgrades whatever asks it to.
 fn willing(name: &str) -> Origin {
@@ -144,4 +149,100 @@ fn the_connection_of_a_declined_upgrade_is_not_used_again() {
         assert_eq!(origin.accepted(), number);
     }
     eventually("they are closed", || origin.open() == 0);
+}
+
+/// Opens a tunnel on this connection, and says through which backend it goes.
+#[track_caller]
+fn open(client: &mut Client) -> String {
+    let response = ask(client, &WEBSOCKET);
+    assert_eq!(response.status, 101, "{response:?}");
+    response.backend()
+}
+
+#[test]
+fn a_tunnel_is_load_for_as_long_as_it_is_open() {
+    for policy in ["least_connections", "p2c"] {
+        let (a, b) = (willing("a"), willing("b"));
+        let keys = format!("health_check: off\nbalance: {policy}");
+        let lb = Config::pool(&[a.entry(), b.entry()], &keys).access_log().start();
+        let mut tunnel = lb.client();
+        let busy = open(&mut tunnel);
+        let mut client = lb.client();
+        let mut served_by =
+            |count| -> Vec<String> { (0..count).map(|_| client.get("/").backend()).collect() };
+        let idle = if busy == "a" { "b" } else { "a" };
+        assert_eq!(served_by(8), [idle; 8], "{policy}: {busy} has a tunnel, the other nothing");
+        drop(tunnel);
+        lb.wait_for_entries(9);
+        assert_eq!(tally(&served_by(40)).len(), 2, "{policy}: both have nothing");
+    }
+}
+
+#[test]
+fn a_tunnel_takes_a_place_on_its_backend() {
+    let origin = willing("app-1");
+    let keys = "health_check: off\nlimits: { connections_per_backend: 1 }";
+    let lb = Config::pool(&[origin.entry()], keys).access_log().start();
+    let mut tunnel = lb.client();
+    open(&mut tunnel);
+    assert_eq!(lb.get("/").status, 503);
+    assert_eq!(ask(&mut lb.client(), &WEBSOCKET).status, 503);
+    drop(tunnel);
+    lb.wait_for_entries(3);
+    assert_eq!(lb.get("/").status, 200);
+}
+
+/// A tunnel in the clear and one in TLS, through a process that has so long to drain.
+fn two_tunnels(origin: &Origin, drain_timeout: &str) -> (Lb, [Client; 2]) {
+    let authority = Authority::new("authority");
+    let listeners = "listeners:\n  web: { address: \"@WEB@\" }\n  tls:\n    address: \"@2@\"\n    \
+                     tls: { certificates: [{ cert: a.pem, key: a.key }] }\n";
+    let lb = Config::pool(&[origin.entry()], "health_check: off")
+        .and(listeners)
+        .certificate("a", &authority.server(&["a.example"]))
+        .and(&server(&format!("drain_timeout: {drain_timeout}")))
+        .access_log()
+        .start();
+    let tls = TlsClient::new(&authority);
+    let mut clients = [lb.client(), Client::connect_tls(&lb.extra(2), &tls, "a.example")];
+    for client in &mut clients {
+        open(client);
+    }
+    (lb, clients)
+}
+
+#[test]
+fn tunnels_are_closed_in_order_when_drain_timeout_is_over() {
+    let origin = willing("app-1");
+    let (mut lb, mut clients) = two_tunnels(&origin, "1s");
+    let began = Instant::now();
+    lb.signal(Signal::TERM);
+    lb.wait_for_line("draining: 2 connections are open");
+    eventually("nobody else gets in", || lb.web().connect().is_err());
+    for client in &mut clients {
+        client.send("still here");
+        assert_eq!(client.exactly(10), b"still here");
+    }
+    for client in &mut clients {
+        assert_eq!(client.until_the_end().expect("an end that is said"), b"");
+    }
+    let took = began.elapsed();
+    assert!(took > Duration::from_millis(950) && took < Duration::from_secs(4), "{took:?}");
+    assert_eq!(lb.program.wait_for_exit(SOON).expect("it exits").code(), Some(0));
+    lb.wait_for_line("drain_timeout is over: 2 connections are cut off");
+    eventually("the backend's side is closed as well", || origin.open() == 0);
+    let entries = lb.wait_for_entries(2);
+    assert!(entries.iter().all(|it| it["status"] == 101 && it["reason"] == "ok"), "{entries:?}");
+}
+
+#[test]
+fn a_drain_is_over_with_the_last_tunnel() {
+    let origin = willing("app-1");
+    let (mut lb, clients) = two_tunnels(&origin, "30s");
+    lb.signal(Signal::TERM);
+    lb.wait_for_line("draining: 2 connections are open");
+    lb.program.assert_running();
+    drop(clients);
+    assert_eq!(lb.program.wait_for_exit(SOON).expect("it exits").code(), Some(0));
+    assert_eq!(lb.lines_with("drain_timeout is over"), 0);
 }

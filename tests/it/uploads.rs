@@ -3,7 +3,7 @@
 use crate::support::{
     Client, Config, Lb, Origin, Raw, Reply, eventually,
     h2::{DATA, END_HEADERS, END_STREAM, Frames, H2, HEADERS, asking, frame, request as head},
-    h2_origin::H2Origin,
+    h2_origin::{Asked, H2Origin},
     request,
 };
 use bytes::Bytes;
@@ -269,4 +269,32 @@ fn who_goes_on_sending_after_the_answer_holds_no_backend() {
         client.set_write_patience(Duration::from_millis(100));
         assert_freed(&lb, &backend, || drop(client.try_send(&more)));
     }
+}
+
+#[test]
+fn who_goes_on_sending_after_an_answer_that_is_a_head_alone_holds_no_backend() {
+    let origin = H2Origin::scripted("app-1", async |mut asked: Asked| match &*asked.seen.path {
+        "/refused" => asked.answer_with_head(401),
+        _ => asked.answer("served"),
+    });
+    let lb = Config::pool(&[origin.entry()], &format!("{ONE}\nprotocol: http2"))
+        .listener("h2c: true")
+        .access_log()
+        .start();
+    let mut client = lb.client();
+    client.send(request("POST", "/refused", &["Content-Length: 100000000"], b"x"));
+    let response = client.response();
+    assert_eq!((response.status, response.complete, response.body.len()), (401, true, 0));
+    assert_eq!(lb.get("/next").text(), "served");
+    // What went out whole is no failure.
+    let mut entries = lb.wait_for_entries(2);
+    entries.retain(|entry| entry["path"] == "/refused");
+    assert_eq!((&entries[0]["status"], &entries[0]["reason"]), (&401.into(), &"ok".into()));
+    drop(client);
+
+    let mut client = Frames::connect(&lb.web());
+    let fields = [("content-length", "100000000")];
+    client.send(HEADERS, END_HEADERS, 1, &head("POST", "/refused", &fields));
+    client.until(|frame| frame.stream == 1 && frame.ends_stream()).expect("an answer");
+    assert_eq!(lb.get("/next").text(), "served");
 }

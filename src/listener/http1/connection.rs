@@ -83,7 +83,7 @@ pub(in crate::listener) async fn serve_connection(
 ) {
     let snapshot = http1.live.load();
     let listener = &snapshot.listeners[link.listener()];
-    let socket = Socket::new(transport, link.clone(), Paces::of(listener));
+    let socket = Socket::new(transport, link.clone(), Paces::of(listener), http1.drain.clone());
     let began = Instant::now();
     let mut connection = Connection {
         http1,
@@ -435,7 +435,8 @@ impl Connection<'_> {
         }
         let may_be_sending = !socket.is_body_done() || !socket.inbound.is_empty();
         // A client that did not ask for the end has perhaps sent more before it read that it comes.
-        let unaware = self.http1.drain.has_successor() && !link.is_upgraded();
+        let drain = &self.http1.drain;
+        let unaware = if link.is_upgraded() { drain.is_over() } else { drain.has_successor() };
         self.close(may_be_sending || unaware).await;
         After::Closed
     }

@@ -7,6 +7,8 @@
 use super::{chunked::ChunkScanner, head::Framing};
 use crate::{
     listener::{
+        Drain,
+        drain::{Last, UntilOver},
         pace::{Paces, Waiting},
         transport::Transport,
     },
@@ -83,12 +85,18 @@ pub(super) struct Socket {
     taken: u64,
     /// Whether a read has waited since something was gathered.
     yielded: bool,
+    /// Whether the response that is sent while its client is still sending is chunked.
+    chunked: bool,
     /// Whether the client has closed its side.
     pub(super) ended: bool,
+    drain: Drain,
+    /// What a tunnel ends by that nobody else ends, and that it does.
+    over: Option<UntilOver>,
+    last: Option<Last>,
 }
 
 impl Socket {
-    pub(super) fn new(transport: Transport, link: Arc<Link>, paces: Paces) -> Self {
+    pub(super) fn new(transport: Transport, link: Arc<Link>, paces: Paces, drain: Drain) -> Self {
         Self {
             transport,
             inbound: BytesMut::new(),
@@ -101,7 +109,11 @@ impl Socket {
             writing: Waiting::default(),
             taken: 0,
             yielded: false,
+            chunked: false,
             ended: false,
+            drain,
+            over: None,
+            last: None,
         }
     }
 
@@ -218,15 +230,41 @@ impl Socket {
         if self.ended { Poll::Ready(Ok(())) } else { Poll::Pending }
     }
 
-    /// After a 101 the connection is the other protocol's.
+    /// After a 101 the connection is the other protocol's. When the time for draining is over, it ends
+    /// as if the client had said that it is done.
     fn poll_raw(&mut self, cx: &mut Context<'_>, out: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if self.drain.is_over() {
+            return self.poll_over(cx);
+        }
         if self.inbound.is_empty() {
-            return Pin::new(&mut self.transport).poll_read(cx, out);
+            let read = Pin::new(&mut self.transport).poll_read(cx, out);
+            return if read.is_pending() { self.poll_over(cx) } else { read };
         }
         let length = self.inbound.len().min(out.remaining());
         out.put_slice(&self.inbound[..length]);
         self.inbound.advance(length);
         Poll::Ready(Ok(()))
+    }
+
+    fn poll_over(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.last.is_none() {
+            let over = self.over.get_or_insert_with(|| self.drain.until_over());
+            self.last = Some(ready!(Pin::new(over).poll(cx)));
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// Notes the end of a chunked response, and says whether it is one. Where a backend that speaks HTTP/2
+    /// ends its response in its head, there is no last piece by which the proxy could tell.
+    fn note_end(&self, bytes: &[u8]) -> bool {
+        if bytes.starts_with(b"HTTP/1.1 ") {
+            return memchr::memmem::find(bytes, b"\r\nTransfer-Encoding: chunked\r\n").is_some();
+        }
+        // A piece that looks like it has its own length before it.
+        if self.chunked && self.outbound.is_empty() && bytes == b"0\r\n\r\n" {
+            self.link.set_last();
+        }
+        self.chunked
     }
 
     /// Writes what was gathered, and as much of `bytes` with it as the socket takes. Ready when
@@ -421,6 +459,9 @@ impl AsyncWrite for RequestStream {
             let what = "the response broke off";
             return Poll::Ready(Err(io::Error::new(io::ErrorKind::BrokenPipe, what)));
         }
+        if socket.link.is_sending() {
+            socket.chunked = socket.note_end(bytes);
+        }
         // A client that closed its side is not read from, so nothing would flush what is gathered.
         if socket.outbound.len() + bytes.len() <= GATHER && !socket.ended {
             socket.yielded = false;
@@ -495,7 +536,7 @@ mod tests {
     ) -> (Socket, tokio_rustls::client::TlsStream<tokio::net::UnixStream>) {
         let (transport, client) = crate::listener::tls::tests::connected().await;
         let link = Arc::new(Link::new(0, crate::model::Ends::default(), None));
-        (Socket::new(transport, link, Paces::patient(write)), client)
+        (Socket::new(transport, link, Paces::patient(write), Drain::default()), client)
     }
 
     #[tokio::test]
@@ -516,7 +557,7 @@ mod tests {
         let (ours, mut client) = tokio::net::UnixStream::pair().unwrap();
         let link = Arc::new(Link::new(0, crate::model::Ends::default(), None));
         let paces = Paces::patient(Duration::from_secs(5));
-        let socket = Socket::new(Transport::Clear(ours.into()), link, paces);
+        let socket = Socket::new(Transport::Clear(ours.into()), link, paces, Drain::default());
         let mut stream = RequestStream::new(Box::new(socket), Slot::default());
         stream.write_all(b"half of it").await.unwrap();
         tokio::io::AsyncWriteExt::shutdown(&mut client).await.unwrap();

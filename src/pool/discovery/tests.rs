@@ -51,7 +51,7 @@ impl Names {
     /// A pool of these backends whose host names are looked up in a script.
     fn new(backends: &str) -> Self {
         let resolver = Arc::new(Scripted::default());
-        let interner = Arc::new(Interner { resolver: resolver.clone(), ..Interner::default() });
+        let interner = Arc::new(Interner::resolving_by(resolver.clone()));
         let text = format!(
             "listeners: {{ web: {{ address: 127.0.0.1:80 }} }}
 pools: {{ app: {{ backends: {backends}, health_check: off, resolve_interval: 7s }} }}"

@@ -6,7 +6,11 @@ use crate::support::{
     lb::server, request, tally,
 };
 use serde_json::{Value, json};
-use std::{collections::BTreeMap, ffi::OsStr};
+use std::{
+    collections::BTreeMap,
+    ffi::OsStr,
+    time::{Duration, Instant},
+};
 
 const BACKENDS: &str = "/api/v1/pools/app/backends";
 
@@ -357,4 +361,37 @@ fn backends_come_and_go_without_a_failed_request() {
     let (_, _, failures) = load.stop();
     assert_eq!(failures, Vec::<String>::new());
     assert!(b.count() > 20, "{}", b.count());
+}
+
+#[test]
+fn a_backend_comes_and_goes_while_the_name_of_another_is_looked_up() {
+    let (known, added) = (Origin::named("known"), Origin::named("added"));
+    let backends = [known.entry(), "hangs.test:80".to_owned()];
+    let files = Config::pool(&backends, "health_check: off").and(ADMIN).write();
+    files.have_lookups_hang();
+    let Some(lb) = files.start_with_hosts("decisions beside a lookup that hangs") else { return };
+    // One that begins anew, in a pool that is new.
+    let text =
+        lb.read("lb.yaml").replace("health_check: off", "health_check: off\n    slow_start: 1s");
+    lb.replace("lb.yaml", &text);
+    assert_eq!(lb.tell("POST", "/api/v1/reload", "").status, 200);
+    let soon = |what: &str, response: Response, status: u16, began: Instant| {
+        assert_eq!(response.status, status, "{what}: {}", response.text());
+        // The lookup gives up after 5 s.
+        assert!(began.elapsed() < Duration::from_millis(2500), "{what}: {:?}", began.elapsed());
+    };
+    // Of one that is added by a name, nobody else has to wait for the lookup either.
+    let hanging = json!({ "address": "hangs-too.test:80", "name": "slow" }).to_string();
+    let mut patient = Client::connect(&lb.admin());
+    patient.send(request("POST", BACKENDS, &[], hanging.as_bytes()));
+    for _ in 0..2 {
+        let began = Instant::now();
+        soon("POST", lb.post(&added.entry()), 201, began);
+        eventually("it serves", || shares(&lb).contains_key("added"));
+        let began = Instant::now();
+        soon("DELETE", lb.delete("added"), 200, began);
+        assert_eq!(shares(&lb), only("known"));
+    }
+    patient.set_patience(SOON * 2);
+    assert_eq!(patient.response().status, 201);
 }

@@ -7,7 +7,7 @@ use http::{HeaderMap, Request, Response, StatusCode};
 use std::{future::Future, time::Duration};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
-    net::TcpStream,
+    net::{TcpStream, UnixStream},
     runtime::Runtime,
     task::JoinHandle,
 };
@@ -47,7 +47,12 @@ impl H2 {
     /// With settings of its own.
     #[track_caller]
     pub fn with(address: &Address, builder: h2::client::Builder) -> Self {
-        Self::over(address, builder, async |stream| stream)
+        match address.clone() {
+            Address::Tcp(_) => Self::over(address, builder, async |stream| stream),
+            Address::Unix(path) => {
+                Self::start(builder, async { UnixStream::connect(path).await.unwrap() })
+            }
+        }
     }
 
     /// Over TLS, asking for `name`.
@@ -67,17 +72,27 @@ impl H2 {
         builder: h2::client::Builder,
         begin: impl AsyncFnOnce(TcpStream) -> S,
     ) -> Self {
+        let Address::Tcp(address) = address else { panic!("no TCP address") };
+        let address = *address;
+        Self::start(builder, async move {
+            let stream = TcpStream::connect(address).await.unwrap();
+            stream.set_nodelay(true).unwrap();
+            begin(stream).await
+        })
+    }
+
+    #[track_caller]
+    fn start<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
+        builder: h2::client::Builder,
+        stream: impl Future<Output = S>,
+    ) -> Self {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
             .enable_all()
             .build()
             .unwrap();
-        let Address::Tcp(address) = address else { panic!("no TCP address") };
-        let address = *address;
         let (send, connection) = runtime.block_on(async move {
-            let stream = TcpStream::connect(address).await.unwrap();
-            stream.set_nodelay(true).unwrap();
-            let (send, connection) = builder.handshake(begin(stream).await).await.unwrap();
+            let (send, connection) = builder.handshake(stream.await).await.unwrap();
             (send, tokio::spawn(connection))
         });
         Self { runtime, send, connection }
@@ -107,7 +122,8 @@ impl H2 {
     pub fn ask(&self, request: Request<()>, body: &[u8]) -> Result<Answer, h2::Error> {
         let mut stream = self.try_begin(request, body.is_empty())?;
         if !body.is_empty() {
-            stream.send(body, true);
+            // One that is refused already, and told not to send, has its answer all the same.
+            let _ = stream.body.send_data(Bytes::copy_from_slice(body), true);
         }
         stream.answer()
     }

@@ -12,9 +12,10 @@ use std::{
         atomic::{AtomicUsize, Ordering::SeqCst},
     },
 };
+use tempfile::TempDir;
 use tokio::{
-    io::AsyncReadExt,
-    net::{TcpListener, TcpStream},
+    io::{AsyncRead, AsyncReadExt, AsyncWrite},
+    net::{TcpListener, UnixListener},
     runtime::Runtime,
 };
 
@@ -56,6 +57,12 @@ impl Asked {
         self.respond.send_response(response.body(()).unwrap(), false).expect("the stream is open")
     }
 
+    /// An answer that ends with its head, which says nothing of a length.
+    pub fn answer_with_head(&mut self, status: u16) {
+        let response = Response::builder().status(status).body(()).unwrap();
+        let _ = self.respond.send_response(response, true);
+    }
+
     /// A whole answer.
     pub fn answer(&mut self, body: impl Into<Bytes>) {
         let _ = self.begin(200, &[]).send_data(body.into(), true);
@@ -79,7 +86,14 @@ pub struct H2Origin {
     name: String,
     memory: Arc<Memory>,
     runtime: Option<Runtime>,
-    _port: Reserved,
+    /// What its address is kept by.
+    keeper: Option<Keeper>,
+}
+
+/// Keeps an address for as long as somebody listens there.
+enum Keeper {
+    Port(Reserved),
+    Directory(TempDir),
 }
 
 impl H2Origin {
@@ -101,10 +115,24 @@ impl H2Origin {
     /// As `named`, where connections begin with a PROXY header of version 1; others are closed.
     pub fn behind_a_proxy(name: &'static str) -> Self {
         let memory = Memory { headers: Some(Mutex::default()), ..Memory::default() };
-        Self::start(name, h2::server::Builder::new(), memory, move |mut asked| async move {
+        let builder = h2::server::Builder::new();
+        Self::start(name, Reserved::new(), builder, memory, move |mut asked| async move {
             asked.read().await;
             asked.answer(name);
         })
+    }
+
+    /// As `scripted`, on a unix socket.
+    pub fn unix<F: Future<Output = ()> + Send + 'static>(
+        name: &str,
+        script: impl Fn(Asked) -> F + Send + Sync + 'static,
+    ) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let address = Address::Unix(directory.path().join("h2.sock"));
+        let builder = h2::server::Builder::new();
+        let mut origin = Self::at(name, address, builder, Memory::default(), script);
+        origin.keeper = Some(Keeper::Directory(directory));
+        origin
     }
 
     /// With settings of its own.
@@ -113,17 +141,28 @@ impl H2Origin {
         builder: h2::server::Builder,
         script: impl Fn(Asked) -> F + Send + Sync + 'static,
     ) -> Self {
-        Self::start(name, builder, Memory::default(), script)
+        Self::start(name, Reserved::new(), builder, Memory::default(), script)
     }
 
     fn start<F: Future<Output = ()> + Send + 'static>(
         name: &str,
+        port: Reserved,
         builder: h2::server::Builder,
         memory: Memory,
         script: impl Fn(Asked) -> F + Send + Sync + 'static,
     ) -> Self {
-        let port = Reserved::new();
-        let address = port.address();
+        let mut origin = Self::at(name, port.address(), builder, memory, script);
+        origin.keeper = Some(Keeper::Port(port));
+        origin
+    }
+
+    fn at<F: Future<Output = ()> + Send + 'static>(
+        name: &str,
+        address: Address,
+        builder: h2::server::Builder,
+        memory: Memory,
+        script: impl Fn(Asked) -> F + Send + Sync + 'static,
+    ) -> Self {
         let memory = Arc::new(memory);
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
@@ -131,12 +170,16 @@ impl H2Origin {
             .build()
             .unwrap();
         let script: Script = Arc::new(move |asked| Box::pin(script(asked)));
+        let serving = Serving { builder, script, memory: memory.clone() };
         let listener = address.bind().unwrap();
         listener.listen(1024).unwrap();
         listener.set_nonblocking(true).unwrap();
-        let accepting = accept(listener.into(), builder, script, memory.clone());
-        runtime.spawn(accepting);
-        Self { address, name: name.to_owned(), memory, runtime: Some(runtime), _port: port }
+        match &address {
+            Address::Tcp(_) => runtime.spawn(accept_tcp(listener.into(), serving)),
+            Address::Unix(_) => runtime.spawn(accept_unix(listener.into(), serving)),
+        };
+        let name = name.to_owned();
+        Self { address, name, memory, runtime: Some(runtime), keeper: None }
     }
 
     pub fn address(&self) -> &Address {
@@ -181,44 +224,58 @@ impl Drop for H2Origin {
     }
 }
 
-async fn accept(
-    listener: std::net::TcpListener,
+/// What serves each connection.
+#[derive(Clone)]
+struct Serving {
     builder: h2::server::Builder,
     script: Script,
     memory: Arc<Memory>,
-) {
+}
+
+async fn accept_tcp(listener: std::net::TcpListener, serving: Serving) {
     let listener = TcpListener::from_std(listener).unwrap();
-    while let Ok((mut stream, _)) = listener.accept().await {
+    while let Ok((stream, _)) = listener.accept().await {
         let _ = stream.set_nodelay(true);
-        let (builder, script, memory) = (builder.clone(), script.clone(), memory.clone());
-        tokio::spawn(async move {
-            if let Some(headers) = &memory.headers {
-                let Some(header) = read_header(&mut stream).await else { return };
-                headers.lock().unwrap().push(header);
+        tokio::spawn(serving.clone().serve(stream));
+    }
+}
+
+async fn accept_unix(listener: std::os::unix::net::UnixListener, serving: Serving) {
+    let listener = UnixListener::from_std(listener).unwrap();
+    while let Ok((stream, _)) = listener.accept().await {
+        tokio::spawn(serving.clone().serve(stream));
+    }
+}
+
+impl Serving {
+    async fn serve<S: AsyncRead + AsyncWrite + Unpin>(self, mut stream: S) {
+        let Self { builder, script, memory } = self;
+        if let Some(headers) = &memory.headers {
+            let Some(header) = read_header(&mut stream).await else { return };
+            headers.lock().unwrap().push(header);
+        }
+        // The other side going away, or a probe that says nothing, is no failure of the origin.
+        let Ok(mut connection) = builder.handshake(stream).await else { return };
+        let number = memory.connections.fetch_add(1, SeqCst);
+        while let Some(Ok((request, respond))) = connection.accept().await {
+            let asked = asked(request, respond, number);
+            memory.requests.lock().unwrap().push(asked.seen.clone());
+            if asked.seen.path == "/goaway" {
+                // Says that it looks at this request and no later one, and goes on with it.
+                connection.graceful_shutdown();
             }
-            // The other side going away, or a probe that says nothing, is no failure of the origin.
-            let Ok(mut connection) = builder.handshake(stream).await else { return };
-            let number = memory.connections.fetch_add(1, SeqCst);
-            while let Some(Ok((request, respond))) = connection.accept().await {
-                let asked = asked(request, respond, number);
-                memory.requests.lock().unwrap().push(asked.seen.clone());
-                if asked.seen.path == "/goaway" {
-                    // Says that it looks at this request and no later one, and goes on with it.
-                    connection.graceful_shutdown();
-                }
-                let (script, memory) = (script.clone(), memory.clone());
-                tokio::spawn(async move {
-                    memory.working.fetch_add(1, SeqCst);
-                    script(asked).await;
-                    memory.working.fetch_sub(1, SeqCst);
-                });
-            }
-        });
+            let (script, memory) = (script.clone(), memory.clone());
+            tokio::spawn(async move {
+                memory.working.fetch_add(1, SeqCst);
+                script(asked).await;
+                memory.working.fetch_sub(1, SeqCst);
+            });
+        }
     }
 }
 
 /// A line that begins as a PROXY header does.
-async fn read_header(stream: &mut TcpStream) -> Option<String> {
+async fn read_header(stream: &mut (impl AsyncRead + Unpin)) -> Option<String> {
     let mut line = String::new();
     while !line.ends_with('\n') {
         line.push(char::from(stream.read_u8().await.ok()?));

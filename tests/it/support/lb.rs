@@ -71,9 +71,12 @@ pub struct Program {
 }
 
 impl Program {
-    /// The binary under test with a clean environment, so that nothing of the caller's gets in.
+    /// The binary under test with a clean environment, so that nothing of the caller's gets in. It is
+    /// the one that was built with the tests, or that of the environment's `PINGORA_LB`.
     pub fn command<S: AsRef<OsStr>>(args: impl IntoIterator<Item = S>) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_pingora-lb"));
+        let other = std::env::var_os("PINGORA_LB");
+        let mut command =
+            Command::new(other.unwrap_or_else(|| env!("CARGO_BIN_EXE_pingora-lb").into()));
         command
             .args(args)
             .env_clear()

@@ -8,6 +8,7 @@ pub mod filtered;
 pub mod h2;
 pub mod h2_origin;
 pub mod hello;
+pub mod hosts;
 pub mod http;
 pub mod lb;
 pub mod load;
