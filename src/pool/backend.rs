@@ -3,7 +3,10 @@
 use super::{
     BackendTraffic, Opening, Tag, Time, ejection::Standing, ewma::PeakEwma, health::HealthState,
 };
-use crate::model::{Amendment, BackendName, BackendState as Admission, Weight};
+use crate::{
+    model::{Amendment, BackendName, BackendState as Admission, Weight},
+    tls::Trust,
+};
 use http::HeaderValue;
 use pingora_core::protocols::l4::socket::SocketAddr;
 use std::{
@@ -80,6 +83,10 @@ pub struct BackendState {
     /// When its health, its ejection or what the operator decided of its state last changed, in
     /// nanoseconds.
     since: AtomicU64,
+    /// In which way requests meet it where TLS is spoken.
+    trust: Trust,
+    /// In which way probes do: they may ask for another name, or at another port.
+    probe_trust: Trust,
     traffic: BackendTraffic,
     /// Connections that requests will share; most backends have none of these.
     opening: OnceLock<Arc<Opening>>,
@@ -103,6 +110,8 @@ impl Default for BackendState {
             leaving: AtomicBool::new(false),
             unwatched: AtomicBool::new(false),
             since: AtomicU64::new(0),
+            trust: Trust::default(),
+            probe_trust: Trust::default(),
             traffic: BackendTraffic::default(),
             opening: OnceLock::new(),
         }
@@ -146,6 +155,15 @@ impl BackendState {
     /// What was counted of it.
     pub fn traffic(&self) -> &BackendTraffic {
         &self.traffic
+    }
+
+    /// In which way requests meet it where TLS is spoken.
+    pub fn trust(&self) -> &Trust {
+        &self.trust
+    }
+
+    pub(super) fn probe_trust(&self) -> &Trust {
+        &self.probe_trust
     }
 
     /// What active probing found last.

@@ -109,8 +109,9 @@ impl Opener {
 #[async_trait]
 impl Connect for Opener {
     async fn connect(&self, address: &SocketAddr) -> pingora_core::Result<Stream> {
-        let opens = Opens::begin(&self.opening);
-        *self.opens.lock().unwrap_or_else(PoisonError::into_inner) = Some(opens);
+        // Where the backend has to be met otherwise, others go on waiting for the connection after this.
+        let begin = || Opens::begin(&self.opening);
+        self.opens.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert_with(begin);
         Ok(match self.dialer.dial_for_pingora(address).await? {
             Dialed::Tcp(stream) => stream.into(),
             Dialed::Unix(stream) => stream.into(),

@@ -80,6 +80,8 @@ pub struct Exchange {
     /// The pause before the next try.
     pub(super) pause: Duration,
     pub(super) replay: Replay,
+    /// Whether the present try meets its backend otherwise than at first.
+    pub(super) turn: Replay,
     /// Whether the present try ends because its status asks for another.
     pub(super) retry_status: bool,
     /// Whether the pool has heard how the present try ended.
@@ -115,7 +117,8 @@ pub struct Exchange {
 #[derive(Clone, Debug)]
 struct Traveller(Arc<Mutex<Option<Box<Exchange>>>>);
 
-/// A request is repeated once on the same backend after a pooled connection turned out stale.
+/// A request is repeated once on the same backend after a pooled connection turned out stale. And each
+/// try is, once, where its backend can be met otherwise.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Replay {
     Unused,
@@ -170,6 +173,7 @@ impl Exchange {
             tries: 0,
             pause: Duration::ZERO,
             replay: Replay::Unused,
+            turn: Replay::Unused,
             retry_status: false,
             reported: false,
             try_began: began,

@@ -154,13 +154,12 @@ impl ProxyHttp for Gateway {
         &self,
         _: &mut Session,
         reused: bool,
-        _: &HttpPeer,
+        peer: &HttpPeer,
         descriptor: std::os::unix::io::RawFd,
-        _: Option<&Digest>,
+        digest: Option<&Digest>,
         context: &mut Context,
     ) -> Result<()> {
-        context.connected(reused, descriptor);
-        Ok(())
+        context.connected(peer, digest, reused, descriptor)
     }
 
     async fn upstream_request_filter(

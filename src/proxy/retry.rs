@@ -19,11 +19,14 @@ impl Context {
     /// After a connection failed. No byte of the request was sent on it, so any method may go to
     /// another backend, as long as what an earlier try consumed of the body is still there.
     pub(super) fn after_connect_failure(&mut self, session: &Session, error: &mut Error) {
+        if self.meets_otherwise(session, error) {
+            error.set_retry(true);
+            return;
+        }
         self.end_opening(false);
         let ours = system_error(error).is_some_and(is_ours);
-        if ours || tls::is_wrong_name(error) && self.client_chose_name() {
-            // What we lack is not its fault. And a client could have every backend ejected by asking for
-            // hosts that they do not have.
+        if ours || self.is_clients_doing(error) {
+            // What we lack is not its fault.
             self.report(Outcome::Unknown, Instant::now());
         } else {
             self.report_failure();
@@ -42,6 +45,11 @@ impl Context {
         reused: bool,
     ) {
         self.link.end_try();
+        if self.meets_otherwise(session, error) {
+            error.set_retry(true);
+            return;
+        }
+        self.end_opening(false);
         if std::mem::take(&mut self.retry_status) {
             // The next backend is picked already.
             error.set_retry(true);
@@ -62,10 +70,32 @@ impl Context {
                 return true;
             }
             self.report(Outcome::Unknown, Instant::now());
+        } else if self.is_clients_doing(error) {
+            self.report(Outcome::Unknown, Instant::now());
         } else {
             self.report_failure();
         }
         repeatable && self.move_on(kind, error)
+    }
+
+    /// Whether the try is made once more on the same backend, at once, because that can be met otherwise. No
+    /// byte of the request was sent, and nothing is said of the backend yet.
+    fn meets_otherwise(&mut self, session: &Session, error: &Error) -> bool {
+        let (Some(tls), Some(lease)) = (self.tls(), &self.lease) else { return false };
+        let again = self.turn == Replay::Unused
+            && !session.as_ref().retry_buffer_truncated()
+            && tls.is_met_otherwise(error, lease.state().trust());
+        if again {
+            self.log_failed_try(Some(lease), error, "meeting it otherwise");
+            self.turn = Replay::Next;
+        }
+        again
+    }
+
+    /// Whether a try failed because of a name that the client chose: it could have every backend ejected by
+    /// asking for hosts that they do not have.
+    fn is_clients_doing(&self, error: &Error) -> bool {
+        tls::is_wrong_name(error) && self.client_chose_name()
     }
 
     /// Whether a response with this status is not passed on because the request is tried again. If
@@ -123,7 +153,7 @@ impl Exchange {
         }
         match error.etype() {
             // Nothing was sent.
-            &NOT_HTTP2 => Some(RetryOn::ConnectFailure),
+            &NOT_HTTP2 | ErrorType::TLSHandshakeFailure => Some(RetryOn::ConnectFailure),
             ErrorType::ReadTimedout | ErrorType::WriteTimedout => Some(RetryOn::Timeout),
             _ => Some(RetryOn::Reset),
         }

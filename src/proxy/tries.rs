@@ -5,13 +5,14 @@ use crate::{
     filter::{Answer, host_of},
     model::{BackendProtocol, HostHeader, host_without_port},
     pool::{Dialer, Kept, Member, Opener, Outcome, Picked, Place, Pool, Preamble, Waited, Wanted},
-    tls,
+    tls::{self, PeerTls},
 };
 use http::{StatusCode, Version, header};
 use pingora::{
     Error, ErrorType, Result,
     connectors::l4::Connect,
     http::RequestHeader,
+    protocols::Digest,
     upstreams::peer::{HttpPeer, PeerOptions, Scheme},
 };
 use pingora_proxy::Session;
@@ -165,14 +166,20 @@ impl Exchange {
             tokio::time::sleep(pause).await;
         }
         let lease = self.lease.as_ref().ok_or_else(|| Error::new(ErrorType::InternalError))?;
-        if self.replay == Replay::Next {
+        let turned = self.turn == Replay::Next;
+        if turned {
+            self.turn = Replay::Used;
+        } else if self.replay == Replay::Next {
             self.replay = Replay::Used;
         } else {
+            self.turn = Replay::Unused;
             self.tries += 1;
             self.tried.add(lease);
         }
-        self.opener = self.shared_opener();
-        self.wait_for_opening().await;
+        if !turned {
+            self.opener = self.shared_opener();
+            self.wait_for_opening().await;
+        }
         self.try_began = Instant::now();
         self.body_passed_on = None;
         self.filtering.progress.begin_try();
@@ -203,12 +210,31 @@ impl Exchange {
         lease.state().opening().wait(connect_timeout(pool).min(SHARED_WAIT)).await;
     }
 
-    /// The backend is connected.
-    pub(super) fn connected(&mut self, reused: bool, descriptor: RawFd) {
+    /// The backend is connected, newly or on a connection that was kept.
+    ///
+    /// # Errors
+    /// When it is not who it is to be.
+    pub(super) fn connected(
+        &mut self,
+        peer: &HttpPeer,
+        digest: Option<&Digest>,
+        reused: bool,
+        descriptor: RawFd,
+    ) -> Result<()> {
+        if let (Some(tls), Some(lease)) = (self.tls(), &self.lease) {
+            let shown = digest.and_then(|digest| digest.ssl_digest.as_deref());
+            tls.check(peer, shown, lease.state().trust())?;
+        }
         self.end_opening(true);
         let took = if reused { Duration::ZERO } else { self.try_began.elapsed() };
         self.connect_time = Some(took);
         self.descriptor = Some(descriptor);
+        Ok(())
+    }
+
+    /// The TLS that is spoken with the backends, if it is.
+    pub(super) fn tls(&self) -> Option<&PeerTls> {
+        self.pool.as_ref()?.tls().map(|tls| &**tls)
     }
 
     /// Those who wait for the connection that this request opens hear what came of it.
@@ -353,8 +379,9 @@ impl Exchange {
             group_key,
             options,
         };
-        if let Some(tls) = self.pool.as_ref().and_then(|pool| pool.tls()) {
-            tls.secure(&mut peer, || Some(self.server_name(member, request)));
+        if let Some(tls) = self.tls() {
+            let trust = member.state().trust();
+            tls.secure(&mut peer, trust, || Some(self.server_name(member, request)));
         }
         peer
     }
@@ -375,8 +402,7 @@ impl Exchange {
     /// Whether the name that the present try's backend must have a certificate for is the client's
     /// choice, who may choose one that no backend has.
     pub(super) fn client_chose_name(&self) -> bool {
-        let tls = self.pool.as_ref().and_then(|pool| pool.tls());
-        tls.is_some_and(|tls| !tls.has_server_name()) && self.host_header().is_none()
+        self.tls().is_some_and(|tls| !tls.has_server_name()) && self.host_header().is_none()
     }
 
     /// What goes ahead of a connection to a backend of `pool`.

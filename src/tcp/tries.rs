@@ -11,6 +11,7 @@ use crate::{
         Dialed, Dialer, Lease, NoRetry, Outcome, Picked, Place, Pool, Preamble, Tried, Waited,
         Wanted, hash_address, is_ours,
     },
+    tls,
 };
 use rustls::pki_types::ServerName;
 use std::{
@@ -76,7 +77,10 @@ async fn secured(
         Dialed::Tcp(stream) => connector.connect(name, stream).await.map(|it| Box::new(it) as _),
         Dialed::Unix(stream) => connector.connect(name, stream).await.map(|it| Box::new(it) as _),
     };
-    shaken.map_err(|error| io::Error::new(error.kind(), format!("TLS handshake: {error}")))
+    shaken.map_err(|error| {
+        let why = error.to_string();
+        io::Error::new(error.kind(), format!("TLS handshake: {}", tls::in_words(&why)))
+    })
 }
 
 /// The tries of one connection.

@@ -36,15 +36,26 @@ pub(super) struct Particulars {
 impl Particulars {
     pub(super) fn of(der: &CertificateDer<'_>) -> Result<Self, Malformed> {
         let certificate = parse(der)?;
-        let validity = certificate.validity();
-        Ok(Self {
-            names: host_names(&certificate),
-            validity: Validity {
-                from: validity.not_before.timestamp(),
-                until: validity.not_after.timestamp(),
-            },
-        })
+        Ok(Self { names: host_names(&certificate), validity: validity(&certificate) })
     }
+}
+
+/// For how long an authority's certificate is a server's as well, if nothing but its being an authority's
+/// speaks against that: it has names, and may be used for a server.
+pub(super) fn serving_authority(der: &CertificateDer<'_>) -> Option<Validity> {
+    let certificate = parse(der).ok()?;
+    let constraints = certificate.basic_constraints().ok()??.value;
+    let serves = match certificate.extended_key_usage() {
+        Ok(usage) => usage.is_none_or(|usage| usage.value.server_auth),
+        Err(_) => false,
+    };
+    let named = !alternative_names(&certificate).is_empty();
+    (constraints.ca && serves && named).then(|| validity(&certificate))
+}
+
+fn validity(certificate: &X509Certificate<'_>) -> Validity {
+    let validity = certificate.validity();
+    Validity { from: validity.not_before.timestamp(), until: validity.not_after.timestamp() }
 }
 
 /// The host names that a certificate is for, in lower case. Only where it has none of them does the

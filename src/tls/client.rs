@@ -1,10 +1,13 @@
 //! A pool's side of TLS for streams, which Pingora has no part in.
 
-use super::provider;
+use super::{pinned::Pinned, provider};
 use crate::model::PoolTls;
 use rustls::{
     ClientConfig, DigitallySignedStruct, Error as TlsError, SignatureScheme,
-    client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
+    client::{
+        WebPkiServerVerifier,
+        danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
+    },
     crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature},
     pki_types::{CertificateDer, ServerName, UnixTime},
     sign::SingleCertAndKey,
@@ -13,12 +16,20 @@ use rustls::{
 use std::sync::Arc;
 
 /// What rustls is told. Sessions that begin with it can be resumed with it.
-pub(super) fn client_config(spec: &PoolTls) -> ClientConfig {
+pub(super) fn client_config(spec: &PoolTls, pinned: &Arc<Pinned>) -> ClientConfig {
     let builder = ClientConfig::builder_with_provider(provider())
         .with_protocol_versions(&[&TLS13, &TLS12])
         .expect("the provider has suites for both versions");
     let builder = if let Some(authorities) = &spec.authorities {
-        builder.with_root_certificates(authorities.roots.clone())
+        let verifier =
+            WebPkiServerVerifier::builder_with_provider(authorities.roots.clone(), provider());
+        let verifier = verifier.build().expect("there are authorities, and no revocations");
+        if pinned.is_empty() {
+            builder.with_webpki_verifier(verifier)
+        } else {
+            let either = Either { authorities: verifier, pinned: pinned.clone() };
+            builder.dangerous().with_custom_certificate_verifier(Arc::new(either))
+        }
     } else {
         let anybody = Arc::new(Anybody(provider()));
         builder.dangerous().with_custom_certificate_verifier(anybody)
@@ -29,6 +40,52 @@ pub(super) fn client_config(spec: &PoolTls) -> ClientConfig {
             builder.with_client_cert_resolver(Arc::new(certified))
         }
         None => builder.with_no_client_auth(),
+    }
+}
+
+/// Takes a certificate that an authority has signed, or that is one of those that a backend may show itself.
+#[derive(Debug)]
+struct Either {
+    authorities: Arc<WebPkiServerVerifier>,
+    pinned: Arc<Pinned>,
+}
+
+impl ServerCertVerifier for Either {
+    fn verify_server_cert(
+        &self,
+        certificate: &CertificateDer<'_>,
+        others: &[CertificateDer<'_>],
+        name: &ServerName<'_>,
+        ocsp: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, TlsError> {
+        let verified = self.authorities.verify_server_cert(certificate, others, name, ocsp, now);
+        verified.or_else(|refused| match self.pinned.verify(certificate, name, now) {
+            Some(verified) => verified.map(|()| ServerCertVerified::assertion()),
+            None => Err(refused),
+        })
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, TlsError> {
+        self.authorities.verify_tls12_signature(message, certificate, signature)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, TlsError> {
+        self.authorities.verify_tls13_signature(message, certificate, signature)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.authorities.supported_verify_schemes()
     }
 }
 

@@ -13,13 +13,17 @@ mod client;
 mod facts;
 mod load;
 mod peer;
+mod pinned;
 mod watch;
 
 pub use acceptor::{Acceptor, Handshakes};
 pub use certificate::{ClientCertificate, Malformed};
 pub use facts::TlsFacts;
 pub use load::{FileError, IdentityError, authorities, identity, system_authorities, untimely};
-pub use peer::{NO_AUTHORITIES, NOT_HTTP2, PeerTls, connector_options, failure, is_wrong_name};
+pub use peer::{
+    NO_AUTHORITIES, NOT_HTTP2, PeerTls, connector_options, failure, in_words, is_wrong_name,
+};
+pub use pinned::Trust;
 pub use watch::{Watch, Watched, are_as_read, present_stamps};
 
 use rustls::crypto::{CryptoProvider, ring};

@@ -1,22 +1,25 @@
 //! A pool's side of TLS: what Pingora is told, so that it connects to backends as configured; and what
 //! those need who do so themselves, for streams.
 //!
-//! Four things about Pingora 0.9.1 shape this. An empty server name turns verification off, so a
+//! Five things about Pingora 0.9.1 shape this. An empty server name turns verification off, so a
 //! peer always gets one. The key of kept connections knows neither authorities nor private keys, so
 //! both go into its `group_key`. Every connector of Pingora's reads the system's authorities when it
 //! is made, twice for HTTP, and panics if one of them is odd; so ours are given an empty file, and
-//! each peer brings its authorities along. And what a handshake failed of is left as a text only.
+//! each peer brings its authorities along. What a handshake failed of is left as a text only. And there
+//! is no say in what is verified but all or nothing, so backends that show a certificate of `ca` itself are
+//! met in a way of their own ([`Trust`]).
 
 use super::{
     client::client_config,
     load::FileError,
+    pinned::{Pinned, Trust, is_of_authority},
     watch::{Reread, Watched},
 };
 use crate::model::{Authorities, Identity, PoolName, PoolTls, Source};
 use arc_swap::ArcSwap;
 use pingora_core::{
     connectors::ConnectorOptions,
-    protocols::tls::CaType,
+    protocols::tls::{CaType, SslDigest},
     upstreams::peer::{HttpPeer, Scheme},
     utils::tls::{CertKey, WrappedX509, parse_x509},
 };
@@ -58,6 +61,8 @@ struct Current {
     spec: PoolTls,
     authorities: Arc<CaType>,
     identity: Option<Arc<CertKey>>,
+    /// The authorities that backends may be themselves.
+    pinned: Arc<Pinned>,
     /// What streams are secured by.
     client: Arc<ClientConfig>,
     /// Tells connections apart that were made on different terms.
@@ -67,11 +72,13 @@ struct Current {
 impl Current {
     fn new(spec: PoolTls) -> Self {
         let verified = spec.authorities.as_ref().map(authorities);
+        let pinned = Arc::new(Pinned::of(spec.authorities.as_ref()));
         Self {
             authorities: verified.unwrap_or_else(|| Arc::from([wrapped(NOBODY)])),
             identity: spec.identity.as_ref().map(|identity| Arc::new(cert_key(identity))),
-            client: Arc::new(client_config(&spec)),
+            client: Arc::new(client_config(&spec, &pinned)),
             terms: terms(&spec),
+            pinned,
             spec,
         }
     }
@@ -105,9 +112,15 @@ impl PeerTls {
 
     /// Has `peer` speak TLS. Its backend must have a certificate for the name in the configuration,
     /// else for `name`, a host name or an address; without one, any name will do as long as the
-    /// certificate is good. The peer shares kept connections only with peers of the same terms, and
-    /// of the same `group_key` before this.
-    pub fn secure<'n>(&self, peer: &mut HttpPeer, name: impl FnOnce() -> Option<Cow<'n, str>>) {
+    /// certificate is good. The peer shares kept connections only with peers of the same terms, of the
+    /// same `group_key` before this, and of backends that are met in the same way. A backend that is met by
+    /// itself has to be [checked](Self::check) before anything is sent.
+    pub fn secure<'n>(
+        &self,
+        peer: &mut HttpPeer,
+        trust: &Trust,
+        name: impl FnOnce() -> Option<Cow<'n, str>>,
+    ) {
         let current = self.current.load();
         let name = match &current.spec.sni {
             Some(configured) => Some(Cow::Borrowed(configured.as_str())),
@@ -117,11 +130,39 @@ impl PeerTls {
         let verify = current.spec.authorities.is_some();
         peer.scheme = Scheme::HTTPS;
         presentable(name, verify).clone_into(&mut peer.sni);
-        peer.options.verify_cert = verify;
+        let by_itself = trust.key().filter(|_| !current.pinned.is_empty());
+        peer.options.verify_cert = verify && by_itself.is_none();
         peer.options.verify_hostname = verify && name.is_some();
         peer.options.ca = Some(current.authorities.clone());
         peer.client_cert_key.clone_from(&current.identity);
-        peer.group_key ^= current.terms;
+        peer.group_key ^= current.terms ^ by_itself.unwrap_or(0);
+    }
+
+    /// Checks a backend by the certificate that it has shown on a connection, new or kept, if it was met by
+    /// itself. If another was due, it is met by authority from now on.
+    ///
+    /// # Errors
+    /// When the certificate is not one of those in `ca`, valid now and for the backend's name.
+    pub fn check(
+        &self,
+        peer: &HttpPeer,
+        shown: Option<&SslDigest>,
+        trust: &Trust,
+    ) -> pingora_core::Result<()> {
+        if peer.options.verify_cert {
+            return Ok(());
+        }
+        let current = self.current.load();
+        if current.spec.authorities.is_none() {
+            return Ok(());
+        }
+        current.pinned.check(peer, shown, trust)
+    }
+
+    /// Whether a backend that was not met because of `error` may be met otherwise: by itself, if it seems to
+    /// show one of the certificates in `ca`, and by authority, if it was to show one and did not.
+    pub fn is_met_otherwise(&self, error: &pingora_core::Error, trust: &Trust) -> bool {
+        cause(error).is_some_and(|why| self.current.load().pinned.is_met_otherwise(why, trust))
     }
 }
 
@@ -200,24 +241,30 @@ fn terms(spec: &PoolTls) -> u64 {
     u64::from_le_bytes(digest[..8].try_into().expect("a digest has more than 8 bytes"))
 }
 
+/// Why a handshake with a backend failed, in words where rustls has none.
+pub fn failure(error: &pingora_core::Error) -> Option<&str> {
+    cause(error).map(in_words)
+}
+
 /// Why a handshake with a backend failed, as rustls puts it, from the text that Pingora makes of it:
 /// `TLS connect() failed: <its name for it>  context: tls connect error cause: <why>, SNI: <name>`.
-pub fn failure(error: &pingora_core::Error) -> Option<&str> {
+fn cause(error: &pingora_core::Error) -> Option<&str> {
     if *error.etype() != pingora_core::ErrorType::TLSHandshakeFailure {
         return None;
     }
     let text = error.context.as_ref()?.as_str();
     let (_, why) = text.split_once("cause: ")?;
     let why = why.rsplit_once(", SNI: ").map_or(why, |(why, _)| why);
-    Some(in_words(why.trim()))
+    Some(why.trim())
 }
 
 /// What rustls has a name for only, in words: these are what `openssl req -x509` and `openssl x509 -req`
 /// make unless they are told otherwise.
-fn in_words(why: &str) -> &str {
-    if why.contains("CaUsedAsEndEntity") {
-        "invalid peer certificate: it is an authority's (CA:TRUE), which is none for a server"
-    } else if why.contains("UnsupportedCertVersion") {
+pub fn in_words(why: &str) -> &str {
+    if is_of_authority(why) {
+        "invalid peer certificate: it is an authority's (CA:TRUE), which is none for a server unless it is \
+         in ca itself, with alternative names"
+    } else if why == "invalid peer certificate: Other(OtherError(UnsupportedCertVersion))" {
         "invalid peer certificate: it is not of X.509 version 3"
     } else {
         why

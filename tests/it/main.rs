@@ -61,6 +61,7 @@ mod metrics;
 mod nothing_lost;
 mod notify;
 mod overload;
+mod own_certificates;
 mod policies;
 mod proxy_protocol;
 mod proxying;

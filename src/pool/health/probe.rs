@@ -16,7 +16,7 @@ use pingora::{ErrorType, OrErr, http::RequestHeader};
 use pingora_core::{
     connectors::{TransportConnector, http::Connector, l4::Connect},
     protocols::http::client::HttpSession,
-    protocols::l4::socket::SocketAddr,
+    protocols::{l4::socket::SocketAddr, tls::SslDigest},
     upstreams::peer::{ALPN, HttpPeer},
 };
 use std::{
@@ -62,18 +62,13 @@ struct Failure {
     reason: String,
     /// Whether it is us who lacked something.
     ours: bool,
-}
-
-impl Failure {
-    #[allow(clippy::needless_pass_by_value, reason = "it is what becomes of the error")]
-    fn to_connect(error: pingora::BError) -> Self {
-        Self { ours: system_error(&error).is_some_and(is_ours), reason: reason(&error) }
-    }
+    /// Whether the backend may be met otherwise, at once.
+    otherwise: bool,
 }
 
 impl From<String> for Failure {
     fn from(reason: String) -> Self {
-        Self { reason, ours: false }
+        Self { reason, ours: false, otherwise: false }
     }
 }
 
@@ -109,19 +104,29 @@ impl Prober {
 
     /// Probes `member`; the whole probe ends by `timeout`.
     pub(super) async fn probe(&self, member: &Member, timeout: Duration) -> ProbeReport {
-        let peer = self.peer(member);
         let probing = async {
-            match &self.probe {
-                Probe::Tcp => self.connect(&peer).await,
-                Probe::Http(probe) => self.ask(probe, member, &peer).await,
-                Probe::Grpc(probe) => self.ask_grpc(probe, member, &peer).await,
+            let mut turned = false;
+            loop {
+                match self.try_once(member).await {
+                    Err(Failure { otherwise: true, .. }) if !turned => turned = true,
+                    tried => break tried,
+                }
             }
         };
         match tokio::time::timeout(timeout, probing).await {
             Ok(Ok(())) => ProbeReport::Good,
-            Ok(Err(Failure { reason, ours: false })) => ProbeReport::Bad(reason),
-            Ok(Err(Failure { reason, ours: true })) => ProbeReport::NotMade(reason),
+            Ok(Err(Failure { reason, ours: false, .. })) => ProbeReport::Bad(reason),
+            Ok(Err(Failure { reason, ours: true, .. })) => ProbeReport::NotMade(reason),
             Err(_) => ProbeReport::Bad(format!("timed out after {timeout:?}")),
+        }
+    }
+
+    async fn try_once(&self, member: &Member) -> Result<(), Failure> {
+        let peer = self.peer(member);
+        match &self.probe {
+            Probe::Tcp => self.connect(member, &peer).await,
+            Probe::Http(probe) => self.ask(probe, member, &peer).await,
+            Probe::Grpc(probe) => self.ask_grpc(probe, member, &peer).await,
         }
     }
 
@@ -138,22 +143,59 @@ impl Prober {
         let (newest, oldest) = self.protocol.versions();
         peer.options.set_http_version(newest, oldest);
         if let Some(tls) = &self.tls {
-            tls.secure(&mut peer, || self.server_name(member).map(Cow::Owned));
+            let trust = member.state().probe_trust();
+            tls.secure(&mut peer, trust, || self.server_name(member).map(Cow::Owned));
         }
         peer
     }
 
     /// Connects, speaks TLS where the pool does, and closes.
-    async fn connect(&self, peer: &HttpPeer) -> Result<(), Failure> {
+    async fn connect(&self, member: &Member, peer: &HttpPeer) -> Result<(), Failure> {
         let connecting = self.connectors.tcp().new_stream(peer);
-        let mut stream = connecting.await.map_err(Failure::to_connect)?;
+        let mut stream = connecting.await.map_err(|error| self.unmet(member, error))?;
         if !peer.is_tls() {
             return Ok(());
         }
         let chosen = stream.selected_alpn_proto();
+        let shown = stream.get_ssl_digest();
         // Left without a word, many a backend would log it as a fault.
         stream.shutdown().await;
+        self.believe(member, peer, shown.as_deref())?;
         Ok(self.check(chosen == Some(ALPN::H2))?)
+    }
+
+    /// Connects for HTTP. Nothing is asked of who is not believed.
+    async fn session(&self, member: &Member, peer: &HttpPeer) -> Result<HttpSession, Failure> {
+        let connecting = self.connectors.http().get_http_session(peer);
+        let (mut session, _) = connecting.await.map_err(|error| self.unmet(member, error))?;
+        let shown = session.digest().and_then(|digest| digest.ssl_digest.as_deref());
+        if let Err(failure) = self.believe(member, peer, shown) {
+            session.shutdown().await;
+            return Err(failure);
+        }
+        Ok(session)
+    }
+
+    /// Whether a backend that speaks TLS is who it is to be.
+    fn believe(
+        &self,
+        member: &Member,
+        peer: &HttpPeer,
+        shown: Option<&SslDigest>,
+    ) -> Result<(), Failure> {
+        let Some(tls) = &self.tls else { return Ok(()) };
+        let checked = tls.check(peer, shown, member.state().probe_trust());
+        checked.map_err(|error| self.unmet(member, error))
+    }
+
+    #[allow(clippy::needless_pass_by_value, reason = "it is what becomes of the error")]
+    fn unmet(&self, member: &Member, error: pingora::BError) -> Failure {
+        let trust = member.state().probe_trust();
+        Failure {
+            ours: system_error(&error).is_some_and(is_ours),
+            otherwise: self.tls.as_ref().is_some_and(|tls| tls.is_met_otherwise(&error, trust)),
+            reason: reason(&error),
+        }
     }
 
     /// Whether a backend that speaks TLS speaks what it must.
@@ -171,8 +213,7 @@ impl Prober {
         member: &Member,
         peer: &HttpPeer,
     ) -> Result<(), Failure> {
-        let connecting = self.connectors.http().get_http_session(peer);
-        let (mut session, _) = connecting.await.map_err(Failure::to_connect)?;
+        let mut session = self.session(member, peer).await?;
         let http2 = session.as_http2().is_some();
         let judged = match self.check(http2) {
             Ok(()) if http2 => probe.converse(&mut session, probe.http2(member, peer)).await,
@@ -190,8 +231,7 @@ impl Prober {
         member: &Member,
         peer: &HttpPeer,
     ) -> Result<(), Failure> {
-        let connecting = self.connectors.http().get_http_session(peer);
-        let (mut session, _) = connecting.await.map_err(Failure::to_connect)?;
+        let mut session = self.session(member, peer).await?;
         let judged = match &mut session {
             HttpSession::H2(stream) => probe.converse(stream, member.authority(), peer).await,
             HttpSession::H1(_) | HttpSession::Custom(()) => Err(tls::NOT_HTTP2.to_owned()),

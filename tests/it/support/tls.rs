@@ -58,6 +58,17 @@ impl Certificate {
         CertificateDer::pem_slice_iter(self.pem.as_bytes()).map(Result::unwrap).collect()
     }
 
+    /// One that is an authority's and signed by itself, as plain `openssl req -x509` makes it.
+    pub fn self_signed(names: &[&str], change: impl FnOnce(&mut CertificateParams)) -> Self {
+        let mut params = params(names);
+        params.distinguished_name.push(DnType::CommonName, "localhost");
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        change(&mut params);
+        let key = KeyPair::generate().unwrap();
+        let pem = params.self_signed(&key).unwrap().pem();
+        Self { pem, key: key.serialize_pem() }
+    }
+
     fn secret(&self) -> PrivateKeyDer<'static> {
         PrivateKeyDer::from_pem_slice(self.key.as_bytes()).unwrap()
     }
@@ -358,7 +369,10 @@ impl TlsFront {
 
     /// Shows another certificate from the next connection on.
     pub fn show(&self, certificate: &Certificate) {
-        *self.shared.config.lock().unwrap() = Arc::new(config(certificate, None));
+        let mut now = self.shared.config.lock().unwrap();
+        let mut config = config(certificate, None);
+        config.alpn_protocols.clone_from(&now.alpn_protocols);
+        *now = Arc::new(config);
     }
 
     /// The handshakes that came about.
