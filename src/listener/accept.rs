@@ -73,13 +73,19 @@ pub fn serve(
         let socket = Listening::new(bound.place.socket)?;
         listeners.spawn(listener.accept_all(socket, drain.listen()));
     }
-    Ok(async move {
-        while let Some(ended) = listeners.join_next().await {
-            if let Err(error) = ended {
-                log::error!("a listener failed: {error}");
-            }
+    Ok(until_none_is_left(listeners))
+}
+
+/// Resolves when no listener accepts any more. A panic of one is passed on: its connections would wait in
+/// the kernel for ever, with nobody to notice.
+async fn until_none_is_left(mut listeners: JoinSet<()>) {
+    while let Some(ended) = listeners.join_next().await {
+        if let Err(error) = ended
+            && error.is_panic()
+        {
+            std::panic::resume_unwind(error.into_panic());
         }
-    })
+    }
 }
 
 enum Listening {
@@ -289,6 +295,15 @@ impl Drop for Place {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    #[should_panic(expected = "a listener's")]
+    async fn the_panic_of_a_listener_is_not_its_own() {
+        let mut listeners = JoinSet::new();
+        listeners.spawn(std::future::pending());
+        listeners.spawn(async { panic!("a listener's") });
+        until_none_is_left(listeners).await;
+    }
 
     #[tokio::test]
     async fn connections_do_not_wait_for_more_to_send() {
