@@ -185,6 +185,11 @@ impl ProxyHttp for Gateway {
         if !context.link.is_upgraded() {
             context.filter_request_body(body, end_of_stream).await?;
         }
+        if end_of_stream && body.as_ref().is_some_and(Bytes::is_empty) {
+            // Pingora would write it as a chunk, and a chunk of nothing ends a body: then the end would be
+            // there twice, and the second be taken for the next request.
+            *body = None;
+        }
         context.passed_on_body(end_of_stream);
         Ok(())
     }

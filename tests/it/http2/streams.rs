@@ -98,9 +98,30 @@ fn bodies_of_any_size_pass_both_ways() {
             }
             stream.send(b"", true);
             let answer = stream.answer().unwrap();
-            assert!(answer.body == body, "{size} bytes came back as {}", answer.body.len());
+            let (status, came) = (answer.status, answer.body.len());
+            assert!(answer.body == body, "{path}: {size} bytes came back as {status}, {came}");
         }
     }
+}
+
+#[test]
+fn a_body_that_ends_with_an_empty_frame_ends_once() {
+    let origin = Origin::named("app-1");
+    let lb = start(&origin);
+    let client = H2::connect(&lb.web());
+    // Whatever comes after the end of a body would be the next request on the backend's connection.
+    for pieces in [&[][..], &["piece"], &["one", "two"]] {
+        let mut stream = client.begin(asking("POST", "/posted").body(()).unwrap(), false);
+        for piece in pieces {
+            stream.send(piece.as_bytes(), false);
+        }
+        stream.send(b"", true);
+        assert_eq!(stream.answer().unwrap().text(), "app-1");
+        assert_eq!(client.get("/next").text(), "app-1");
+    }
+    let targets: Vec<_> = origin.traffic().iter().map(|request| request.target.clone()).collect();
+    assert_eq!(targets, ["/posted", "/next"].repeat(3));
+    assert_eq!(origin.accepted(), 1, "all on one connection");
 }
 
 #[test]
