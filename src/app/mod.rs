@@ -175,8 +175,6 @@ fn server_conf(config: &Config, daemon: bool) -> ServerConf {
     ServerConf {
         daemon,
         threads: server.threads,
-        // A runtime that could give work to another thread costs more, and a single one has none.
-        work_stealing: server.threads > 1,
         pid_file: text(&server.pid_file),
         upgrade_sock: text(&server.upgrade_sock),
         error_log: server.error_log.as_ref().map(text).filter(|_| daemon),
