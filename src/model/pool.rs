@@ -48,6 +48,14 @@ pub struct Pool {
     pub reveal_backend: bool,
 }
 
+impl Pool {
+    /// How long connecting to a backend may take in one try, which has no more time than that for all of it.
+    pub fn connect_timeout(&self) -> Duration {
+        let connect = self.timeouts.connect;
+        self.retry.per_try_timeout.map_or(connect, |own| own.min(connect))
+    }
+}
+
 /// What is spoken to the backends of a pool.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum BackendProtocol {

@@ -33,6 +33,11 @@ pub fn system_error(error: &Error) -> Option<&io::Error> {
     None
 }
 
+/// Whether it is such a lack of ours that one of Pingora's errors comes from.
+pub fn is_lack_of_ours(error: &Error) -> bool {
+    system_error(error).is_some_and(is_ours)
+}
+
 /// A connection to a backend.
 #[derive(Debug)]
 pub enum Dialed {

@@ -39,7 +39,7 @@ mod waiting;
 pub use self::core::{Core, Kept, Outcome, Picked, Wanted};
 pub use backend::{BackendState, Health, Member, MemberSpec};
 pub use balance::{hash, hash_address};
-pub use dial::{Dialed, Dialer, is_ours, system_error};
+pub use dial::{Dialed, Dialer, is_lack_of_ours, is_ours, system_error};
 pub use discovery::Repeat;
 pub use events::{Event, Happening};
 pub use health::Change;

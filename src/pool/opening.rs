@@ -5,7 +5,7 @@
 //! for it. A failure lets all of them go, as nobody should wait for one failure after another. So does a
 //! number of connections that were full at once: the backend allows few requests on each.
 
-use super::{Dialed, Dialer};
+use super::Dialer;
 use async_trait::async_trait;
 use pingora_core::{
     connectors::l4::Connect,
@@ -112,10 +112,7 @@ impl Connect for Opener {
         // Where the backend has to be met otherwise, others go on waiting for the connection after this.
         let begin = || Opens::begin(&self.opening);
         self.opens.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert_with(begin);
-        Ok(match self.dialer.dial_for_pingora(address).await? {
-            Dialed::Tcp(stream) => stream.into(),
-            Dialed::Unix(stream) => stream.into(),
-        })
+        self.dialer.connect(address).await
     }
 }
 

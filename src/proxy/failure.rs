@@ -1,11 +1,7 @@
 //! The one place that turns a failure into an answer.
 
 use super::{Fault, Reason, exchange::Context, tries::NOT_HTTP2};
-use crate::{
-    filter::Answer,
-    pool::{is_ours, system_error},
-    tls,
-};
+use crate::{filter::Answer, pool::is_lack_of_ours, tls};
 use http::{StatusCode, header};
 use pingora::{Error, ErrorSource, ErrorType, http::ResponseHeader};
 use pingora_proxy::{FailToProxy, Session};
@@ -159,7 +155,7 @@ fn is_our_lack(error: &Error) -> bool {
             // What Pingora makes of a socket that it does not get.
             | ErrorType::InternalError
     );
-    connecting && system_error(error).is_some_and(is_ours)
+    connecting && is_lack_of_ours(error)
 }
 
 fn downstream_reason(error: &Error) -> Reason {

@@ -7,7 +7,7 @@ use super::{
 };
 use crate::{
     model::RetryOn,
-    pool::{Member, NoRetry, Outcome, is_ours, system_error},
+    pool::{Member, NoRetry, Outcome, is_lack_of_ours},
     tls,
 };
 use http::{Method, StatusCode};
@@ -24,7 +24,7 @@ impl Context {
             return;
         }
         self.end_opening(false);
-        let ours = system_error(error).is_some_and(is_ours);
+        let ours = is_lack_of_ours(error);
         if ours || self.is_clients_doing(error) {
             // What we lack is not its fault.
             self.report(Outcome::Unknown, Instant::now());

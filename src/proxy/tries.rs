@@ -197,7 +197,7 @@ impl Exchange {
         let spec = pool.spec();
         let one_name = pool.tls().is_none_or(|tls| tls.has_server_name());
         let shares = spec.protocol == BackendProtocol::Http2 && spec.proxy_protocol.is_none();
-        let dialer = Dialer { timeout: connect_timeout(pool), preamble: None };
+        let dialer = Dialer { timeout: pool.spec().connect_timeout(), preamble: None };
         let opener = || Arc::new(Opener::new(dialer, lease.state().opening().clone()));
         (shares && one_name).then(opener)
     }
@@ -207,7 +207,7 @@ impl Exchange {
         let (Some(pool), Some(lease), Some(_)) = (&self.pool, &self.lease, &self.opener) else {
             return;
         };
-        lease.state().opening().wait(connect_timeout(pool).min(SHARED_WAIT)).await;
+        lease.state().opening().wait(pool.spec().connect_timeout().min(SHARED_WAIT)).await;
     }
 
     /// The backend is connected, newly or on a connection that was kept.
@@ -357,7 +357,7 @@ impl Exchange {
         let mut group_key = if self.upgrade { rand::random() } else { protocol as u64 };
         if let Some(pool) = &self.pool {
             let timeouts = &pool.spec().timeouts;
-            let connect = connect_timeout(pool);
+            let connect = pool.spec().connect_timeout();
             options.connection_timeout = Some(connect);
             options.total_connection_timeout = Some(connect);
             options.read_timeout = self.read_timeout(timeouts.read);
@@ -450,12 +450,6 @@ impl Exchange {
             HostHeader::Preserve => None,
         }
     }
-}
-
-/// How long connecting may take in one try.
-fn connect_timeout(pool: &Pool) -> Duration {
-    let connect = pool.spec().timeouts.connect;
-    pool.spec().retry.per_try_timeout.map_or(connect, |own| own.min(connect))
 }
 
 /// An IPv6 address as it is in a certificate rather than in a URL.

@@ -207,7 +207,7 @@ impl<'a> Tries<'a> {
 
     /// Connects, and makes the TLS handshake where there is to be one.
     async fn meet(&self, lease: &Lease) -> io::Result<Box<dyn Stream>> {
-        let timeout = self.connect_timeout();
+        let timeout = self.pool.spec().connect_timeout();
         let until = tokio::time::Instant::now() + timeout;
         let version = self.pool.spec().proxy_protocol;
         let preamble = version.map(|version| Preamble::of_client(version, self.ends));
@@ -218,14 +218,6 @@ impl<'a> Tries<'a> {
         let handshake = secured(dialed, &connector, name);
         let shaken = tokio::time::timeout_at(until, handshake).await;
         shaken.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
-    }
-
-    /// A try has no more time than that for all of it.
-    fn connect_timeout(&self) -> Duration {
-        let spec = self.pool.spec();
-        spec.retry
-            .per_try_timeout
-            .map_or(spec.timeouts.connect, |own| own.min(spec.timeouts.connect))
     }
 
     /// Goes on to a backend that was not tried yet, or says why the connection ends here.

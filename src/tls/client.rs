@@ -20,20 +20,14 @@ pub(super) fn client_config(spec: &PoolTls, pinned: &Arc<Pinned>) -> ClientConfi
     let builder = ClientConfig::builder_with_provider(provider())
         .with_protocol_versions(&[&TLS13, &TLS12])
         .expect("the provider has suites for both versions");
-    let builder = if let Some(authorities) = &spec.authorities {
+    let believed = spec.authorities.as_ref().map_or(Believed::Any, |authorities| {
         let verifier =
             WebPkiServerVerifier::builder_with_provider(authorities.roots.clone(), provider());
         let verifier = verifier.build().expect("there are authorities, and no revocations");
-        if pinned.is_empty() {
-            builder.with_webpki_verifier(verifier)
-        } else {
-            let either = Either { authorities: verifier, pinned: pinned.clone() };
-            builder.dangerous().with_custom_certificate_verifier(Arc::new(either))
-        }
-    } else {
-        let anybody = Arc::new(Anybody(provider()));
-        builder.dangerous().with_custom_certificate_verifier(anybody)
-    };
+        Believed::Either(verifier, pinned.clone())
+    });
+    let verifier = Arc::new(Verifier { believed, provider: provider() });
+    let builder = builder.dangerous().with_custom_certificate_verifier(verifier);
     match &spec.identity {
         Some(identity) => {
             let certified = SingleCertAndKey::from(identity.certified.clone());
@@ -43,14 +37,22 @@ pub(super) fn client_config(spec: &PoolTls, pinned: &Arc<Pinned>) -> ClientConfi
     }
 }
 
-/// Takes a certificate that an authority has signed, or that is one of those that a backend may show itself.
+/// Decides whose certificate is taken. Whosever it is, that its key is the backend's is still shown.
 #[derive(Debug)]
-struct Either {
-    authorities: Arc<WebPkiServerVerifier>,
-    pinned: Arc<Pinned>,
+struct Verifier {
+    believed: Believed,
+    provider: Arc<CryptoProvider>,
 }
 
-impl ServerCertVerifier for Either {
+#[derive(Debug)]
+enum Believed {
+    /// Any certificate, as `verify: false` says.
+    Any,
+    /// One that an authority has signed, or that is one of those that a backend may show itself.
+    Either(Arc<WebPkiServerVerifier>, Arc<Pinned>),
+}
+
+impl ServerCertVerifier for Verifier {
     fn verify_server_cert(
         &self,
         certificate: &CertificateDer<'_>,
@@ -59,8 +61,11 @@ impl ServerCertVerifier for Either {
         ocsp: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, TlsError> {
-        let verified = self.authorities.verify_server_cert(certificate, others, name, ocsp, now);
-        verified.or_else(|refused| match self.pinned.verify(certificate, name, now) {
+        let Believed::Either(authorities, pinned) = &self.believed else {
+            return Ok(ServerCertVerified::assertion());
+        };
+        let verified = authorities.verify_server_cert(certificate, others, name, ocsp, now);
+        verified.or_else(|refused| match pinned.verify(certificate, name, now) {
             Some(verified) => verified.map(|()| ServerCertVerified::assertion()),
             None => Err(refused),
         })
@@ -72,46 +77,7 @@ impl ServerCertVerifier for Either {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, TlsError> {
-        self.authorities.verify_tls12_signature(message, certificate, signature)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, TlsError> {
-        self.authorities.verify_tls13_signature(message, certificate, signature)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.authorities.supported_verify_schemes()
-    }
-}
-
-/// Takes any certificate, as `verify: false` says. That its key is the backend's is still shown.
-#[derive(Debug)]
-struct Anybody(Arc<CryptoProvider>);
-
-impl ServerCertVerifier for Anybody {
-    fn verify_server_cert(
-        &self,
-        _: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        _: UnixTime,
-    ) -> Result<ServerCertVerified, TlsError> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, TlsError> {
-        let algorithms = &self.0.signature_verification_algorithms;
+        let algorithms = &self.provider.signature_verification_algorithms;
         verify_tls12_signature(message, certificate, signature, algorithms)
     }
 
@@ -121,11 +87,11 @@ impl ServerCertVerifier for Anybody {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, TlsError> {
-        let algorithms = &self.0.signature_verification_algorithms;
+        let algorithms = &self.provider.signature_verification_algorithms;
         verify_tls13_signature(message, certificate, signature, algorithms)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.signature_verification_algorithms.supported_schemes()
+        self.provider.signature_verification_algorithms.supported_schemes()
     }
 }

@@ -8,7 +8,7 @@
 use super::ProbeReport;
 use crate::{
     model::{BackendProtocol, GrpcProbe, HealthCheck, HttpProbe, Probe, StatusRange},
-    pool::{Dialer, Member, Pool, Preamble, is_ours, system_error},
+    pool::{Dialer, Member, Pool, Preamble, is_lack_of_ours, system_error},
     tls::{self, PeerTls},
 };
 use http::{HeaderValue, Uri};
@@ -192,7 +192,7 @@ impl Prober {
     fn unmet(&self, member: &Member, error: pingora::BError) -> Failure {
         let trust = member.state().probe_trust();
         Failure {
-            ours: system_error(&error).is_some_and(is_ours),
+            ours: is_lack_of_ours(&error),
             otherwise: self.tls.as_ref().is_some_and(|tls| tls.is_met_otherwise(&error, trust)),
             reason: reason(&error),
         }
