@@ -141,19 +141,21 @@ pub(super) struct Sketch {
 }
 
 impl Exchange {
-    /// A request whose head arrived over `link`, all of it at once, when it `began`.
+    /// A request whose head arrived over `link`: its first byte when it `began`, its last when it was
+    /// `received`.
     pub fn new(
         link: Arc<Link>,
         snapshot: Arc<Snapshot>,
         body: RequestBody,
         began: Instant,
+        received: Instant,
     ) -> Self {
         Self {
             link,
             snapshot,
             body,
             began,
-            received: began,
+            received,
             route: None,
             route_deadline: None,
             pool: None,
@@ -191,12 +193,6 @@ impl Exchange {
             filtering: Filtering::default(),
             sketch: None,
         }
-    }
-
-    /// The same if its head was whole only at `received`.
-    #[must_use]
-    pub fn received_at(self, received: Instant) -> Self {
-        Self { received, ..self }
     }
 
     /// The request's id.
@@ -285,8 +281,7 @@ impl Exchange {
 
     /// Keeps what the exchange is logged with if it is given up.
     pub(super) fn remember(&mut self, request: &RequestHeader) {
-        let filtered = self.matched().is_some_and(|route| !route.filters.is_empty());
-        let head = filtered.then(|| Box::new(request.clone()));
+        let head = self.filtering.is_needed.then(|| Box::new(request.clone()));
         self.sketch = Some(Box::new(Sketch { head, ..Sketch::of(request) }));
     }
 

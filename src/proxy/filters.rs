@@ -24,6 +24,8 @@ use std::time::Duration;
 /// What the filters of a route have done with one request so far.
 #[derive(Debug, Default)]
 pub(super) struct Filtering {
+    /// Whether the route has filters.
+    pub(super) is_needed: bool,
     pub(super) progress: Progress,
     /// Whether the client has had an answer in the place of the backend's response.
     pub(super) replaced: bool,
@@ -89,10 +91,10 @@ fn stopped() -> Result<()> {
 impl Exchange {
     /// The exchange before the filters of its route, if that has any.
     pub(super) fn passage(&mut self) -> Option<Passage<'_>> {
-        let route = &self.snapshot.routes[self.route?];
-        if route.filters.is_empty() {
+        if !self.filtering.is_needed {
             return None;
         }
+        let route = &self.snapshot.routes[self.route?];
         let facts = Facts {
             client_ip: self.client,
             scheme: self.scheme,
@@ -124,7 +126,7 @@ impl Exchange {
 
     /// Runs the request hooks; an answer is to be given at once.
     pub(super) async fn filter_request(&mut self, session: &mut Session) -> Result<Option<Answer>> {
-        if self.matched().is_none_or(|route| route.filters.is_empty()) {
+        if !self.filtering.is_needed {
             return Ok(None);
         }
         let link = self.link.clone();

@@ -131,6 +131,8 @@ pub struct Link {
     /// An exchange that was given up before it was logged. Written when it is dropped, read by the
     /// loop.
     abandoned: Mutex<Option<Box<Exchange>>>,
+    /// Whether there is one: mostly there is none, which costs no lock to see.
+    has_abandoned: AtomicBool,
 }
 
 impl Link {
@@ -167,6 +169,7 @@ impl Link {
             waiting_to_continue: AtomicBool::new(false),
             watching: AtomicBool::new(false),
             abandoned: Mutex::new(None),
+            has_abandoned: AtomicBool::new(false),
         }
     }
 
@@ -447,7 +450,8 @@ impl Link {
 
     /// Whether a read from the client is to fail because the try is cut; true once.
     pub fn take_cut(&self) -> bool {
-        self.cut.swap(false, Relaxed)
+        // Every read asks, and a load is cheaper than a swap.
+        self.is_cut() && self.cut.swap(false, Relaxed)
     }
 
     /// Whether the try is cut and nobody has taken that in yet.
@@ -497,10 +501,15 @@ impl Link {
 
     pub(super) fn abandon(&self, exchange: Box<Exchange>) {
         *self.abandoned.lock().unwrap_or_else(PoisonError::into_inner) = Some(exchange);
+        self.has_abandoned.store(true, Relaxed);
     }
 
     /// The exchange that was given up, if one was.
     pub fn take_abandoned(&self) -> Option<Box<Exchange>> {
+        if !self.has_abandoned.load(Relaxed) {
+            return None;
+        }
+        self.has_abandoned.store(false, Relaxed);
         self.abandoned.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 }

@@ -59,7 +59,8 @@ pub(crate) async fn rehearse(
     mut head: RequestHeader,
 ) -> Rehearsal {
     let now = Instant::now();
-    let mut exchange = Exchange::new(Arc::new(link), snapshot.clone(), RequestBody::Whole, now);
+    let mut exchange =
+        Exchange::new(Arc::new(link), snapshot.clone(), RequestBody::Whole, now, now);
     exchange.see_upgrade(&mut head);
     nominated::strip(&mut head);
     exchange.identify(&head);

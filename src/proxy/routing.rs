@@ -35,8 +35,9 @@ impl Exchange {
             return Err(Answer::error(Reason::NoRoute));
         };
         self.route = Some(index);
-        let Route { upgrades, timeout, .. } = &self.snapshot.routes[index];
+        let Route { upgrades, timeout, filters, .. } = &self.snapshot.routes[index];
         let timeout = *timeout;
+        self.filtering.is_needed = !filters.is_empty();
         let allowed = |protocol: &HeaderValue| upgrades.allow(protocol.as_bytes());
         if self.upgrade && !request.headers.get(header::UPGRADE).is_some_and(allowed) {
             self.decline_upgrade(request);
@@ -52,7 +53,7 @@ impl Exchange {
 
     /// Does what the route, or a filter, says is to be done; an answer is to be given at once.
     pub(super) fn act(&mut self, request: &mut RequestHeader) -> Option<Answer> {
-        let snapshot = self.snapshot.clone();
+        let snapshot = &self.snapshot;
         let route = self.route.map(|index| &snapshot.routes[index])?;
         let chosen =
             self.filtering.progress.choices.pool.as_ref().map(|pool| &snapshot.pools[pool.index]);
@@ -65,22 +66,23 @@ impl Exchange {
                 return Some(Answer::fixed(fixed.status, headers, body));
             }
         };
-        self.enter_pool(pool, request)
+        self.enter_pool(pool.clone(), request)
     }
 
     /// Prepares the request for the backends of `pool`; an answer is to be given at once.
     pub(super) fn enter_pool(
         &mut self,
-        pool: &Arc<Pool>,
+        pool: Arc<Pool>,
         request: &mut RequestHeader,
     ) -> Option<Answer> {
         self.hash_key = hash_key::of(&pool.spec().balance, self, request);
-        self.kept = super::sticky::Kept::of(pool, request);
-        self.pool = Some(pool.clone());
+        self.kept = super::sticky::Kept::of(&pool, request);
+        let pool = self.pool.insert(pool);
         match pool.spec().protocol {
             BackendProtocol::Http1 => None,
             protocol => {
-                self.adapt_to_http2(request, protocol, pool.spec().retry.per_try_timeout.is_some())
+                let timed = pool.spec().retry.per_try_timeout.is_some();
+                self.adapt_to_http2(request, protocol, timed)
             }
         }
     }

@@ -61,14 +61,15 @@ impl Exchange {
     /// Picks the first backend: the one that the client stays with, else one by the pool's policy,
     /// and if all have as much as they may, after a wait in the queue.
     pub(super) async fn pick_first(&mut self, session: &mut Session) -> First {
-        let Some(pool) = self.pool.clone() else { return First::none(Reason::InternalError) };
+        let Some(pool) = &self.pool else { return First::none(Reason::InternalError) };
         let now = pool.now();
         pool.core().begin_request(now);
         if self.invite_body(session).await.is_err() {
             return First::ClientGone;
         }
+        let Some(pool) = &self.pool else { return First::none(Reason::InternalError) };
         let picked = {
-            let finder = self.finder(&pool);
+            let finder = self.finder(pool);
             let kept = finder.as_ref().map(|is_it| is_it as Kept<'_>);
             pool.pick(&self.wanted(kept), now)
         };
@@ -78,7 +79,7 @@ impl Exchange {
                 First::Picked
             }
             Picked::Nothing => First::none(Reason::NoHealthyBackend),
-            Picked::Busy => Box::pin(self.wait(pool, session)).await,
+            Picked::Busy => Box::pin(self.wait(pool.clone(), session)).await,
         }
     }
 
@@ -148,7 +149,7 @@ impl Exchange {
                 Waited::Gone => return First::ClientGone,
                 Waited::Moved(kept, successor) => (place, pool) = (kept, successor),
             }
-            if let Some(answer) = self.enter_pool(&pool, session.req_header_mut()) {
+            if let Some(answer) = self.enter_pool(pool.clone(), session.req_header_mut()) {
                 return First::None(answer);
             }
             if self.invite_body(session).await.is_err() {

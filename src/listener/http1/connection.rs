@@ -238,7 +238,7 @@ impl Connection<'_> {
         let snapshot = self.http1.live.load();
         let listener = &snapshot.listeners[self.link.listener()];
         match self.read_head(listener, began).await {
-            Ok(arrived) => self.exchange(&snapshot, arrived).await,
+            Ok(arrived) => self.exchange(snapshot, arrived).await,
             Err(NoRequest::Gone) => {
                 self.end_idle(Unused::ClientLeft);
                 After::Closed
@@ -293,9 +293,7 @@ impl Connection<'_> {
     /// within the header timeout, a later one within the keep-alive timeout, or within the grace
     /// that draining leaves. Empty lines begin no request.
     async fn wait_for_bytes(&mut self) -> Result<(), Unused> {
-        let snapshot = self.http1.live.load();
-        let timeouts = snapshot.listeners[self.link.listener()].timeouts;
-        drop(snapshot);
+        let timeouts = self.http1.live.peek().listeners[self.link.listener()].timeouts;
         let until = match self.served {
             0 => self.began + timeouts.header,
             _ => Instant::now() + timeouts.keepalive,
@@ -350,7 +348,7 @@ impl Connection<'_> {
     }
 
     /// Has Pingora serve the request, and finds out what to do with the connection afterwards.
-    async fn exchange(&mut self, snapshot: &Arc<Snapshot>, mut arrived: Arrived) -> After {
+    async fn exchange(&mut self, snapshot: Arc<Snapshot>, mut arrived: Arrived) -> After {
         self.served += 1;
         self.link.begin_request();
         let began = arrived.began;
@@ -360,7 +358,7 @@ impl Connection<'_> {
             Err(refusal) => {
                 // For its line in the log.
                 self.socket().inbound = arrived.bytes;
-                return self.refuse(snapshot, refusal, began).await;
+                return self.refuse(&snapshot, refusal, began).await;
             }
         }
         let session = self.session(snapshot, arrived);
@@ -379,7 +377,7 @@ impl Connection<'_> {
         match finished {
             Some(reused) => {
                 if !self.link.is_begun() {
-                    self.log_unseen(snapshot, began);
+                    self.log_unseen(began);
                 }
                 self.after(reused).await
             }
@@ -387,17 +385,18 @@ impl Connection<'_> {
         }
     }
 
-    fn session(&mut self, snapshot: &Arc<Snapshot>, arrived: Arrived) -> ServerSession {
+    fn session(&mut self, snapshot: Arc<Snapshot>, arrived: Arrived) -> ServerSession {
         let Arrived { head, bytes, began, received } = arrived;
         let limits = &snapshot.listeners[self.link.listener()].limits;
+        let last = limits.requests_per_connection.is_some_and(|max| self.served >= max.get());
         let mut socket = self.socket.take().expect("the socket is here between requests");
         socket.begin_body(head.framing);
         let body = match head.framing {
             Framing::Length(length) if length <= socket.inbound.len() as u64 => RequestBody::Whole,
             _ => RequestBody::Streaming,
         };
-        let exchange = Exchange::new(self.link.clone(), snapshot.clone(), body, began.into_std())
-            .received_at(received.into_std());
+        let (began, received) = (began.into_std(), received.into_std());
+        let exchange = Exchange::new(self.link.clone(), snapshot, body, began, received);
         let stream = RequestStream::new(socket, self.slot.clone());
         let mut session = ServerSession::new_http1(Box::new(stream));
         session.set_pipelined_prefix(bytes);
@@ -405,17 +404,16 @@ impl Connection<'_> {
         // The stream has its own timers and its own idea of a client that half-closes.
         session.set_read_timeout(None);
         session.set_abort_on_close(false);
-        let last = limits.requests_per_connection.is_some_and(|max| self.served >= max.get());
         session.set_keepalive_reuses_remaining(last.then_some(0));
         session
     }
 
     /// After Pingora has served a request to its end, good or bad.
     async fn after(&mut self, reused: bool) -> After {
-        let link = self.link.clone();
+        let Self { link, socket, .. } = self;
+        let socket = socket.as_mut().expect("the socket is back");
         // Unless a deadline cut it short, it was logged; what is left of it is not to stay.
         drop(link.take_abandoned());
-        let socket = self.socket();
         match link.broken_off() {
             BrokenOff::No => {}
             BrokenOff::Close => {
@@ -436,15 +434,15 @@ impl Connection<'_> {
         let may_be_sending = !socket.is_body_done() || !socket.inbound.is_empty();
         // A client that did not ask for the end has perhaps sent more before it read that it comes.
         let drain = &self.http1.drain;
-        let unaware = if link.is_upgraded() { drain.is_over() } else { drain.has_successor() };
+        let unaware = if self.link.is_upgraded() { drain.is_over() } else { drain.has_successor() };
         self.close(may_be_sending || unaware).await;
         After::Closed
     }
 
     /// After Pingora refused a head that we took for a good one, before any hook of ours was called.
     /// Our check is meant to leave nothing to refuse; a gap in it must not go unnoticed.
-    fn log_unseen(&self, snapshot: &Snapshot, began: Instant) {
-        let id = log_refused(snapshot, &Refused::on(&self.link, began.into_std()));
+    fn log_unseen(&self, began: Instant) {
+        let id = log_refused(&self.http1.live.load(), &Refused::on(&self.link, began.into_std()));
         log::warn!(
             "request {}: Pingora refused a head that we did not",
             id.to_str().unwrap_or("-")

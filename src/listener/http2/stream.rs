@@ -79,8 +79,8 @@ impl Stream {
         reply: Reply,
     ) {
         let whole = if body.is_end_stream() { RequestBody::Whole } else { RequestBody::Streaming };
-        let exchange =
-            Exchange::new(self.link.clone(), snapshot.clone(), whole, self.began.into_std());
+        let began = self.began.into_std();
+        let exchange = Exchange::new(self.link.clone(), snapshot.clone(), whole, began, began);
         exchange.travel_in(&mut head);
         let slot = Slot::default();
         let session = StreamSession::new(Begun {
