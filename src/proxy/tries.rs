@@ -37,6 +37,11 @@ const STREAM_WINDOW: u32 = 256 * 1024;
 /// answer costs it little beside its own time to connect.
 const SHARED_WAIT: Duration = Duration::from_millis(500);
 
+/// How long Pingora keeps a connection that is not to be used again. A timer of no time at all, set in the
+/// first millisecond of Pingora's clock, is one before its beginning, by which it panics where overflows
+/// are checked.
+const AT_ONCE: Duration = Duration::from_millis(1);
+
 /// The error of a backend that must speak HTTP/2 and does not.
 pub(super) const NOT_HTTP2: ErrorType = ErrorType::Custom(tls::NOT_HTTP2);
 
@@ -363,8 +368,7 @@ impl Exchange {
             options.total_connection_timeout = Some(connect);
             options.read_timeout = self.read_timeout(timeouts.read);
             options.write_timeout = Some(timeouts.write);
-            let idle = if self.upgrade { Duration::ZERO } else { timeouts.idle };
-            options.idle_timeout = Some(idle);
+            options.idle_timeout = Some(if self.upgrade { AT_ONCE } else { timeouts.idle });
             let preamble = self.preamble(pool);
             // A connection with a header is that client's, and nobody else's.
             group_key ^= preamble.as_ref().map_or(0, Preamble::key);
