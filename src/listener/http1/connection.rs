@@ -31,7 +31,7 @@ use std::{
     io,
     mem::MaybeUninit,
     pin::Pin,
-    sync::{Arc, PoisonError},
+    sync::Arc,
     task::{Poll, ready},
     time::Duration,
 };
@@ -85,13 +85,14 @@ pub(in crate::listener) async fn serve_connection(
     let listener = &snapshot.listeners[link.listener()];
     let socket = Socket::new(transport, link.clone(), Paces::of(listener), http1.drain.clone());
     let began = Instant::now();
+    let slot = Slot::default();
     let mut connection = Connection {
         http1,
         timer: Box::pin(sleep_until(began + listener.timeouts.header)),
         drained: http1.drain.drained(),
         link,
-        socket: Some(Box::new(socket)),
-        slot: Slot::default(),
+        stream: Some(Box::new(RequestStream::new(Box::new(socket), slot.clone()))),
+        slot,
         began,
         served: 0,
         linger: LINGER,
@@ -143,12 +144,14 @@ enum After {
     Closed,
 }
 
+const BETWEEN: &str = "the stream is here between requests";
+
 struct Connection<'a> {
     http1: &'a Http1,
     link: Arc<Link>,
     /// `None` while it is lent to Pingora.
-    socket: Option<Box<Socket>>,
-    /// Where Pingora leaves it.
+    stream: Option<Box<RequestStream>>,
+    /// Where its socket is left if Pingora does not give it back.
     slot: Slot,
     /// For the waits between requests. It stays set while one is served: putting its end off is
     /// cheaper than making it anew, and if it fires, the task only looks up.
@@ -221,7 +224,7 @@ const TOO_SLOW: Refusal = Refusal {
 
 impl Connection<'_> {
     fn socket(&mut self) -> &mut Socket {
-        self.socket.as_mut().expect("the socket is here between requests")
+        self.stream.as_mut().expect(BETWEEN).socket()
     }
 
     /// Serves the next request.
@@ -274,8 +277,8 @@ impl Connection<'_> {
 
     /// Has the connection served by HTTP/2.
     async fn serve_http2(mut self) {
-        let socket = self.socket.take().expect("the socket is here before the first request");
-        let Socket { transport, inbound, .. } = *socket;
+        let stream = self.stream.take().expect(BETWEEN);
+        let Socket { transport, inbound, .. } = *stream.into_socket();
         let http2 = self.http1.http2.clone();
         http2::serve_connection(http2, transport, inbound, &self.link, self.began).await;
     }
@@ -304,8 +307,8 @@ impl Connection<'_> {
         if self.socket().ended {
             return Err(Unused::ClientLeft);
         }
-        let Self { socket, timer, drained, .. } = self;
-        let socket = socket.as_mut().expect("the socket is here between requests");
+        let Self { stream, timer, drained, .. } = self;
+        let socket = stream.as_mut().expect(BETWEEN).socket();
         if timer.deadline() != until {
             timer.as_mut().reset(until);
         }
@@ -366,15 +369,17 @@ impl Connection<'_> {
             let serving = self.http1.proxy.process_new_http(session, &self.http1.draining);
             tokio::select! {
                 biased;
-                reused = serving => Some(reused.is_some()),
+                reused = serving => Some(reused.map(|reused| reused.consume().0)),
                 () = expired(&self.link) => None,
             }
         };
-        // Whatever became of the session, its stream is dropped by now and the socket is back.
-        let returned = self.slot.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let Some(socket) = returned else { return After::Closed };
-        self.socket = Some(socket);
-        match finished {
+        let reused = finished.as_ref().map(Option::is_some);
+        // Whatever became of the session, its stream is given back or dropped by now.
+        let Some(stream) = RequestStream::back(finished.flatten(), &self.slot) else {
+            return After::Closed;
+        };
+        self.stream = Some(stream);
+        match reused {
             Some(reused) => {
                 if !self.link.is_begun() {
                     self.log_unseen(began);
@@ -389,7 +394,8 @@ impl Connection<'_> {
         let Arrived { head, bytes, began, received } = arrived;
         let limits = &snapshot.listeners[self.link.listener()].limits;
         let last = limits.requests_per_connection.is_some_and(|max| self.served >= max.get());
-        let mut socket = self.socket.take().expect("the socket is here between requests");
+        let mut stream = self.stream.take().expect(BETWEEN);
+        let socket = stream.socket();
         socket.begin_body(head.framing);
         let body = match head.framing {
             Framing::Length(length) if length <= socket.inbound.len() as u64 => RequestBody::Whole,
@@ -397,8 +403,7 @@ impl Connection<'_> {
         };
         let (began, received) = (began.into_std(), received.into_std());
         let exchange = Exchange::new(self.link.clone(), snapshot, body, began, received);
-        let stream = RequestStream::new(socket, self.slot.clone());
-        let mut session = ServerSession::new_http1(Box::new(stream));
+        let mut session = ServerSession::new_http1(stream);
         session.set_pipelined_prefix(bytes);
         session.set_connection_user_context(Some(Box::new(exchange)));
         // The stream has its own timers and its own idea of a client that half-closes.
@@ -410,8 +415,8 @@ impl Connection<'_> {
 
     /// After Pingora has served a request to its end, good or bad.
     async fn after(&mut self, reused: bool) -> After {
-        let Self { link, socket, .. } = self;
-        let socket = socket.as_mut().expect("the socket is back");
+        let Self { link, stream, .. } = self;
+        let socket = stream.as_mut().expect(BETWEEN).socket();
         // Unless a deadline cut it short, it was logged; what is left of it is not to stay.
         drop(link.take_abandoned());
         match link.broken_off() {
@@ -473,8 +478,7 @@ impl Connection<'_> {
 
     /// Answers what is not a request, or not one that we take, and closes.
     async fn refuse(&mut self, snapshot: &Snapshot, refusal: Refusal, began: Instant) -> After {
-        let socket = self.socket.as_deref();
-        let inbound = socket.map_or(&[][..], |socket| &socket.inbound);
+        let inbound = self.stream.as_ref().map_or(&[][..], |stream| stream.inbound());
         let (method, target) = first_words(inbound);
         let refused = Refused {
             method: &method,

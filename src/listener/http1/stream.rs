@@ -17,7 +17,7 @@ use crate::{
 use async_trait::async_trait;
 use bytes::{Buf, BytesMut};
 use pingora::protocols::{
-    GetProxyDigest, GetSocketDigest, GetTimingDigest, Peek, Shutdown, SocketDigest, Ssl,
+    GetProxyDigest, GetSocketDigest, GetTimingDigest, Peek, Shutdown, SocketDigest, Ssl, Stream,
     TimingDigest, UniqueID, UniqueIDType, raw_connect::ProxyDigest,
 };
 use std::{
@@ -393,10 +393,10 @@ impl Socket {
     }
 }
 
-/// Where a socket waits between Pingora and the connection loop.
+/// Where a socket waits between Pingora and the connection loop, when its stream was dropped.
 pub(super) type Slot = Arc<Mutex<Option<Box<Socket>>>>;
 
-/// A [`Socket`] lent out for one request.
+/// A [`Socket`] as it is lent out for a request.
 #[derive(Debug)]
 pub(super) struct RequestStream {
     /// `None` only while being dropped.
@@ -409,7 +409,27 @@ impl RequestStream {
         Self { socket: Some(socket), home }
     }
 
-    fn socket(&mut self) -> &mut Socket {
+    /// The stream of the next request on a connection: the one that Pingora gives back, or else one of the
+    /// socket that was left at `home`. Nothing is there of one that is still in use.
+    pub(super) fn back(reused: Option<Stream>, home: &Slot) -> Option<Box<Self>> {
+        if let Some(Ok(stream)) = reused.map(|stream| stream.into_any().downcast()) {
+            return Some(stream);
+        }
+        let socket = home.lock().unwrap_or_else(PoisonError::into_inner).take()?;
+        Some(Box::new(Self::new(socket, home.clone())))
+    }
+
+    /// What has arrived and was not taken yet.
+    pub(super) fn inbound(&self) -> &[u8] {
+        self.socket.as_ref().map_or(&[], |socket| &socket.inbound)
+    }
+
+    /// The socket, for something else than requests.
+    pub(super) fn into_socket(mut self) -> Box<Socket> {
+        self.socket.take().expect("the socket is there until the stream is dropped")
+    }
+
+    pub(super) fn socket(&mut self) -> &mut Socket {
         self.socket.as_mut().expect("the socket is there until the stream is dropped")
     }
 }
@@ -539,6 +559,30 @@ mod tests {
         (Socket::new(transport, link, Paces::patient(write), Drain::default()), client)
     }
 
+    /// The same in clear text.
+    fn in_clear_text() -> (Socket, tokio::net::UnixStream) {
+        let (ours, client) = tokio::net::UnixStream::pair().unwrap();
+        let link = Arc::new(Link::new(0, crate::model::Ends::default(), None));
+        let paces = Paces::patient(Duration::from_secs(5));
+        (Socket::new(Transport::Clear(ours.into()), link, paces, Drain::default()), client)
+    }
+
+    #[tokio::test]
+    async fn the_stream_that_is_given_back_serves_the_next_request_and_else_its_socket_does() {
+        let home = Slot::default();
+        let stream = Box::new(RequestStream::new(Box::new(in_clear_text().0), home.clone()));
+        let lent = std::ptr::from_ref(&*stream);
+        let back = RequestStream::back(Some(stream), &home).expect("it was given back");
+        assert!(std::ptr::eq(lent, &raw const *back), "the same, with nothing made anew");
+        assert!(RequestStream::back(None, &home).is_none(), "it is in use");
+
+        let socket = std::ptr::from_ref(back.socket.as_deref().unwrap());
+        drop(back);
+        let next = RequestStream::back(None, &home).expect("its socket was left at home");
+        assert!(std::ptr::eq(socket, next.socket.as_deref().unwrap()));
+        assert!(home.lock().unwrap().is_none());
+    }
+
     #[tokio::test]
     async fn what_tls_holds_back_is_sent_before_a_flush_is_over() {
         let (mut socket, mut client) = connected(Duration::from_secs(5)).await;
@@ -554,10 +598,7 @@ mod tests {
     #[tokio::test]
     async fn what_is_gathered_is_sent_when_the_client_closes_its_side() {
         use tokio::io::AsyncWriteExt as _;
-        let (ours, mut client) = tokio::net::UnixStream::pair().unwrap();
-        let link = Arc::new(Link::new(0, crate::model::Ends::default(), None));
-        let paces = Paces::patient(Duration::from_secs(5));
-        let socket = Socket::new(Transport::Clear(ours.into()), link, paces, Drain::default());
+        let (socket, mut client) = in_clear_text();
         let mut stream = RequestStream::new(Box::new(socket), Slot::default());
         stream.write_all(b"half of it").await.unwrap();
         tokio::io::AsyncWriteExt::shutdown(&mut client).await.unwrap();
