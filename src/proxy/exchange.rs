@@ -7,14 +7,15 @@ use super::{
     field::{self, is_there},
     filters::Filtering,
     nominated,
+    sketch::Sketch,
 };
 use crate::{
-    filter::{Answer, host_of},
+    filter::Answer,
     pool::{Lease, Member, Opener, Outcome, Pool, Tried},
     runtime::{Route, Snapshot},
 };
 use bytes::Bytes;
-use http::{HeaderName, HeaderValue, Method, StatusCode, Version, header};
+use http::{HeaderValue, Method, StatusCode, Version, header};
 use pingora::{
     Result,
     http::{RequestHeader, ResponseHeader},
@@ -109,7 +110,7 @@ pub struct Exchange {
     /// What the route's filters have done so far.
     pub(super) filtering: Filtering,
     /// What an exchange that may be given up is logged with: its session is gone by then.
-    pub(super) sketch: Option<Box<Sketch>>,
+    pub(super) sketch: Option<Arc<Sketch>>,
 }
 
 /// An exchange on its way through Pingora. Heads are cloned, exchanges are not: the first who asks
@@ -125,19 +126,6 @@ pub(super) enum Replay {
     /// The next try is the replay.
     Next,
     Used,
-}
-
-/// The little of a request that survives its session.
-#[derive(Debug)]
-pub(super) struct Sketch {
-    pub(super) method: Method,
-    pub(super) host: String,
-    pub(super) target: String,
-    pub(super) user_agent: Option<HeaderValue>,
-    pub(super) referer: Option<HeaderValue>,
-    form: Form,
-    /// All of its head, if its route has filters.
-    pub(super) head: Option<Box<RequestHeader>>,
 }
 
 impl Exchange {
@@ -219,13 +207,11 @@ impl Exchange {
 
     /// The answer to an exchange whose session is gone.
     pub async fn last_answer(&mut self, answer: Answer) -> Result<(ResponseHeader, Bytes)> {
-        let sketch = self.sketch.take();
+        let sketch = self.sketch.clone();
         let head = sketch.as_ref().and_then(|sketch| sketch.head.as_deref());
         let form = sketch.as_ref().map_or(Form::Text, |sketch| sketch.form.clone());
         let to_head = sketch.as_ref().is_some_and(|sketch| sketch.method == Method::HEAD);
-        let response = self.own_response(head, answer, &form).await;
-        self.sketch = sketch;
-        let (head, body) = response?;
+        let (head, body) = self.own_response(head, answer, &form).await?;
         let body = if to_head { Bytes::new() } else { body };
         self.own_status = Some(head.status);
         self.own_bytes = body.len() as u64;
@@ -281,13 +267,6 @@ impl Exchange {
         if is_there(&request.headers, &header::UPGRADE) {
             request.remove_header(&header::UPGRADE);
         }
-    }
-
-    /// Keeps what the exchange is logged with if it is given up.
-    pub(super) fn remember(&mut self, request: &RequestHeader) {
-        let filtered = self.matched().is_some_and(|route| !route.filters.is_empty());
-        let head = filtered.then(|| Box::new(request.clone()));
-        self.sketch = Some(Box::new(Sketch { head, ..Sketch::of(request) }));
     }
 
     /// The client gets a response with this head, while it may still be sending: what it sends once it
@@ -434,21 +413,6 @@ fn expects_continue(request: &RequestHeader) -> bool {
 /// client.
 fn is_reusable_after(reason: Reason) -> bool {
     !matches!(reason, Reason::BadRequest | Reason::ClientTimeout)
-}
-
-impl Sketch {
-    fn of(request: &RequestHeader) -> Self {
-        let field = |name: HeaderName| request.headers.get(name).cloned();
-        Self {
-            user_agent: field(header::USER_AGENT),
-            referer: field(header::REFERER),
-            method: request.method.clone(),
-            host: host_of(request).into_owned(),
-            target: String::from_utf8_lossy(request.raw_path()).into_owned(),
-            form: Form::of(request),
-            head: None,
-        }
-    }
 }
 
 /// Pingora's per-request context: the exchange, from the first hook of ours to the last.

@@ -82,14 +82,13 @@ pub fn log_abandoned(exchange: &mut Exchange, reason: Reason) {
     }
     let answered = exchange.answered.filter(|_| ok);
     let status = answered.or(exchange.own_status).unwrap_or(reason.status());
-    let sketch = exchange.sketch.take();
+    let sketch = exchange.sketch.clone();
     let head = sketch.as_ref().and_then(|sketch| sketch.head.as_deref());
     let bytes_out = exchange.own_bytes;
     let duration = ended.duration_since(exchange.began);
     let ending = Ending { status, bytes_in: 0, bytes_out, duration };
     exchange.filter_log(head, &ending);
-    exchange.sketch = sketch;
-    let Some(sketch) = &exchange.sketch else { return };
+    let Some(sketch) = &sketch else { return };
     count(exchange, sketch.method.as_str(), &ending);
     let Some(access_log) = &exchange.snapshot.access_log else { return };
     access_log.log(&AccessRecord {

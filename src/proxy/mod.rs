@@ -20,6 +20,7 @@ mod rehearsal;
 mod response;
 mod retry;
 mod routing;
+mod sketch;
 mod sticky;
 mod tries;
 mod upgrade;
