@@ -101,15 +101,19 @@ pub struct Exchange {
     pub(super) reason: Reason,
     /// The status of an answer of ours; a backend's is read from the session.
     pub(super) own_status: Option<StatusCode>,
-    /// The status of a backend's answer that began while the client was still sending.
+    /// The status of a backend's answer that has begun.
     pub(super) answered: Option<StatusCode>,
-    /// The bytes of the body of such an answer, or of one that is sent without a session.
-    pub(super) own_bytes: u64,
+    /// The bytes of the body that were passed on in this try, and those of the answer's, as far as that
+    /// can be told without a session.
+    pub(super) passed_in: u64,
+    pub(super) passed_out: u64,
     /// What the client wants for its connection, in Pingora's terms.
     pub(super) keepalive: Option<u64>,
     /// What the route's filters have done so far.
     pub(super) filtering: Filtering,
-    /// What an exchange that may be given up is logged with: its session is gone by then.
+    /// The head as it came in HTTP/1. It is shared with the session.
+    pub(super) raw: Bytes,
+    /// What an exchange that is given up is logged with: its session is gone by then.
     pub(super) sketch: Option<Arc<Sketch>>,
 }
 
@@ -174,9 +178,11 @@ impl Exchange {
             reason: Reason::Ok,
             own_status: None,
             answered: None,
-            own_bytes: 0,
+            passed_in: 0,
+            passed_out: 0,
             keepalive: None,
             filtering: Filtering::default(),
+            raw: Bytes::new(),
             sketch: None,
         }
     }
@@ -185,6 +191,11 @@ impl Exchange {
     #[must_use]
     pub fn received_at(self, received: Instant) -> Self {
         Self { received, ..self }
+    }
+
+    /// What the connection loop is told of it.
+    pub fn link(&self) -> &Arc<Link> {
+        &self.link
     }
 
     /// The request's id.
@@ -214,7 +225,7 @@ impl Exchange {
         let (head, body) = self.own_response(head, answer, &form).await?;
         let body = if to_head { Bytes::new() } else { body };
         self.own_status = Some(head.status);
-        self.own_bytes = body.len() as u64;
+        self.passed_out = body.len() as u64;
         Ok((head, body))
     }
 
@@ -238,6 +249,9 @@ impl Exchange {
     /// sends its body, as it may then never send it.
     pub(super) fn settle(&mut self, session: &mut Session) {
         self.keepalive = session.get_keepalive();
+        if let Some(http1) = session.as_ref().as_http1() {
+            self.raw = http1.get_headers_raw_bytes();
+        }
         self.see_upgrade(session.req_header_mut());
         if session.req_header().version == Version::HTTP_10 {
             // It knows neither (RFC 9110 sections 10.1.1 and 15.2).
@@ -272,10 +286,10 @@ impl Exchange {
     /// The client gets a response with this head, while it may still be sending: what it sends once it
     /// has all of it does not keep the backend.
     pub(super) fn await_response(&mut self, head: &ResponseHeader, may_have_body: bool) {
+        self.answered = Some(head.status);
         if self.body == RequestBody::Whole {
             return;
         }
-        self.answered = Some(head.status);
         let fields = &head.headers;
         let length = fields.get(header::CONTENT_LENGTH);
         let length = length.filter(|_| !fields.contains_key(header::TRANSFER_ENCODING));
@@ -288,10 +302,10 @@ impl Exchange {
 
     /// A piece of the response of this length is on its way to the client, or its `end`.
     pub(super) fn passed_on_response(&mut self, length: usize, end: bool) {
+        self.passed_out += length as u64;
         if self.body == RequestBody::Whole {
             return;
         }
-        self.own_bytes += length as u64;
         self.to_come = self.to_come.map(|to_come| to_come.saturating_sub(length as u64));
         if end || self.to_come == Some(0) {
             self.link.set_last();
@@ -375,6 +389,7 @@ impl Exchange {
         let form = Form::of(request);
         let (response, body) = self.own_response(Some(request), answer, &form).await?;
         self.own_status = Some(response.status);
+        self.passed_out = body.len() as u64;
         if !is_reusable_after(self.reason) {
             session.set_keepalive(None);
         }

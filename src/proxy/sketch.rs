@@ -1,8 +1,8 @@
 //! What a request is logged and answered with once its session is gone.
 
-use super::{Exchange, answer::Form};
+use super::{Exchange, answer::Form, client};
 use crate::filter::host_of;
-use http::{HeaderName, HeaderValue, Method, header};
+use http::{HeaderName, HeaderValue, Method, Version, header};
 use pingora::http::RequestHeader;
 use std::sync::Arc;
 
@@ -10,6 +10,7 @@ use std::sync::Arc;
 #[derive(Debug)]
 pub(super) struct Sketch {
     pub(super) method: Method,
+    pub(super) version: Version,
     pub(super) host: String,
     pub(super) target: String,
     pub(super) user_agent: Option<HeaderValue>,
@@ -26,6 +27,7 @@ impl Sketch {
             user_agent: field(header::USER_AGENT),
             referer: field(header::REFERER),
             method: request.method.clone(),
+            version: request.version,
             host: host_of(request).into_owned(),
             target: String::from_utf8_lossy(request.raw_path()).into_owned(),
             form: Form::of(request),
@@ -40,5 +42,52 @@ impl Exchange {
         let filtered = self.matched().is_some_and(|route| !route.filters.is_empty());
         let head = filtered.then(|| Box::new(request.clone()));
         self.sketch = Some(Arc::new(Sketch { head, ..Sketch::of(request) }));
+    }
+
+    /// The same once its session is gone, if nobody thought that it would be given up: by the `head` that
+    /// the session left behind or, in HTTP/1, by the bytes that the head was read from.
+    pub fn recall(&mut self, head: Option<RequestHeader>) {
+        if self.sketch.is_some() {
+            return;
+        }
+        let Some(mut head) = head.or_else(|| parsed(&self.raw)) else { return };
+        if !self.from_trusted {
+            client::remove_claims(&mut head);
+        }
+        self.remember(&head);
+    }
+}
+
+/// The head that these bytes are, which were checked when they arrived.
+fn parsed(raw: &[u8]) -> Option<RequestHeader> {
+    let mut lines = raw.split(|byte| *byte == b'\n').map(<[u8]>::trim_ascii_end);
+    let mut words = lines.next()?.splitn(3, |byte| *byte == b' ');
+    let mut head = RequestHeader::build(words.next()?, words.next()?, None).ok()?;
+    if words.next()? == b"HTTP/1.0" {
+        head.set_version(Version::HTTP_10);
+    }
+    for line in lines.take_while(|line| !line.is_empty()) {
+        let (name, value) = line.split_at(line.iter().position(|byte| *byte == b':')?);
+        let name = HeaderName::from_bytes(name).ok()?;
+        head.append_header(name, value[1..].trim_ascii()).ok()?;
+    }
+    Some(head)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_head_is_read_again_from_its_bytes() {
+        let raw =
+            b"PUT /a?b=c HTTP/1.0\r\nHost: a.example\r\nX-A:  one\r\nx-a:two \r\nEmpty:\r\n\r\n";
+        let head = parsed(raw).unwrap();
+        assert_eq!((head.method.as_str(), head.raw_path()), ("PUT", &b"/a?b=c"[..]));
+        assert_eq!(head.version, Version::HTTP_10);
+        assert_eq!(head.headers.get_all("x-a").iter().collect::<Vec<_>>(), ["one", "two"]);
+        assert_eq!(head.headers["host"], "a.example");
+        assert_eq!(head.headers["empty"], "");
+        assert!(parsed(b"").is_none());
     }
 }
