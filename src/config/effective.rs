@@ -1,6 +1,6 @@
 //! The configuration as it is in force: what the file says, and what it leaves out.
 
-use super::{changes::Outline, schema::sections, secrets::MASK};
+use super::{changes::Outline, health_check::PROBES, schema::sections, secrets::MASK};
 use crate::{
     filter::Registry,
     model::{Server, Settings, SettingsValue},
@@ -129,7 +129,7 @@ fn name_checks(file: &mut [(String, Value)]) {
         let Value::Map(keys) = pool else { continue };
         let check = keys.iter_mut().find(|(key, _)| key == "health_check");
         if let Some((_, Value::Map(check))) = check
-            && !check.iter().any(|(key, _)| ["tcp", "http", "grpc"].contains(&key.as_str()))
+            && !check.iter().any(|(key, _)| PROBES.contains(&key.as_str()))
         {
             check.insert(0, ("tcp".to_owned(), Value::Map(Vec::new())));
         }

@@ -14,6 +14,8 @@ pub(super) const KEYS: Keys = Keys {
     section: "pools.*.health_check",
     names: &["http", "tcp", "grpc", "interval", "timeout", "rise", "fall", "jitter"],
 };
+/// The ways to check; a pool has one of them.
+pub(super) const PROBES: &[&str] = KEYS.names.split_at(3).0;
 pub(super) const HTTP: Keys = Keys {
     section: "pools.*.health_check.http",
     names: &["path", "method", "host", "headers", "expect_status", "expect_body", "port"],
@@ -45,7 +47,7 @@ pub(super) fn read(field: &Field<'_>) -> Option<Option<HealthCheck>> {
     }
     let section = field.section_if_on(&KEYS)?;
     let defaults = defaults();
-    let probe = match section.at_most_one(&["http", "tcp", "grpc"]) {
+    let probe = match section.at_most_one(PROBES) {
         Some(("http", field)) => http(&field).map(Probe::Http),
         Some(("grpc", field)) => grpc(&field).map(Probe::Grpc),
         Some((_, field)) => field.section(&TCP).map(|_| Probe::Tcp),

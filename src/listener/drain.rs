@@ -7,7 +7,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst},
     },
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
     time::Duration,
 };
 use tokio::sync::{Notify, watch};
@@ -17,10 +17,13 @@ const BEGUN_GRACE: Duration = Duration::from_secs(1);
 
 /// How long to linger once draining has begun, when somebody waits for us to be gone. After a hand-over,
 /// nobody does.
-const LINGER_DRAINING: Duration = Duration::from_millis(50);
+pub(super) const LINGER_DRAINING: Duration = Duration::from_millis(50);
 
-/// How long the connections that are ended when the time for draining is over may take for that.
+/// How long the connections that are cut off when the time for draining is over may take to end.
 const CLOSING: Duration = Duration::from_millis(500);
+
+/// How much of that a tunnel may take, and an answer of ours: then they are given up, so that they are logged.
+pub(super) const LAST_WORDS: Duration = Duration::from_millis(250);
 
 /// What the process is doing with its connections.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,6 +37,8 @@ pub enum Phase {
         idle_grace: Duration,
         /// Whether a successor accepts what has not been accepted yet.
         successor: bool,
+        /// Whether the time for it is over: what goes on is cut off.
+        over: bool,
     },
 }
 
@@ -41,6 +46,11 @@ impl Phase {
     /// Whether connections are to be closed after their present request.
     pub fn is_draining(self) -> bool {
         matches!(self, Self::Draining { .. })
+    }
+
+    /// Whether the time for draining is over.
+    pub fn is_over(self) -> bool {
+        matches!(self, Self::Draining { over: true, .. })
     }
 }
 
@@ -60,9 +70,7 @@ struct Shared {
     /// Listeners that may still take connections from the kernel.
     listeners: AtomicUsize,
     left: Notify,
-    /// Whether the time for draining is over. Its receivers are those who have something to say then.
-    ending: watch::Sender<bool>,
-    /// The same, to be looked at without a lock.
+    /// Whether the time for draining is over, likewise.
     over: AtomicBool,
 }
 
@@ -75,7 +83,6 @@ impl Default for Drain {
             connections: AtomicUsize::new(0),
             listeners: AtomicUsize::new(0),
             left: Notify::new(),
-            ending: watch::Sender::new(false),
             over: AtomicBool::new(false),
         }))
     }
@@ -87,7 +94,7 @@ impl Drain {
         // First, as those who are woken look at it.
         self.0.begun.store(true, SeqCst);
         self.0.draining.send_replace(true);
-        self.0.phase.send_replace(Phase::Draining { idle_grace, successor });
+        self.0.phase.send_replace(Phase::Draining { idle_grace, successor, over: false });
     }
 
     /// Follows the phase.
@@ -95,10 +102,10 @@ impl Drain {
         self.0.phase.subscribe()
     }
 
-    /// Resolves when draining has begun and its grace for idle connections is over.
+    /// What the task of one connection waits for.
     pub(super) fn drained(&self) -> Drained {
-        let resolved = Box::pin(drained(self.phase()));
-        Drained { drain: self.clone(), resolved, waits: false }
+        let resolved: Waiting = Box::pin(drained(self.phase()));
+        Drained { drain: self.clone(), resolved: Some(resolved), over: None, waits: false }
     }
 
     /// Follows whether we are draining.
@@ -116,13 +123,17 @@ impl Drain {
         matches!(*self.0.phase.borrow(), Phase::Draining { successor: true, .. })
     }
 
-    /// Ends what would go on for as long as it may, and waits for a moment until that is done in order.
+    /// Cuts off what still goes on, and waits for a moment until everybody has taken leave.
     pub async fn end(&self) {
         // First, as those who are woken look at it.
         self.0.over.store(true, SeqCst);
-        self.0.ending.send_replace(true);
-        // Whoever talks to somebody that takes nothing more is cut off.
-        let _ = tokio::time::timeout(CLOSING, self.0.ending.closed()).await;
+        self.0.phase.send_modify(|phase| {
+            if let Phase::Draining { over, .. } = phase {
+                *over = true;
+            }
+        });
+        // Whoever talks to somebody that takes nothing more is not waited for any longer.
+        let _ = tokio::time::timeout(CLOSING, self.wait_until_empty()).await;
     }
 
     /// Whether the time for draining is over.
@@ -132,12 +143,20 @@ impl Drain {
 
     /// Resolves when the time for draining is over.
     pub(super) fn until_over(&self) -> UntilOver {
-        let mut ending = self.0.ending.subscribe();
-        UntilOver(Box::pin(async move {
-            // The sender outlives every connection.
-            let _ = ending.wait_for(|ending| *ending).await.map(drop);
-            Last { _seen: ending }
-        }))
+        UntilOver(Box::pin(over(self.phase())))
+    }
+
+    /// An answer of ours, unless the process ends before it is there: it may be a filter's.
+    pub(super) async fn in_time<T>(&self, answer: impl Future<Output = T>) -> Option<T> {
+        let late = async {
+            over(self.phase()).await;
+            tokio::time::sleep(LAST_WORDS).await;
+        };
+        tokio::select! {
+            biased;
+            answer = answer => Some(answer),
+            () = late => None,
+        }
     }
 
     /// Counts a connection until the guard is dropped.
@@ -173,14 +192,38 @@ impl Drain {
     }
 }
 
+type Waiting = Pin<Box<dyn Future<Output = ()> + Send + Sync>>;
+
 /// Resolves when draining has begun and its grace for idle connections is over, for a task that waits
 /// for this again and again: it gets in line once, where each wait of its own would do so under a
 /// lock.
 pub(super) struct Drained {
     drain: Drain,
-    resolved: Pin<Box<dyn Future<Output = ()> + Send>>,
+    /// `None` once it has resolved.
+    resolved: Option<Waiting>,
+    /// What a request in flight waits for, once draining has begun.
+    over: Option<UntilOver>,
     /// Whether it is in line. Only one task may wait, as that is the one that is woken.
     waits: bool,
+}
+
+impl Drained {
+    /// Ready when the time for draining is over. While a request is served, the task waits for this: before
+    /// draining has begun, in the same line.
+    pub(super) fn poll_over(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if !self.waits {
+            // What it says is for connections without a request.
+            let _ = Pin::new(&mut *self).poll(cx);
+        }
+        if !self.drain.0.begun.load(SeqCst) {
+            return Poll::Pending;
+        }
+        if self.drain.is_over() {
+            return Poll::Ready(());
+        }
+        let Self { drain, over, .. } = self;
+        Pin::new(over.get_or_insert_with(|| drain.until_over())).poll(cx)
+    }
 }
 
 impl Future for Drained {
@@ -191,23 +234,21 @@ impl Future for Drained {
         if std::mem::replace(&mut this.waits, true) && !this.drain.0.begun.load(SeqCst) {
             return Poll::Pending;
         }
-        this.resolved.as_mut().poll(cx)
+        if let Some(resolved) = &mut this.resolved {
+            ready!(resolved.as_mut().poll(cx));
+            this.resolved = None;
+        }
+        Poll::Ready(())
     }
 }
 
-/// Resolves when the time for draining is over.
-pub(super) struct UntilOver(Pin<Box<dyn Future<Output = Last> + Send + Sync>>);
-
-/// Somebody who ends because the time is over, and is waited for until this is dropped.
-#[derive(Debug)]
-pub(super) struct Last {
-    _seen: watch::Receiver<bool>,
-}
+/// Resolves when the time for draining is over. It must not be awaited again then.
+pub(super) struct UntilOver(Waiting);
 
 impl Future for UntilOver {
-    type Output = Last;
+    type Output = ();
 
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Last> {
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         self.0.as_mut().poll(cx)
     }
 }
@@ -242,7 +283,7 @@ impl Drop for Listening {
     }
 }
 
-/// Resolves when draining has begun and its grace for idle connections is over.
+/// Resolves when draining has begun and its grace for idle connections is over, or all of its time is.
 pub(super) async fn drained(phase: watch::Receiver<Phase>) {
     draining_for(phase, |phase| match phase {
         Phase::Draining { idle_grace, .. } => Some(idle_grace),
@@ -252,7 +293,7 @@ pub(super) async fn drained(phase: watch::Receiver<Phase>) {
 }
 
 /// Resolves when a handshake or a head that is not whole would hold up the end of the process. After
-/// a hand-over nobody waits for that, and their own timeouts are enough.
+/// a hand-over nobody waits for that, and their own timeouts are enough until the time is over.
 pub(super) async fn overdue(phase: watch::Receiver<Phase>) {
     draining_for(phase, |phase| match phase {
         Phase::Draining { successor: false, .. } => Some(BEGUN_GRACE),
@@ -264,26 +305,39 @@ pub(super) async fn overdue(phase: watch::Receiver<Phase>) {
 /// Resolves when what a client still sends after the last word was thrown away for as long as `linger`
 /// says, or for less where that would hold up the end of the process.
 pub(super) async fn lingered(phase: watch::Receiver<Phase>, linger: Duration) {
-    let sooner = draining_for(phase, |phase| match phase {
-        Phase::Draining { successor: false, .. } => Some(LINGER_DRAINING),
+    let hurried = draining_for(phase, |phase| match phase {
+        Phase::Draining { successor: false, .. } => Some(Duration::ZERO),
         Phase::Draining { successor: true, .. } | Phase::Serving => None,
     });
+    let sooner = async {
+        hurried.await;
+        tokio::time::sleep(LINGER_DRAINING).await;
+    };
     tokio::select! {
         () = tokio::time::sleep(linger) => {}
         () = sooner => {}
     }
 }
 
-/// Resolves when draining has gone on for as long as `grace` says; never if that is `None`.
+/// Resolves when draining has gone on for as long as `grace` says, or for all of its time; no sooner than
+/// that if `grace` is `None`.
 async fn draining_for(
     mut phase: watch::Receiver<Phase>,
     grace: impl FnOnce(Phase) -> Option<Duration>,
 ) {
     // The sender outlives every connection; were it gone, nobody would drain any more.
     let begun = phase.wait_for(|phase| phase.is_draining()).await.map(|phase| *phase);
+    let over = over(phase);
     match begun.ok().and_then(grace) {
-        Some(grace) => tokio::time::sleep(grace).await,
-        None => std::future::pending().await,
+        Some(grace) => drop(tokio::time::timeout(grace, over).await),
+        None => over.await,
+    }
+}
+
+/// Resolves when the time for draining is over.
+async fn over(mut phase: watch::Receiver<Phase>) {
+    if phase.wait_for(|phase| phase.is_over()).await.is_err() {
+        std::future::pending::<()>().await;
     }
 }
 
@@ -337,26 +391,66 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn the_end_waits_for_those_who_have_heard_of_it_and_not_for_ever() {
+    async fn the_end_waits_for_those_who_are_here_and_not_for_ever() {
         let drain = Drain::default();
+        drain.begin(Duration::ZERO, false);
         drain.end().await;
         assert!(drain.is_over(), "with nobody to wait for");
 
         let drain = Drain::default();
+        let connection = drain.enter();
         let mut over = drain.until_over();
+        drain.begin(Duration::ZERO, false);
         assert!(is_pending(Pin::new(&mut over)).await);
         let began = tokio::time::Instant::now();
         let mut end = std::pin::pin!(drain.end());
         assert!(is_pending(end.as_mut()).await);
-        let last = over.await;
+        over.await;
         assert!(is_pending(end.as_mut()).await);
-        drop(last);
+        drop(connection);
         end.await;
         assert!(began.elapsed() < CLOSING);
 
-        let _late = drain.until_over();
+        let _here = drain.enter();
         drain.end().await;
         assert_eq!(began.elapsed(), CLOSING);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_task_hears_of_the_end_in_the_midst_of_a_request() {
+        for waited_before in [false, true] {
+            let drain = Drain::default();
+            let mut drained = drain.drained();
+            let task = tokio::spawn(async move {
+                if waited_before {
+                    assert!(is_pending(Pin::new(&mut drained)).await);
+                }
+                std::future::poll_fn(|cx| drained.poll_over(cx)).await;
+            });
+            tokio::task::yield_now().await;
+            drain.begin(Duration::from_secs(60), false);
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            assert!(!task.is_finished());
+            drain.end().await;
+            task.await.unwrap();
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn no_grace_is_longer_than_the_time_there_is() {
+        let (drain, long) = (Drain::default(), Duration::from_secs(60));
+        let began = tokio::time::Instant::now();
+        let waits = async {
+            tokio::join!(drained(drain.phase()), overdue(drain.phase()));
+            assert!(drain.is_over());
+            lingered(drain.phase(), long).await;
+        };
+        tokio::join!(waits, async {
+            drain.begin(long, true);
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            drain.end().await;
+        });
+        assert_eq!(began.elapsed(), Duration::from_secs(1) + LINGER_DRAINING);
     }
 
     async fn is_pending(future: std::pin::Pin<&mut impl Future>) -> bool {

@@ -8,6 +8,10 @@ use pingora::http::{RequestHeader, ResponseHeader};
 
 const TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
+/// What a refused method is answered with (RFC 9110 section 15.5.6). All methods but CONNECT and TRACE are
+/// passed on; these are those that a client may expect something of.
+const PASSED_ON: HeaderValue =
+    HeaderValue::from_static("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS");
 pub(super) const X_REQUEST_ID: Field = Field::new("x-request-id");
 
 /// In what form a client gets an error of ours.
@@ -66,7 +70,10 @@ pub fn answer_refused(
     refused: &Refused<'_>,
 ) -> pingora::Result<(ResponseHeader, Bytes)> {
     let id = new_request_id();
-    let answer = Answer::refusal(refused.status, refused.reason);
+    let mut answer = Answer::refusal(refused.status, refused.reason);
+    if refused.status == StatusCode::METHOD_NOT_ALLOWED {
+        answer.headers.push((header::ALLOW, PASSED_ON));
+    }
     let rendered = render(answer, &id, prefers_json(refused.accept)).map(|(head, body)| {
         // The length stays: it is that of the body that another method would have got.
         (head, if refused.method == "HEAD" { Bytes::new() } else { body })

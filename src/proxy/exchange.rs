@@ -7,14 +7,15 @@ use super::{
     field::{self, is_there},
     filters::Filtering,
     nominated,
+    sketch::Sketch,
 };
 use crate::{
-    filter::{Answer, host_of},
+    filter::Answer,
     pool::{Lease, Member, Opener, Outcome, Pool, Tried},
     runtime::{Route, Snapshot},
 };
 use bytes::Bytes;
-use http::{HeaderName, HeaderValue, Method, StatusCode, Version, header};
+use http::{HeaderValue, Method, StatusCode, Version, header};
 use pingora::{
     Result,
     http::{RequestHeader, ResponseHeader},
@@ -100,16 +101,20 @@ pub struct Exchange {
     pub(super) reason: Reason,
     /// The status of an answer of ours; a backend's is read from the session.
     pub(super) own_status: Option<StatusCode>,
-    /// The status of a backend's answer that began while the client was still sending.
+    /// The status of a backend's answer that has begun.
     pub(super) answered: Option<StatusCode>,
-    /// The bytes of the body of such an answer, or of one that is sent without a session.
-    pub(super) own_bytes: u64,
+    /// The bytes of the body that were passed on in this try, and those of the answer's, as far as that
+    /// can be told without a session.
+    pub(super) passed_in: u64,
+    pub(super) passed_out: u64,
     /// What the client wants for its connection, in Pingora's terms.
     pub(super) keepalive: Option<u64>,
     /// What the route's filters have done so far.
     pub(super) filtering: Filtering,
-    /// What an exchange that may be given up is logged with: its session is gone by then.
-    pub(super) sketch: Option<Box<Sketch>>,
+    /// The head as it came in HTTP/1. It is shared with the session.
+    pub(super) raw: Bytes,
+    /// What an exchange that is given up is logged with: its session is gone by then.
+    pub(super) sketch: Option<Arc<Sketch>>,
 }
 
 /// An exchange on its way through Pingora. Heads are cloned, exchanges are not: the first who asks
@@ -125,19 +130,6 @@ pub(super) enum Replay {
     /// The next try is the replay.
     Next,
     Used,
-}
-
-/// The little of a request that survives its session.
-#[derive(Debug)]
-pub(super) struct Sketch {
-    pub(super) method: Method,
-    pub(super) host: String,
-    pub(super) target: String,
-    pub(super) user_agent: Option<HeaderValue>,
-    pub(super) referer: Option<HeaderValue>,
-    form: Form,
-    /// All of its head, if its route has filters.
-    pub(super) head: Option<Box<RequestHeader>>,
 }
 
 impl Exchange {
@@ -188,11 +180,18 @@ impl Exchange {
             reason: Reason::Ok,
             own_status: None,
             answered: None,
-            own_bytes: 0,
+            passed_in: 0,
+            passed_out: 0,
             keepalive: None,
             filtering: Filtering::default(),
+            raw: Bytes::new(),
             sketch: None,
         }
+    }
+
+    /// What the connection loop is told of it.
+    pub fn link(&self) -> &Arc<Link> {
+        &self.link
     }
 
     /// The request's id.
@@ -215,16 +214,14 @@ impl Exchange {
 
     /// The answer to an exchange whose session is gone.
     pub async fn last_answer(&mut self, answer: Answer) -> Result<(ResponseHeader, Bytes)> {
-        let sketch = self.sketch.take();
+        let sketch = self.sketch.clone();
         let head = sketch.as_ref().and_then(|sketch| sketch.head.as_deref());
         let form = sketch.as_ref().map_or(Form::Text, |sketch| sketch.form.clone());
         let to_head = sketch.as_ref().is_some_and(|sketch| sketch.method == Method::HEAD);
-        let response = self.own_response(head, answer, &form).await;
-        self.sketch = sketch;
-        let (head, body) = response?;
+        let (head, body) = self.own_response(head, answer, &form).await?;
         let body = if to_head { Bytes::new() } else { body };
         self.own_status = Some(head.status);
-        self.own_bytes = body.len() as u64;
+        self.passed_out = body.len() as u64;
         Ok((head, body))
     }
 
@@ -248,6 +245,9 @@ impl Exchange {
     /// sends its body, as it may then never send it.
     pub(super) fn settle(&mut self, session: &mut Session) {
         self.keepalive = session.get_keepalive();
+        if let Some(http1) = session.as_ref().as_http1() {
+            self.raw = http1.get_headers_raw_bytes();
+        }
         self.see_upgrade(session.req_header_mut());
         if session.req_header().version == Version::HTTP_10 {
             // It knows neither (RFC 9110 sections 10.1.1 and 15.2).
@@ -279,19 +279,13 @@ impl Exchange {
         }
     }
 
-    /// Keeps what the exchange is logged with if it is given up.
-    pub(super) fn remember(&mut self, request: &RequestHeader) {
-        let head = self.filtering.is_needed.then(|| Box::new(request.clone()));
-        self.sketch = Some(Box::new(Sketch { head, ..Sketch::of(request) }));
-    }
-
     /// The client gets a response with this head, while it may still be sending: what it sends once it
     /// has all of it does not keep the backend.
     pub(super) fn await_response(&mut self, head: &ResponseHeader, may_have_body: bool) {
+        self.answered = Some(head.status);
         if self.body == RequestBody::Whole {
             return;
         }
-        self.answered = Some(head.status);
         let fields = &head.headers;
         let length = fields.get(header::CONTENT_LENGTH);
         let length = length.filter(|_| !fields.contains_key(header::TRANSFER_ENCODING));
@@ -304,10 +298,10 @@ impl Exchange {
 
     /// A piece of the response of this length is on its way to the client, or its `end`.
     pub(super) fn passed_on_response(&mut self, length: usize, end: bool) {
+        self.passed_out += length as u64;
         if self.body == RequestBody::Whole {
             return;
         }
-        self.own_bytes += length as u64;
         self.to_come = self.to_come.map(|to_come| to_come.saturating_sub(length as u64));
         if end || self.to_come == Some(0) {
             self.link.set_last();
@@ -391,6 +385,7 @@ impl Exchange {
         let form = Form::of(request);
         let (response, body) = self.own_response(Some(request), answer, &form).await?;
         self.own_status = Some(response.status);
+        self.passed_out = body.len() as u64;
         if !is_reusable_after(self.reason) {
             session.set_keepalive(None);
         }
@@ -429,21 +424,6 @@ fn expects_continue(request: &RequestHeader) -> bool {
 /// client.
 fn is_reusable_after(reason: Reason) -> bool {
     !matches!(reason, Reason::BadRequest | Reason::ClientTimeout)
-}
-
-impl Sketch {
-    fn of(request: &RequestHeader) -> Self {
-        let field = |name: HeaderName| request.headers.get(name).cloned();
-        Self {
-            user_agent: field(header::USER_AGENT),
-            referer: field(header::REFERER),
-            method: request.method.clone(),
-            host: host_of(request).into_owned(),
-            target: String::from_utf8_lossy(request.raw_path()).into_owned(),
-            form: Form::of(request),
-            head: None,
-        }
-    }
 }
 
 /// Pingora's per-request context: the exchange, from the first hook of ours to the last.

@@ -70,7 +70,7 @@ fn status(session: &Session, exchange: &Exchange) -> StatusCode {
 /// Logs an exchange that the connection loop gave up and answers itself.
 pub fn log_abandoned(exchange: &mut Exchange, reason: Reason) {
     exchange.reason = reason;
-    if exchange.upstream_time.is_none() {
+    if exchange.upstream_time.is_none() && reason != Reason::DrainTimeout {
         exchange.report_given_up();
     }
     let ended = Instant::now();
@@ -80,23 +80,24 @@ pub fn log_abandoned(exchange: &mut Exchange, reason: Reason) {
         let id = exchange.request_id.to_str().unwrap_or("-");
         log::warn!("request {id}: {} after {} tries", reason.as_str(), exchange.tries);
     }
-    let answered = exchange.answered.filter(|_| ok);
+    let answered = exchange.answered.filter(|_| ok || reason == Reason::DrainTimeout);
     let status = answered.or(exchange.own_status).unwrap_or(reason.status());
-    let sketch = exchange.sketch.take();
+    let sketch = exchange.sketch.clone();
     let head = sketch.as_ref().and_then(|sketch| sketch.head.as_deref());
-    let bytes_out = exchange.own_bytes;
+    let (bytes_in, bytes_out) = (exchange.passed_in, exchange.passed_out);
     let duration = ended.duration_since(exchange.began);
-    let ending = Ending { status, bytes_in: 0, bytes_out, duration };
+    let ending = Ending { status, bytes_in, bytes_out, duration };
     exchange.filter_log(head, &ending);
-    exchange.sketch = sketch;
-    let Some(sketch) = &exchange.sketch else { return };
+    let Some(sketch) = &sketch else { return };
     count(exchange, sketch.method.as_str(), &ending);
     let Some(access_log) = &exchange.snapshot.access_log else { return };
     access_log.log(&AccessRecord {
         method: sketch.method.as_str(),
         host: &sketch.host,
         path: &sketch.target,
+        bytes_in,
         bytes_out,
+        protocol: protocol(sketch.version),
         user_agent: sketch.user_agent.as_ref().map(HeaderValue::as_bytes),
         referer: sketch.referer.as_ref().map(HeaderValue::as_bytes),
         ..record(exchange, &ending)

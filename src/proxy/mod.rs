@@ -20,6 +20,7 @@ mod rehearsal;
 mod response;
 mod retry;
 mod routing;
+mod sketch;
 mod sticky;
 mod tries;
 mod upgrade;
@@ -182,6 +183,7 @@ impl ProxyHttp for Gateway {
     ) -> Result<()> {
         // Until a filter is done with this piece, the backend has nothing to take.
         context.link.set_stalled(None);
+        context.passed_in += body.as_ref().map_or(0, Bytes::len) as u64;
         if !context.link.is_upgraded() {
             context.filter_request_body(body, end_of_stream).await?;
         }

@@ -118,6 +118,7 @@ pub(super) async fn prepare(
     };
     if switches {
         context.link.set_upgraded();
+        context.answered = Some(response.status);
     } else {
         frame(session, response, rechunk)?;
         context.await_response(response, may_have_body(session, response));

@@ -256,6 +256,8 @@ impl Exchange {
     /// # Errors
     /// When the backend did not choose a protocol that its pool is to speak.
     pub(super) fn begin_exchange(&mut self, version: Version) -> Result<()> {
+        // What was kept of a body is passed on again.
+        self.passed_in = 0;
         let Some(pool) = &self.pool else { return Ok(()) };
         let http2 = version == Version::HTTP_2;
         if pool.spec().protocol == BackendProtocol::Http2 && !http2 {

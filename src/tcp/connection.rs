@@ -45,30 +45,28 @@ pub fn refuse(arrival: &Arrival) {
 
 /// Serves a connection to its end. When `overdue` resolves, the process is about to end, and a client
 /// that has not said yet whom it wants is not waited for any more. When `over` does, the process ends,
-/// and what goes on is cut off; what that comes to is kept until the connection is logged.
-pub async fn serve<S: Stream, Last>(
+/// and what goes on is cut off.
+pub async fn serve<S: Stream>(
     mut client: S,
     arrival: Box<Arrival>,
     overdue: impl Future<Output = ()>,
-    mut over: impl Future<Output = Last> + Unpin,
+    mut over: impl Future<Output = ()> + Unpin,
 ) {
     let mut story = Box::new(Story::of(&arrival));
     // What it takes to get to a backend is not kept for as long as the connection lives.
     let finding = Box::pin(find(&mut client, arrival, overdue, &mut story));
-    let (found, mut last) = tokio::select! {
+    let found = tokio::select! {
         biased;
-        found = finding => (found, None),
-        now = &mut over => (Err(Reason::DrainTimeout), Some(now)),
+        // At the end, nothing is overdue any more.
+        () = &mut over => Err(Reason::DrainTimeout),
+        found = finding => found,
     };
     let reason = match found {
         Ok(mut connected) => {
             let ended = tokio::select! {
                 biased;
                 ended = pass_on(&mut client, &mut connected) => ended,
-                now = &mut over => {
-                    last = Some(now);
-                    Ended::CutOff
-                }
+                () = over => Ended::CutOff,
             };
             conclude(&ended, &client, connected, &mut story)
         }
@@ -76,7 +74,6 @@ pub async fn serve<S: Stream, Last>(
     };
     drop(client);
     story.log(reason);
-    drop(last);
 }
 
 /// Passes on what each side sends until both have ended.

@@ -30,7 +30,7 @@ const WARM_UP: u64 = 50;
 const ROUNDS: usize = 8;
 const REQUESTS: u64 = 40;
 
-/// How many allocations a request may cost beyond those of a Pingora proxy that does nothing. It takes six
+/// How many allocations a request may cost beyond those of a Pingora proxy that does nothing. It takes eight
 /// fewer than that: what ours needs is less than what is saved by having no second map of names beside
 /// the fields of a message. Only to be lowered, and above that by some for machines that have it wait
 /// more often.

@@ -27,6 +27,7 @@ mod balancing;
 mod blame;
 mod cli;
 mod clock;
+mod cut_off;
 mod diff;
 mod ejection;
 mod examples;

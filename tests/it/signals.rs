@@ -103,6 +103,7 @@ fn drain_timeout_cuts_what_is_left() {
     lb.program.wait_for_exit(SOON).expect("it exits");
     let took = signalled.elapsed();
     assert!(took >= Duration::from_millis(450) && took < Duration::from_secs(2), "{took:?}");
+    assert_eq!(client.response().status, 503);
     assert!(client.is_closed());
 }
 

@@ -197,6 +197,13 @@ fn targets_are_well_formed() {
 fn methods_that_are_not_for_a_reverse_proxy_are_refused() {
     let trace = b"TRACE / HTTP/1.1\r\nHost: a\r\n\r\n".to_vec();
     let connect = b"CONNECT a:443 HTTP/1.1\r\nHost: a:443\r\n\r\n".to_vec();
+    let lb = in_front_of(&Origin::named("app-1"));
+    for asked in [&trace, &connect] {
+        let response = lb.client().ask(asked);
+        let allowed = response.headers.get("allow").expect("what is allowed");
+        assert!(allowed.split(", ").any(|method| method == "GET"), "{allowed}");
+        assert!(!allowed.contains("CONNECT") && !allowed.contains("TRACE"), "{allowed}");
+    }
     assert_refused(&[("TRACE", trace, 405), ("CONNECT", connect, 405)]);
 }
 

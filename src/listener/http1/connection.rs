@@ -8,7 +8,7 @@ use crate::{
     filter::Answer,
     listener::{
         Drain,
-        drain::{Drained, drained, lingered, overdue},
+        drain::{Drained, LAST_WORDS, drained, lingered, overdue},
         http2::{self, Http2},
         pace::Paces,
         transport::Transport,
@@ -369,24 +369,27 @@ impl Connection<'_> {
             let serving = self.http1.proxy.process_new_http(session, &self.http1.draining);
             tokio::select! {
                 biased;
-                reused = serving => Some(reused.map(|reused| reused.consume().0)),
-                () = expired(&self.link) => None,
+                reused = serving => Ok(reused.map(|reused| reused.consume().0)),
+                () = expired(&self.link) => Err(Reason::UpstreamTimeout),
+                () = cut_off(&self.link, &mut self.drained) => Err(Reason::DrainTimeout),
             }
         };
-        let reused = finished.as_ref().map(Option::is_some);
-        // Whatever became of the session, its stream is given back or dropped by now.
-        let Some(stream) = RequestStream::back(finished.flatten(), &self.slot) else {
-            return After::Closed;
+        let (stream, finished) = match finished {
+            Ok(stream) => (stream, Ok(())),
+            Err(why) => (None, Err(why)),
         };
+        let reused = stream.is_some();
+        // Whatever became of the session, its stream is given back or dropped by now.
+        let Some(stream) = RequestStream::back(stream, &self.slot) else { return After::Closed };
         self.stream = Some(stream);
-        match reused {
-            Some(reused) => {
+        match finished {
+            Ok(()) => {
                 if !self.link.is_begun() {
                     self.log_unseen(began);
                 }
                 self.after(reused).await
             }
-            None => self.give_up().await,
+            Err(why) => self.give_up(why).await,
         }
     }
 
@@ -454,9 +457,10 @@ impl Connection<'_> {
         );
     }
 
-    /// After a deadline cut a request short: answers it if nothing was answered yet.
-    async fn give_up(&mut self) -> After {
+    /// After a request was cut short: answers it if nothing was answered yet.
+    async fn give_up(&mut self, why: Reason) -> After {
         let Some(mut exchange) = self.link.take_abandoned() else { return After::Closed };
+        exchange.recall(None);
         if self.link.is_whole() {
             // The client has gone on sending what nobody takes.
             log_abandoned(&mut exchange, Reason::Ok);
@@ -465,12 +469,13 @@ impl Connection<'_> {
             return After::Closed;
         }
         if self.link.is_answered() {
-            log_abandoned(&mut exchange, Reason::UpstreamTimeout);
+            log_abandoned(&mut exchange, why);
             self.socket().transport.reset_on_close();
             return After::Closed;
         }
-        let bytes = exchange.closing_answer(Answer::error(Reason::UpstreamTimeout)).await;
-        log_abandoned(&mut exchange, Reason::UpstreamTimeout);
+        let answer = exchange.closing_answer(Answer::error(why));
+        let bytes = self.http1.drain.in_time(answer).await.unwrap_or_default();
+        log_abandoned(&mut exchange, why);
         // The backend is released before the client takes its time to read.
         drop(exchange);
         self.say_goodbye(&bytes).await
@@ -516,6 +521,23 @@ impl Connection<'_> {
             () = lingered(phase, linger) => {}
         }
     }
+}
+
+/// Resolves when a request is to be cut off, as the time for draining is over.
+async fn cut_off(link: &Link, drained: &mut Drained) {
+    poll_fn(|cx| drained.poll_over(cx)).await;
+    // Boxed, as every request would have the room for it.
+    Box::pin(async {
+        if link.is_upgraded() {
+            // It ends in order, if the client takes what there is.
+            tokio::time::sleep(LAST_WORDS).await;
+        }
+        while !link.is_begun() {
+            // Pingora is about to hand it to us, and then it is logged.
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
 }
 
 /// Reads what comes next. It is held in a buffer of its size: while a client is silent there is none, and

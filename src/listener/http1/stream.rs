@@ -8,7 +8,7 @@ use super::{chunked::ChunkScanner, head::Framing};
 use crate::{
     listener::{
         Drain,
-        drain::{Last, UntilOver},
+        drain::UntilOver,
         pace::{Paces, Waiting},
         transport::Transport,
     },
@@ -90,9 +90,8 @@ pub(super) struct Socket {
     /// Whether the client has closed its side.
     pub(super) ended: bool,
     drain: Drain,
-    /// What a tunnel ends by that nobody else ends, and that it does.
+    /// What a tunnel ends by that nobody else ends.
     over: Option<UntilOver>,
-    last: Option<Last>,
 }
 
 impl Socket {
@@ -113,7 +112,6 @@ impl Socket {
             ended: false,
             drain,
             over: None,
-            last: None,
         }
     }
 
@@ -234,23 +232,19 @@ impl Socket {
     /// as if the client had said that it is done.
     fn poll_raw(&mut self, cx: &mut Context<'_>, out: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         if self.drain.is_over() {
-            return self.poll_over(cx);
+            return Poll::Ready(Ok(()));
         }
         if self.inbound.is_empty() {
             let read = Pin::new(&mut self.transport).poll_read(cx, out);
-            return if read.is_pending() { self.poll_over(cx) } else { read };
+            if read.is_ready() {
+                return read;
+            }
+            let over = self.over.get_or_insert_with(|| self.drain.until_over());
+            return Pin::new(over).poll(cx).map(Ok);
         }
         let length = self.inbound.len().min(out.remaining());
         out.put_slice(&self.inbound[..length]);
         self.inbound.advance(length);
-        Poll::Ready(Ok(()))
-    }
-
-    fn poll_over(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if self.last.is_none() {
-            let over = self.over.get_or_insert_with(|| self.drain.until_over());
-            self.last = Some(ready!(Pin::new(over).poll(cx)));
-        }
         Poll::Ready(Ok(()))
     }
 

@@ -1,22 +1,23 @@
 //! A connection: its beginning, its streams, and its end.
 
 use super::{
-    stream::{Ended, Stream, log_late},
+    stream::{Arrived, Cuts, Ended, Stream, log_late},
     wire::{Home, Seen, Wire},
 };
 use crate::{
-    listener::{Drain, Phase, drain::lingered, pace::Paces, transport::Transport},
+    listener::{
+        Drain, Phase,
+        drain::{LINGER_DRAINING, lingered},
+        pace::Paces,
+        transport::Transport,
+    },
     model::{Listener, ListenerTimeouts},
     observe::Unused,
-    proxy::{Gateway, Link},
+    proxy::{Gateway, Link, Reason as Why},
     runtime::Live,
 };
 use bytes::{Bytes, BytesMut};
-use h2::{
-    Reason, RecvStream,
-    server::{self, SendResponse},
-};
-use http::Request;
+use h2::{Reason, server};
 use pingora_proxy::HttpProxy;
 use std::{
     future::poll_fn,
@@ -58,7 +59,7 @@ pub(in crate::listener) struct Http2 {
     pub(super) proxy: Arc<HttpProxy<Gateway>>,
     pub(super) live: Arc<Live>,
     pub(super) draining: watch::Receiver<bool>,
-    drain: Drain,
+    pub(super) drain: Drain,
 }
 
 impl Http2 {
@@ -116,6 +117,8 @@ pub(in crate::listener) async fn serve_connection(
         accepted: 0,
         premature: 0,
         leaving: false,
+        heard: Phase::Serving,
+        cuts: Cuts::default(),
     };
     connection.serve(h2, &home).await;
 }
@@ -165,9 +168,13 @@ struct Connection<'a> {
     premature: usize,
     /// Whether the client was told to open no more streams.
     leaving: bool,
+    /// How far the connection was told of draining.
+    heard: Phase,
+    /// Requests that were cut off.
+    cuts: Cuts,
 }
 
-type Accepted = Option<Result<(Request<RecvStream>, SendResponse<Bytes>), h2::Error>>;
+type Accepted = Option<Result<Arrived, h2::Error>>;
 
 #[allow(clippy::large_enum_variant, reason = "it is looked at and gone")]
 enum Event {
@@ -215,7 +222,7 @@ impl Connection<'_> {
         }
         // What is left of its streams learns by this that the client is gone.
         drop(h2);
-        while self.streams.join_next().await.is_some() {}
+        self.see_streams_end().await;
         let transport = home.lock().unwrap_or_else(PoisonError::into_inner).take();
         // A client that was told to go may have more to say about what it is still reading.
         let says_more = match close {
@@ -252,7 +259,7 @@ impl Connection<'_> {
         let mut phase = self.http2.drain.phase();
         loop {
             let close = match self.next_event(h2, &mut phase).await {
-                Event::Accepted(Some(Ok((request, respond)))) => self.accept(h2, request, respond),
+                Event::Accepted(Some(Ok(arrived))) => self.accept(h2, arrived),
                 Event::Accepted(Some(Err(error))) => {
                     log::debug!("an HTTP/2 connection broke off: {error}");
                     Some(if error.is_io() { Close::Done } else { Close::Broken })
@@ -261,7 +268,7 @@ impl Connection<'_> {
                 Event::Ended(ended) => self.ended(ended),
                 Event::Flood => Some(Close::Flood),
                 Event::Draining(phase) => {
-                    self.drain(h2, phase);
+                    self.drain(h2, phase).await;
                     None
                 }
                 Event::Late => self.late(h2),
@@ -289,14 +296,17 @@ impl Connection<'_> {
             fixed.into_iter().chain(settings).chain(unfinished).min()
         };
         let timer = &mut self.timer;
+        let heard = self.heard;
+        let is_news =
+            |phase: &Phase| phase.is_over() || phase.is_draining() && !heard.is_draining();
         tokio::select! {
             biased;
             accepted = h2.accept() => Event::Accepted(accepted),
             () = seen.flood() => Event::Flood,
             ended = self.streams.join_next(), if !idle => Event::Ended(ended),
-            begun = phase.wait_for(|phase| phase.is_draining()), if !self.leaving => {
+            news = phase.wait_for(is_news), if !heard.is_over() => {
                 // The sender outlives every connection.
-                Event::Draining(begun.map_or(Phase::Serving, |phase| *phase))
+                Event::Draining(news.map_or(Phase::Serving, |phase| *phase))
             }
             () = poll_fn(|cx| poll_due(timer, due(), cx)) => Event::Late,
         }
@@ -305,29 +315,24 @@ impl Connection<'_> {
     fn accept(
         &mut self,
         h2: &mut server::Connection<Wire, Bytes>,
-        request: Request<RecvStream>,
-        mut respond: SendResponse<Bytes>,
+        mut arrived: Arrived,
     ) -> Option<Close> {
         let ended = self.streams.try_join_next();
         self.ended(ended);
         let crowded = self.streams.len() >= self.most_streams;
-        if crowded || self.is_full() {
+        if crowded || self.is_full() || self.heard.is_over() {
             // A full connection's client was told while this was on its way. Nobody has looked at it,
             // so the client may send it again elsewhere.
-            respond.send_reset(Reason::REFUSED_STREAM);
+            arrived.1.send_reset(Reason::REFUSED_STREAM);
             self.premature += usize::from(crowded);
             return self.floods().then_some(Close::Flood);
         }
         self.accepted += 1;
-        let stream = Stream {
-            http2: self.http2.clone(),
-            link: Arc::new(self.link.for_stream()),
-            seen: self.seen.clone(),
-            paces: self.paces,
-            began: Instant::now(),
-        };
+        let Self { http2, seen, cuts, .. } = &*self;
+        let (http2, seen, cuts) = (http2.clone(), seen.clone(), cuts.clone());
+        let stream = Stream::new(http2, self.link, seen, self.paces, cuts, arrived);
         // What a task runs is moved about several times before it runs, and this is large.
-        self.streams.spawn(Box::pin(stream.serve(request, respond)));
+        self.streams.spawn(Box::pin(stream.serve()));
         if self.is_full() {
             self.leave(h2);
         }
@@ -344,12 +349,49 @@ impl Connection<'_> {
         h2.graceful_shutdown();
     }
 
-    fn drain(&mut self, h2: &mut server::Connection<Wire, Bytes>, phase: Phase) {
-        if let Phase::Draining { idle_grace, .. } = phase {
-            self.patience = idle_grace.min(self.patience);
+    async fn drain(&mut self, h2: &mut server::Connection<Wire, Bytes>, phase: Phase) {
+        self.heard = phase;
+        if let Phase::Draining { idle_grace, over, .. } = phase {
+            let grace = if over { LINGER_DRAINING } else { idle_grace };
+            self.patience = grace.min(self.patience);
             self.idle_since = Instant::now();
         }
-        self.leave(h2);
+        if !self.leaving {
+            self.leave(h2);
+        }
+        if phase.is_over() {
+            self.cut_off().await;
+        }
+    }
+
+    /// Cuts off what is in flight: the tasks end where they stand, and what they leave behind is answered
+    /// and logged by others. So no stream has to listen for it.
+    async fn cut_off(&mut self) {
+        self.streams.abort_all();
+        while let Some(ended) = self.streams.join_next().await {
+            self.ended(Some(ended));
+        }
+        let cuts = std::mem::take(&mut *self.cuts.lock().unwrap_or_else(PoisonError::into_inner));
+        for cut in cuts {
+            let drain = self.http2.drain.clone();
+            self.streams.spawn(async move {
+                cut.finish(&drain, Why::DrainTimeout).await;
+                Ended { premature: false }
+            });
+        }
+    }
+
+    /// Waits until nothing is in flight any more, or is cut off.
+    async fn see_streams_end(&mut self) {
+        if !self.heard.is_over() {
+            tokio::select! {
+                biased;
+                () = all_joined(&mut self.streams) => return,
+                () = self.http2.drain.until_over() => {}
+            }
+            self.cut_off().await;
+        }
+        all_joined(&mut self.streams).await;
     }
 
     /// Takes in that a stream has ended, and with it all that have by now.
@@ -357,6 +399,7 @@ impl Connection<'_> {
         while let Some(one) = ended {
             match one {
                 Ok(one) => self.premature += usize::from(one.premature),
+                Err(cut_off) if cut_off.is_cancelled() => {}
                 // It has told on standard error what happened; the client sees its stream reset.
                 Err(error) => log::error!("a request failed: {error}"),
             }
@@ -387,6 +430,10 @@ impl Connection<'_> {
         }
         Some(Close::Idle)
     }
+}
+
+async fn all_joined(streams: &mut JoinSet<Ended>) {
+    while streams.join_next().await.is_some() {}
 }
 
 /// Ready when `due` has come. The timer may be set earlier; it is then set anew.

@@ -187,8 +187,15 @@ impl Reply {
     }
 }
 
-/// Where the sending half waits between Pingora and the stream's task.
-pub(super) type Slot = Arc<Mutex<Option<Reply>>>;
+/// What a session leaves behind.
+pub(super) struct Left {
+    pub(super) reply: Reply,
+    /// The request's head, if the response did not go out whole: it may have to be logged.
+    pub(super) head: Option<Box<RequestHeader>>,
+}
+
+/// Where that waits between Pingora and the stream's task.
+pub(super) type Slot = Arc<Mutex<Option<Left>>>;
 
 /// A request's stream while Pingora serves it.
 pub(super) struct StreamSession {
@@ -430,6 +437,11 @@ impl StreamSession {
             || head.headers.get(header::CONTENT_LENGTH).is_some_and(|length| length == "0")
     }
 
+    fn take_head(&mut self) -> Option<Box<RequestHeader>> {
+        let nothing = RequestHeader::build_no_case("GET", b"/", Some(0)).ok()?;
+        Some(Box::new(std::mem::replace(&mut self.head, nothing)))
+    }
+
     fn is_body_read(&self) -> bool {
         self.body_read || self.body.is_end_stream()
     }
@@ -447,7 +459,10 @@ fn remove_any(fields: &mut HeaderMap, names: &[HeaderName]) {
 
 impl Drop for StreamSession {
     fn drop(&mut self) {
-        *self.home.lock().unwrap_or_else(PoisonError::into_inner) = self.reply.take();
+        let Some(reply) = self.reply.take() else { return };
+        let head = if reply.has_ended() { None } else { self.take_head() };
+        let left = Left { reply, head };
+        *self.home.lock().unwrap_or_else(PoisonError::into_inner) = Some(left);
     }
 }
 

@@ -3,12 +3,12 @@
 use super::{
     connection::Http2,
     head,
-    session::{Begun, Reply, Slot, StreamSession},
+    session::{Begun, Left, Reply, Slot, StreamSession},
     wire::Seen,
 };
 use crate::{
     filter::Answer,
-    listener::{http1::Refusal, pace::Paces, watchdog::expired},
+    listener::{Drain, http1::Refusal, pace::Paces, watchdog::expired},
     proxy::{
         BrokenOff, Exchange, Fault, Link, Reason, Refused, RequestBody, answer_refused,
         log_abandoned, log_refused,
@@ -20,7 +20,7 @@ use h2::{RecvStream, server::SendResponse};
 use http::{Request, StatusCode};
 use pingora::{apps::HttpServerApp, http::RequestHeader, protocols::http::ServerSession};
 use std::{
-    sync::{Arc, PoisonError},
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 use tokio::time::Instant;
@@ -30,18 +30,44 @@ const PREMATURE: Duration = Duration::from_secs(1);
 
 /// A request that has begun.
 pub(super) struct Stream {
-    pub(super) http2: Arc<Http2>,
-    pub(super) link: Arc<Link>,
-    pub(super) seen: Arc<Seen>,
-    pub(super) paces: Paces,
-    pub(super) began: Instant,
+    http2: Arc<Http2>,
+    link: Arc<Link>,
+    seen: Arc<Seen>,
+    paces: Paces,
+    began: Instant,
+    /// As it came, until somebody looks at it.
+    arrived: Option<Arrived>,
+    /// Where Pingora leaves what it had of it.
+    slot: Slot,
+    cuts: Cuts,
 }
+
+/// A request's head, its body, and where its answer goes.
+pub(super) type Arrived = (Request<RecvStream>, SendResponse<Bytes>);
+
+/// A request that was cut off with its task, to be answered by another.
+pub(super) struct Cut {
+    exchange: Box<Exchange>,
+    left: Left,
+}
+
+/// Those of a connection.
+pub(super) type Cuts = Arc<Mutex<Vec<Cut>>>;
 
 impl Drop for Stream {
     /// An exchange that was given up by a panic, or with the whole connection, would keep its backend
-    /// busy: it and the link hold each other.
+    /// busy: it and the link hold each other. One that was cut off is not over yet.
     fn drop(&mut self) {
-        drop(self.link.take_abandoned());
+        if let Some((_, mut respond)) = self.arrived.take() {
+            // Nobody has looked at it, so the client may send it again elsewhere.
+            respond.send_reset(h2::Reason::REFUSED_STREAM);
+        }
+        let Some(exchange) = self.link.take_abandoned() else { return };
+        let left = self.take_left();
+        if let Some(left) = left.filter(|_| self.http2.drain.is_over()) {
+            let cut = Cut { exchange, left };
+            self.cuts.lock().unwrap_or_else(PoisonError::into_inner).push(cut);
+        }
     }
 }
 
@@ -53,11 +79,29 @@ pub(super) struct Ended {
 }
 
 impl Stream {
-    pub(super) async fn serve(
-        self,
-        request: Request<RecvStream>,
-        respond: SendResponse<Bytes>,
-    ) -> Ended {
+    /// A request of the connection with this `link`, whose requests are left in `cuts` if they are cut off.
+    pub(super) fn new(
+        http2: Arc<Http2>,
+        link: &Link,
+        seen: Arc<Seen>,
+        paces: Paces,
+        cuts: Cuts,
+        arrived: Arrived,
+    ) -> Self {
+        Self {
+            http2,
+            link: Arc::new(link.for_stream()),
+            seen,
+            paces,
+            began: Instant::now(),
+            arrived: Some(arrived),
+            slot: Slot::default(),
+            cuts,
+        }
+    }
+
+    pub(super) async fn serve(mut self) -> Ended {
+        let (request, respond) = self.arrived.take().expect("a request is served once");
         let snapshot = self.http2.live.load();
         let limits = &snapshot.listeners[self.link.listener()].limits;
         let (head, body) = request.into_parts();
@@ -82,12 +126,11 @@ impl Stream {
         let began = self.began.into_std();
         let exchange = Exchange::new(self.link.clone(), snapshot.clone(), whole, began, began);
         exchange.travel_in(&mut head);
-        let slot = Slot::default();
         let session = StreamSession::new(Begun {
             head,
             body,
             reply,
-            home: slot.clone(),
+            home: self.slot.clone(),
             link: self.link.clone(),
             seen: self.seen.clone(),
             paces: self.paces,
@@ -102,12 +145,15 @@ impl Stream {
             }
         };
         // Whatever became of the session, it is dropped by now and the reply is back.
-        let reply = slot.lock().unwrap_or_else(PoisonError::into_inner).take();
-        match reply {
-            Some(reply) if finished => self.after(reply),
-            Some(reply) => self.give_up(reply).await,
+        match self.take_left() {
+            Some(left) if finished => self.after(left.reply),
+            Some(left) => self.give_up(left).await,
             None => {}
         }
+    }
+
+    fn take_left(&self) -> Option<Left> {
+        self.slot.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
     /// After Pingora has served the request to its end, good or bad. Both of these fail only where
@@ -132,25 +178,14 @@ impl Stream {
         }
     }
 
-    /// After a deadline cut a request short: answers it if nothing was answered yet.
-    async fn give_up(&self, mut reply: Reply) {
-        let Some(mut exchange) = self.link.take_abandoned() else {
+    /// After a deadline cut a request short.
+    async fn give_up(&self, left: Left) {
+        let Some(exchange) = self.link.take_abandoned() else {
+            let mut reply = left.reply;
             return reply.reset(h2::Reason::INTERNAL_ERROR);
         };
-        if self.link.is_whole() {
-            // The client has gone on sending what nobody takes.
-            return log_abandoned(&mut exchange, Reason::Ok);
-        }
-        if self.link.is_answered() {
-            log_abandoned(&mut exchange, Reason::UpstreamTimeout);
-            return reply.reset(h2::Reason::INTERNAL_ERROR);
-        }
-        let answer = exchange.last_answer(Answer::error(Reason::UpstreamTimeout)).await;
-        log_abandoned(&mut exchange, Reason::UpstreamTimeout);
-        let sent = answer.and_then(|(head, body)| reply.send_whole(head, body));
-        if sent.is_err() {
-            reply.reset(h2::Reason::INTERNAL_ERROR);
-        }
+        let cut = Cut { exchange, left };
+        cut.finish(&self.http2.drain, Reason::UpstreamTimeout).await;
     }
 
     /// Answers what is not a request, or not one that we take. The connection goes on: its frames
@@ -169,6 +204,30 @@ impl Stream {
         let answer = answer_refused(snapshot, &refused);
         let sent = answer.and_then(|(head, body)| reply.send_whole(head, body));
         if sent.is_err() {
+            reply.reset(h2::Reason::INTERNAL_ERROR);
+        }
+    }
+}
+
+impl Cut {
+    /// Answers the request if nothing was answered yet, and logs it.
+    pub(super) async fn finish(self, drain: &Drain, why: Reason) {
+        let Self { mut exchange, left: Left { mut reply, head } } = self;
+        exchange.recall(head.map(|head| *head));
+        let link = exchange.link().clone();
+        if link.is_whole() {
+            // The client has gone on sending what nobody takes.
+            return log_abandoned(&mut exchange, Reason::Ok);
+        }
+        if link.is_answered() {
+            log_abandoned(&mut exchange, why);
+            return reply.reset(h2::Reason::INTERNAL_ERROR);
+        }
+        let answer = drain.in_time(exchange.last_answer(Answer::error(why))).await;
+        log_abandoned(&mut exchange, why);
+        let sent =
+            answer.map(|answer| answer.and_then(|(head, body)| reply.send_whole(head, body)));
+        if !matches!(sent, Some(Ok(()))) {
             reply.reset(h2::Reason::INTERNAL_ERROR);
         }
     }

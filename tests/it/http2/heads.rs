@@ -37,6 +37,7 @@ fn bad_requests_are_answered_and_logged_and_the_connection_goes_on() {
         let answer = stream.head().expect(&shown);
         assert_eq!(answer.status(), status, "{shown}");
         assert!(answer.headers().contains_key("x-request-id"), "{shown}");
+        assert_eq!(answer.headers().contains_key("allow"), status == 405, "{shown}");
         let entry = &lb.wait_for_entries(at + 1)[at];
         assert_eq!((&entry["status"], &entry["reason"]), (&status.into(), &"bad_request".into()));
         assert_eq!(entry["protocol"], "HTTP/2.0", "{shown}");

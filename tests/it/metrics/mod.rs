@@ -7,7 +7,7 @@ mod backends;
 mod connections;
 mod page;
 
-use crate::support::{Config, Lb, Origin, SOON, eventually, get, h2::H2, request, within};
+use crate::support::{Client, Config, Lb, Origin, SOON, eventually, get, h2::H2, request, within};
 use std::collections::BTreeMap;
 
 /// Has the admin API on `@2@`.
@@ -24,6 +24,14 @@ impl Scrape {
         let response = get(&lb.extra(2), "/metrics");
         assert_eq!(response.status, 200);
         Self::parse(&response.text())
+    }
+
+    /// The same of a process that may be gone.
+    pub fn try_of(lb: &Lb) -> Option<Self> {
+        let mut client = Client::try_connect(&lb.extra(2)).ok()?;
+        client.try_send(&request("GET", "/metrics", &[], b"")).ok()?;
+        let response = client.try_response().ok()?;
+        (response.status == 200 && response.complete).then(|| Self::parse(&response.text()))
     }
 
     #[track_caller]
