@@ -8,7 +8,6 @@ use crate::support::{
 };
 use rcgen::ExtendedKeyUsagePurpose;
 use rustix::process::Signal;
-use serde_json::Value;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// Neither checks nor retries get in the way.
@@ -493,8 +492,10 @@ fn streams_go_to_it() {
     assert!(told.starts_with("invalid peer certificate: it is an authority's (CA:TRUE)"), "{told}");
     assert!(backend.is_left_alone());
     let entries = lb.wait_for_entries(4);
-    let reasons: Vec<&Value> = entries.iter().map(|entry| &entry["reason"]).collect();
-    assert_eq!(reasons, ["ok", "ok", "ok", "connect_failed"]);
+    // One that has ended may be logged after the next.
+    let failed = entries.iter().filter(|entry| entry["reason"] == "connect_failed").count();
+    let passed = entries.iter().filter(|entry| entry["reason"] == "ok").count();
+    assert_eq!((passed, failed), (3, 1), "{entries:?}");
     assert!(entries.iter().all(|entry| entry["tries"] == 1), "{entries:?}");
 }
 
