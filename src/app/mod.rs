@@ -175,6 +175,9 @@ fn server_conf(config: &Config, daemon: bool) -> ServerConf {
     ServerConf {
         daemon,
         threads: server.threads,
+        // The runtime that could give work to another thread runs next what a task has just woken, so that an
+        // HTTP/2 connection writes for each of its streams. A single thread has nobody to give work to.
+        work_stealing: server.threads > 1,
         pid_file: text(&server.pid_file),
         upgrade_sock: text(&server.upgrade_sock),
         error_log: server.error_log.as_ref().map(text).filter(|_| daemon),
